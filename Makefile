@@ -1,0 +1,57 @@
+# One target per habit. Needs only make and Python 3.11 or newer; everything else goes into .venv.
+
+# The first of these that runs and is new enough (a pyenv shim exists even where its version does not).
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$python; break; }; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo picture test lint types format lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## create .venv with the locked dependencies
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv and ensurepip on PATH;" \
+		"install one or say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,test]'
+	@touch $@
+
+demo: install ## encode two real galaxies and 300 mock spectra into ./demo
+	$(BIN)/python -m pipeline.demo
+
+picture: demo ## draw the README's picture anew, from the demo
+	@mkdir -p notebooks/images
+	$(BIN)/python -c 'from PIL import Image; \
+		Image.open("demo/2488-54149-1.png").quantize(96).save("notebooks/images/ngc3522.png", optimize=True)'
+
+test: lint types ## every check: ruff, mypy, pytest
+	$(BIN)/python -m pytest
+
+lint: install ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy, strict, over both packages
+	$(BIN)/mypy
+
+format: install ## apply ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## write constraints.txt anew from the newest releases that pyproject.toml admits
+	rm -rf .venv.lock
+	$(PYTHON) -m venv .venv.lock
+	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,test]'
+	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --exclude-editable --exclude setuptools \
+		| sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv.lock
+
+clean: ## remove what make has made, .venv included
+	rm -rf .venv .venv.lock demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,52 @@
+"""Fixtures of all tests: where the real spectra lie."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+HOW_TO_GET_THE_DATA = """\
+{folder} does not hold real SDSS spectra in the archive's layout. Set SPENDER_TEST_DATA to a folder that
+does, or make one: fetch spec-lite files from the Science Archive Server (SAS, see
+www.sdss.org/dr17/data_access), each to its own path below sas/dr17/{sdss,eboss}/spectro/redux/, and
+their rows of specObj-dr17.fits to sas/dr17/sdss/spectro/redux/specObj-dr17.fits."""
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Give the folder of real files: ../shared/data, or $SPENDER_TEST_DATA."""
+    folder = Path(os.environ.get("SPENDER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "sas" / "dr17").is_dir():
+        reason = HOW_TO_GET_THE_DATA.replace("{folder}", str(folder))
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mirror(shared_data: Path) -> Path:
+    """Give the release root: the folder that holds sdss/ and eboss/."""
+    return shared_data / "sas" / "dr17"
+
+
+@pytest.fixture(scope="session")
+def catalog(mirror: Path) -> Path:
+    """Give the specObj catalog of the release root."""
+    return mirror / "sdss" / "spectro" / "redux" / "specObj-dr17.fits"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the demo with few mock spectra; gives its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    command = [sys.executable, "-c", "import sys; from pipeline import demo; sys.exit(demo.main(mocks=30))"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "demo", done.stdout
