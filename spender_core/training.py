@@ -1,0 +1,314 @@
+"""fit(): train autoencoders that share one decoder, on the spectra of any number of instruments."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .autoencoder import SpectrumAutoencoder
+
+Split = Literal["train", "valid"]
+VALID_FRACTION = 0.15
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Spectra to learn from.
+
+    spec, w: shape (N, L), normalized spectra and inverse variances; z: shape (N,);
+    s: shape (N, S), the latents where they are known, as for mock spectra.
+    """
+
+    spec: Tensor
+    w: Tensor
+    z: Tensor
+    s: Tensor | None = None
+
+
+class Survey(Protocol):
+    """Where batches come from: arrays, a Zarr store, or a generator of mock spectra."""
+
+    def steps(self, split: Split, batch_size: int) -> int:
+        """Count the batches of an epoch."""
+
+    def batches(self, split: Split, epoch: int, batch_size: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch; the same epoch yields the same batches again."""
+
+
+Loss = Callable[[SpectrumAutoencoder, Batch], Tensor]
+
+
+def fidelity_loss(model: SpectrumAutoencoder, batch: Batch) -> Tensor:
+    """Mean fidelity loss of a batch, on the model's own instrument."""
+    return model.loss(batch.spec, batch.w, z=batch.z) / len(batch.spec)
+
+
+def validation(specobjid: NDArray[np.integer[Any]], fraction: float = VALID_FRACTION) -> NDArray[np.bool_]:
+    """Mark the spectra kept for validation, by a hash of their ids: shape (N,) -> bool, shape (N,).
+
+    A spectrum stays on its side whatever else is in the sample, on any machine.
+    """
+    bound = int(fraction * 2**64)
+    digests = (hashlib.blake2b(int(i).to_bytes(16, "little", signed=True), digest_size=8) for i in specobjid)
+    return np.fromiter((int.from_bytes(d.digest(), "little") < bound for d in digests), bool, len(specobjid))
+
+
+class SpectrumArrays:
+    """A survey held in arrays, or in Zarr arrays that are read block by block.
+
+    flux, ivar: shape (N, L), anything that slices to float arrays. z: shape (N,). specobjid: shape (N,), integers.
+    usable: shape (N,), bool, spectra to learn from, default all. Blocks of consecutive rows are visited in random
+    order and shuffled within, so that a sharded store is read in whole chunks.
+    """
+
+    def __init__(
+        self,
+        flux: Any,  # noqa: ANN401 - numpy, torch or zarr array: all that is asked is slicing
+        ivar: Any,  # noqa: ANN401
+        z: NDArray[np.floating[Any]],
+        specobjid: NDArray[np.integer[Any]],
+        usable: NDArray[np.bool_] | None = None,
+        block: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        n = len(z)
+        if not flux.shape[0] == ivar.shape[0] == len(specobjid) == n:
+            raise ValueError(
+                f"flux, ivar, z and specobjid have {flux.shape[0]}, {ivar.shape[0]}, {n} and {len(specobjid)} rows,"
+                " expected the same number"
+            )
+        self._flux, self._ivar, self._z = flux, ivar, np.asarray(z, np.float32)
+        self._block, self._seed = block, seed
+        kept = np.ones(n, bool) if usable is None else np.asarray(usable, bool)
+        valid = validation(specobjid)
+        self._rows: dict[Split, NDArray[np.intp]] = {
+            "train": np.flatnonzero(kept & ~valid),
+            "valid": np.flatnonzero(kept & valid),
+        }
+
+    def steps(self, split: Split, batch_size: int) -> int:
+        """Count the batches of an epoch; the last ones of a block may be short."""
+        counts = np.bincount(self._rows[split] // self._block)
+        return int(np.sum(-(-counts // batch_size)))
+
+    def batches(self, split: Split, epoch: int, batch_size: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch: shuffled for training, in order for validation."""
+        rng = np.random.default_rng((self._seed, epoch)) if split == "train" else None
+        rows = self._rows[split]
+        blocks = np.unique(rows // self._block)
+        for block in rng.permutation(blocks) if rng else blocks:
+            inside = rows[rows // self._block == block]
+            start, stop = int(inside[0]), int(inside[-1]) + 1
+            flux = np.asarray(self._flux[start:stop], np.float32)
+            ivar = np.asarray(self._ivar[start:stop], np.float32)
+            order = rng.permutation(inside) if rng else inside
+            for i in range(0, len(order), batch_size):
+                take = order[i : i + batch_size]
+                yield Batch(
+                    torch.from_numpy(flux[take - start]),
+                    torch.from_numpy(ivar[take - start]),
+                    torch.from_numpy(self._z[take]),
+                )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run is made of; a checkpoint is resumed only under the same ones.
+
+    lr: peak of the one-cycle schedule. bf16: convolutions and matrix products in bfloat16 where that is safe.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+    bf16: bool = False
+
+
+Members = Sequence[tuple[SpectrumAutoencoder, Survey]]
+History = dict[str, list[dict[str, float]]]
+
+
+def fit(
+    members: Members,
+    settings: Settings,
+    checkpoint: str | Path | None = None,
+    loss: Loss = fidelity_loss,
+    progress: bool = True,
+    extras: dict[str, Any] | None = None,
+) -> History:
+    """Train with Adam on a one-cycle schedule (Smith 2018, arXiv:1803.09820).
+
+    members: one (model, survey) per instrument; their models share one decoder. checkpoint: a local file, written
+    after every epoch and resumed if it is there; `spender_core.load_model` reads it. loss: mean loss of a batch.
+    extras: entries to keep in the checkpoint beside the model. Parameters with requires_grad False stay as they are.
+
+    Returns the history, {"train": [...], "valid": [...]} with one {instrument: mean loss} per epoch, also stored in
+    the checkpoint as `losses`. ValueError for models that share no decoder, or a checkpoint of other settings.
+    """
+    _check(members)
+    torch.manual_seed(settings.seed)
+    parameters = {id(p): p for model, _ in members for p in model.parameters() if p.requires_grad}
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr)
+    steps = sum(survey.steps("train", settings.batch_size) for _, survey in members)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(settings.epochs * steps, 1))
+    history: History = {"train": [], "valid": []}
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        history = _resume(path, members, settings, optimizer, scheduler)
+
+    with tqdm(total=settings.epochs * steps, initial=len(history["train"]) * steps, disable=not progress) as bar:
+        for epoch in range(len(history["train"]), settings.epochs):
+            history["train"].append(_epoch(members, settings, epoch, loss, optimizer, scheduler, bar))
+            history["valid"].append(_validate(members, settings, epoch, loss))
+            bar.set_postfix({f"{k} valid": f"{v:.4g}" for k, v in history["valid"][-1].items()})
+            if path is not None:
+                _save(path, members, settings, optimizer, scheduler, history, extras or {})
+    return history
+
+
+def _check(members: Members) -> None:
+    if not members:
+        raise ValueError("members is empty, expected at least one (model, survey)")
+    if any(model.decoder is not members[0][0].decoder for model, _ in members):
+        raise ValueError("the models have decoders of their own, expected one decoder shared by all instruments")
+    names = [model.encoder.instrument.name for model, _ in members]
+    if len(set(names)) < len(names):
+        raise ValueError(f"instruments {names} repeat, expected one model per instrument")
+
+
+def _name(model: SpectrumAutoencoder) -> str:
+    return model.encoder.instrument.name
+
+
+def _interleave(members: Members, settings: Settings, epoch: int) -> Iterator[tuple[SpectrumAutoencoder, Batch]]:
+    """Visit the instruments' batches in proportion to their number, in an order fixed by the seed."""
+    rng = np.random.default_rng((settings.seed, epoch, 1))
+    counts = [survey.steps("train", settings.batch_size) for _, survey in members]
+    queue = rng.permutation(np.repeat(np.arange(len(members)), counts))
+    streams = [survey.batches("train", epoch, settings.batch_size) for _, survey in members]
+    for i in queue:
+        yield members[i][0], next(streams[i])
+
+
+def _device(model: SpectrumAutoencoder) -> torch.device:
+    return model.wave_rest.device
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    s = None if batch.s is None else batch.s.to(device)
+    return Batch(batch.spec.to(device), batch.w.to(device), batch.z.to(device), s)
+
+
+def _evaluate(loss: Loss, model: SpectrumAutoencoder, batch: Batch, settings: Settings) -> Tensor:
+    device = _device(model)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+        return loss(model, _to(batch, device))
+
+
+def _epoch(
+    members: Members,
+    settings: Settings,
+    epoch: int,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    bar: tqdm[Any],
+) -> dict[str, float]:
+    totals: dict[str, list[float]] = {_name(model): [0.0, 0.0] for model, _ in members}
+    for model, _ in members:
+        model.train()
+    for model, batch in _interleave(members, settings, epoch):
+        optimizer.zero_grad()
+        value = _evaluate(loss, model, batch, settings)
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"loss is {value.item()} in epoch {epoch} on {_name(model)}: look for non-finite spectra or weights,"
+                " or lower the learning rate"
+            )
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+        bar.update()
+        total = totals[_name(model)]
+        total[0] += value.item() * len(batch.spec)
+        total[1] += len(batch.spec)
+    return {name: total / n for name, (total, n) in totals.items() if n}
+
+
+@torch.no_grad()
+def _validate(members: Members, settings: Settings, epoch: int, loss: Loss) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for model, survey in members:
+        model.eval()
+        total, n = 0.0, 0
+        for batch in survey.batches("valid", epoch, settings.batch_size):
+            total += _evaluate(loss, model, batch, settings).item() * len(batch.spec)
+            n += len(batch.spec)
+        if n:
+            means[_name(model)] = total / n
+    return means
+
+
+def _save(
+    path: Path,
+    members: Members,
+    settings: Settings,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    history: History,
+    extras: dict[str, Any],
+) -> None:
+    state = {
+        **extras,
+        "model": [model.state_dict() for model, _ in members],
+        "losses": history,
+        "instruments": [_name(model) for model, _ in members],
+        "training": {
+            "settings": asdict(settings),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "rng": torch.get_rng_state(),
+        },
+    }
+    temporary = path.with_name(path.name + ".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)  # a checkpoint is whole or absent
+
+
+def _resume(
+    path: Path,
+    members: Members,
+    settings: Settings,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+) -> History:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    training = state.get("training")
+    if training is None:
+        raise ValueError(f"{path} holds a model but no training run to resume: give another checkpoint file")
+    differing = {k: (v, training["settings"].get(k)) for k, v in asdict(settings).items()}
+    differing = {k: v for k, v in differing.items() if v[0] != v[1]}
+    names = [_name(model) for model, _ in members]
+    if differing or state["instruments"] != names:
+        told = [f"{k} is {new!r} here and {old!r} there" for k, (new, old) in differing.items()]
+        if state["instruments"] != names:
+            told.append(f"instruments are {names} here and {state['instruments']} there")
+        raise ValueError(f"{path} belongs to another training run: {'; '.join(told)}. Give another checkpoint file")
+    for (model, _), weights in zip(members, state["model"], strict=True):
+        model.load_state_dict(weights)
+    optimizer.load_state_dict(training["optimizer"])
+    scheduler.load_state_dict(training["scheduler"])
+    torch.set_rng_state(training["rng"])
+    history: History = state["losses"]
+    return history

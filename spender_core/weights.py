@@ -1,0 +1,232 @@
+"""Checkpoints: published models, embedded default and trained files -> model. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from numpy._core import multiarray
+from torch import Tensor
+
+from .autoencoder import SpectrumAutoencoder
+from .encoder import N_FEATURE
+from .instrument import LSF, Instrument
+
+_REPOSITORY = "https://huggingface.co/pmelchior/spender/resolve"
+_EMBEDDED = Path(__file__).parent / "data"
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model that can be named instead of given as a file.
+
+    file: name in the repository of published models, or below this package for the embedded default.
+    sha256: first hex digits of the file's hash, which pin its content. instrument: the one it was trained for.
+    """
+
+    file: str
+    sha256: str
+    instrument: str
+    revision: str | None = "main"
+
+    @property
+    def url(self) -> str:
+        """Where the file is: a URL, or a path for the embedded default."""
+        if self.revision is None:
+            return str(_EMBEDDED / self.file)
+        return f"{_REPOSITORY}/{self.revision}/{self.file}"
+
+
+PUBLISHED: dict[str, Published] = {
+    "sdss-demo": Published("sdss-demo.pt", "00000000", "sdss", revision=None),
+    "sdss_I": Published("spender.sdss.paperI-08798cbc.pt", "08798cbc", "sdss"),
+    "sdss_I_superres": Published("spender.sdss.paperI.superres-0403266c.pt", "0403266c", "sdss"),
+    "sdss_II": Published("spender.sdss.paperII-c273bb69.pt", "c273bb69", "sdss"),
+    "desi_edr_galaxy": Published("spender.desi-edr.galaxyae-b9bc8d12.pt", "b9bc8d12", "desi"),
+    "desi_edr_star": Published("spender.desi-edr.starae-2e33f4e5.pt", "2e33f4e5", "desi"),
+}
+
+
+def load_model(
+    file: str | Path, instrument: Instrument, *, sha256: str | None = None
+) -> tuple[SpectrumAutoencoder, Any]:
+    """Load a model for an instrument.
+
+    file: a path, an fsspec URL or a name in `PUBLISHED`. instrument: stays as it is; the model holds a copy of it, with
+    the line spread function of the checkpoint if that has one. sha256: hex digits that the file's hash must begin with.
+
+    Returns the model, in evaluation mode, and its training and validation losses as the checkpoint has them (None if it
+    has none). Reads every form that was published: one state dict or a list of them (the one of this instrument, or the
+    first), a first perceptron layer for 257 inputs (the redshift last; the model then takes it as aux), Speculator or
+    leaky-ReLU decoders, `mlp.mlp` keys, with and without the instrument's buffers. WeightsError for anything else: an
+    unreadable or executable file, another hash, missing or unknown keys, the grid of another instrument.
+    """
+    checkpoint = _parse(read_checkpoint(file, sha256), str(file))
+    state = _rename(_select(checkpoint, instrument, str(file)))
+    own = copy.deepcopy(instrument)
+    _check_grid(state, own, str(file))
+    kernel = state.get("encoder.instrument.lsf.weight")
+    if kernel is not None:
+        own.lsf = LSF(kernel.flatten().flip(0))
+    model = _build(state, own, str(file))
+    for key, value in model.state_dict().items():
+        if key.startswith("encoder.instrument."):  # what the caller's instrument brings and the checkpoint lacks
+            state.setdefault(key, value)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{file}: not a spender model of a known form: {reason}") from error
+    return model.eval(), checkpoint.get("losses")
+
+
+def checkpoint_sha256(file: str | Path) -> str:
+    """SHA-256 of a checkpoint's bytes, 64 hex digits; file as in `load_model`."""
+    return hashlib.sha256(read_checkpoint(file)).hexdigest()
+
+
+def read_checkpoint(file: str | Path, sha256: str | None = None) -> bytes:
+    """Bytes of a checkpoint; file as in `load_model`. WeightsError if it is not there or its hash is another."""
+    name = str(file)
+    published = PUBLISHED.get(name)
+    if published is None:
+        data = _read(name)
+    else:
+        data = _read_published(published)
+        _check_hash(data, published.sha256, name)
+    if sha256 is not None:
+        _check_hash(data, sha256, name)
+    return data
+
+
+def read_extras(file: str | Path) -> dict[str, Any]:
+    """Entries of a checkpoint besides model, losses and training state, such as `latents`."""
+    checkpoint = _parse(read_checkpoint(file), str(file))
+    return {k: v for k, v in checkpoint.items() if k not in ("model", "losses", "training")}
+
+
+def _read(name: str) -> bytes:
+    try:
+        with fsspec.open(os.path.expanduser(name), "rb") as stream:
+            data: bytes = stream.read()
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"model {name!r} is neither a file nor a published model; those are {', '.join(PUBLISHED)}"
+        ) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise WeightsError(f"model {name!r} cannot be read: {error or type(error).__name__}") from error
+    return data
+
+
+def _read_published(published: Published) -> bytes:
+    """Read through torch.hub's cache folder, where earlier releases of upstream put the same files."""
+    if published.revision is None:
+        return _read(published.url)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / published.file
+    if cached.exists():
+        return cached.read_bytes()
+    data = _read(published.url)
+    _check_hash(data, published.sha256, published.url)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_name(f"{cached.name}.{os.getpid()}.part")
+    temporary.write_bytes(data)
+    os.replace(temporary, cached)
+    return data
+
+
+def _check_hash(data: bytes, expected: str, name: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if not found.startswith(expected.lower()):
+        raise WeightsError(
+            f"model {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or another"
+            " one; fetch it again, or plan anew if the change is meant"
+        )
+
+
+# losses may be numpy arrays or numbers; numpy 1 named the module numpy.core
+_NUMPY: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")),
+    *(
+        (getattr(multiarray, function), f"numpy.{module}.multiarray.{function}")
+        for function in ("_reconstruct", "scalar")
+        for module in ("core", "_core")
+    ),
+]
+
+
+def _parse(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that it is about to refuse
+            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise WeightsError(f"model {name!r} is not a checkpoint of tensors alone: {reason}") from error
+    if not isinstance(checkpoint, dict) or "model" not in checkpoint:
+        raise WeightsError(f"model {name!r} has no entry 'model', expected a dictionary with 'model' and 'losses'")
+    return checkpoint
+
+
+def _select(checkpoint: Mapping[str, Any], instrument: Instrument, name: str) -> dict[str, Tensor]:
+    """Pick one state dict; half precision is a form of storage only."""
+    model = checkpoint["model"]
+    if isinstance(model, list | tuple):
+        names = checkpoint.get("instruments", [])
+        if not model:
+            raise WeightsError(f"model {name!r} holds an empty list of models")
+        model = model[names.index(instrument.name) if instrument.name in names else 0]
+    if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
+        raise WeightsError(f"model {name!r} holds something other than a state dict of tensors")
+    return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in model.items()}
+
+
+def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.replace("mlp.mlp.", "mlp."): value for key, value in state.items()}
+
+
+def _check_grid(state: dict[str, Tensor], instrument: Instrument, name: str) -> None:
+    """Compare the grid that a checkpoint carries with the instrument's, and take it out of the state."""
+    state.pop("encoder.instrument.skyline_mask", None)
+    wave = state.pop("encoder.instrument.wave_obs", None)
+    own = instrument.wave_obs
+    if wave is None or (wave.shape == own.shape and torch.allclose(wave.double(), own.double(), rtol=1e-6, atol=0)):
+        return
+    raise WeightsError(
+        f"model {name!r} was trained on a grid of {len(wave)} bins, {wave[0]:.1f}-{wave[-1]:.1f} Angstrom, the"
+        f" instrument {instrument.name!r} has {len(own)}, {own[0]:.1f}-{own[-1]:.1f}: load it with its own instrument"
+    )
+
+
+def _build(state: Mapping[str, Tensor], instrument: Instrument, name: str) -> SpectrumAutoencoder:
+    """Make the architecture that a state dict was saved from."""
+    needed = ("decoder.wave_rest", "decoder.mlp.0.weight", "encoder.mlp.0.weight")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise WeightsError(f"{name}: not a spender model, its state has no {', '.join(missing)}")
+    n_latent = state["decoder.mlp.0.weight"].shape[1]
+    n_aux = state["encoder.mlp.0.weight"].shape[1] - N_FEATURE
+    if n_aux not in (0, 1):
+        raise WeightsError(f"{name}: the encoder's perceptron takes {N_FEATURE + n_aux} inputs, expected 256 or 257")
+    try:
+        return SpectrumAutoencoder(
+            instrument, state["decoder.wave_rest"], n_latent, n_aux, speculator="decoder.mlp.1.beta" in state
+        )
+    except ValueError as error:
+        raise WeightsError(f"{name}: {error}") from error
