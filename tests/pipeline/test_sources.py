@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+
+from pipeline import targets
+from pipeline.config import ConfigError
+from pipeline.fits import read_spec
+from pipeline.sources import Source, SourceError, spec_lite_path
+
+
+@pytest.fixture(scope="module")
+def server(mirror: Path) -> Iterator[str]:
+    """Serve the release root with `python -m http.server` on a free port."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(mirror)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        announced = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert announced is not None
+        yield announced[0]
+    finally:
+        process.terminate()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+class Faults(BaseHTTPRequestHandler):
+    """Answers after what the path says: /<fault>/<times>/name fails that often, then serves its own path."""
+
+    seen: dict[str, int] = {}
+    lock = threading.Lock()
+    running = 0
+    most = 0
+
+    def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        with Faults.lock:
+            Faults.running += 1
+            Faults.most = max(Faults.most, Faults.running)
+            count = Faults.seen[self.path] = Faults.seen.get(self.path, 0) + 1
+        try:
+            fault, times = self.path.split("/")[1:3]
+            self.answer(fault if count <= int(times) else "ok")
+        finally:
+            with Faults.lock:
+                Faults.running -= 1
+
+    def answer(self, fault: str) -> None:
+        body = self.path.encode()
+        if fault.isdecimal():
+            self.send_response(int(fault))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if fault == "hang":
+            time.sleep(3)
+        if fault == "slow":
+            time.sleep(0.1)
+        if fault == "reset":
+            self.connection.close()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        if fault == "cut":
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing about the connections that were broken on purpose."""
+
+
+@pytest.fixture
+def faulty() -> Iterator[str]:
+    Faults.seen, Faults.most = {}, 0
+    with QuietServer(("127.0.0.1", 0), Faults) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+        thread.join()
+
+
+# --- paths ---
+
+
+def test_every_real_file_lies_where_its_target_says(mirror: Path, catalog: Path):
+    paths = Source(str(mirror)).paths(targets.read_targets(str(catalog)))
+    assert len(paths) == len(set(paths))
+    assert sorted(paths) == sorted(str(path.relative_to(mirror)) for path in mirror.glob("*/**/spec-*.fits"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "path"),
+    [
+        (("26", 266, 51602, 1), "sdss/spectro/redux/26/spectra/lite/0266/spec-0266-51602-0001.fits"),
+        (("104", 2865, 54497, 640), "sdss/spectro/redux/104/spectra/lite/2865/spec-2865-54497-0640.fits"),
+        (("v5_13_2", 10467, 58138, 1000), "eboss/spectro/redux/v5_13_2/spectra/lite/10467/spec-10467-58138-1000.fits"),
+    ],
+)
+def test_paths_are_those_of_the_archive(ids: tuple[str, int, int, int], path: str):
+    assert spec_lite_path(*ids) == path
+    row = dict(zip(("run2d", "plate", "mjd", "fiberid"), ids, strict=True))
+    assert Source("https://data.sdss.org/sas/dr17").path(row) == path
+
+
+def test_a_row_of_the_targets_table_gives_its_path(mirror: Path, catalog: Path):
+    frame = targets.read_targets(str(catalog))
+    source = Source(str(mirror))
+    assert [source.path(frame.iloc[i]) for i in range(len(frame))] == source.paths(frame)
+
+
+@pytest.mark.parametrize("wrong", [{"layout": "spPlate2"}, {"concurrency": 0}, {"retries": -1}])
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Source("/data", **wrong)  # type: ignore[arg-type]
+
+
+# --- fetching ---
+
+
+@pytest.mark.parametrize("scheme", ["plain", "file", "http", "memory"])
+def test_files_come_in_the_order_asked_for_from_any_source(mirror: Path, catalog: Path, server: str, scheme: str):
+    memory = f"memory://{uuid.uuid4().hex}"
+    url = {"plain": str(mirror), "file": f"file://{mirror}/", "http": server, "memory": memory}[scheme]
+    paths = Source(url).paths(targets.read_targets(str(catalog)))[::-1]
+    if scheme == "memory":
+        for path in paths:
+            with fsspec.open(f"{memory}/{path}", "wb") as file:
+                file.write((mirror / path).read_bytes())
+    found = Source(url).fetch(paths)
+    assert found == [(mirror / path).read_bytes() for path in paths]
+
+
+def test_the_catalog_beside_the_files_is_read_over_http_too(catalog: Path, mirror: Path, server: str):
+    url = f"{server}/{catalog.relative_to(mirror)}"  # this server knows no byte ranges
+    pd.testing.assert_frame_equal(targets.read_targets(url), targets.read_targets(str(catalog)))
+    with pytest.raises(ConfigError, match="a file that exists"):
+        targets.read_targets(f"{server}/nowhere.fits")
+
+
+def test_a_catalog_that_is_refused_or_unreachable_is_a_mistake_with_a_message(faulty: str):
+    with pytest.raises(ConfigError, match="a file that can be read.*403"):
+        targets.read_targets(f"{faulty}/403/99/catalog.fits")
+
+
+@pytest.mark.parametrize("scheme", ["file", "http", "memory"])
+def test_a_missing_file_is_returned_in_its_place(mirror: Path, catalog: Path, server: str, scheme: str):
+    url = {"file": str(mirror), "http": server, "memory": f"memory://{uuid.uuid4().hex}"}[scheme]
+    real = Source(url).paths(targets.read_targets(str(catalog)))[0]
+    missing = spec_lite_path("26", 1, 2, 3)
+    found = Source(url, retries=0).fetch([missing, real, missing])
+    assert [isinstance(item, FileNotFoundError) for item in found] == [True, scheme == "memory", True]
+    assert missing in str(found[0])
+    if scheme != "memory":
+        assert isinstance(found[1], bytes)
+        assert read_spec(found[1]).belongs_to(*(int(part) for part in real[:-5].split("-")[-3:]))
+
+
+def test_a_stream_gives_the_same_and_does_not_run_far_ahead(faulty: str):
+    source = Source(faulty, concurrency=2)
+    paths = [f"ok/0/{i}" for i in range(60)]
+    stream = source.stream(iter(paths))
+    first = next(stream)
+    time.sleep(0.2)
+    assert len(Faults.seen) <= 10
+    assert [first, *stream] == source.fetch(paths) == [f"/{path}".encode() for path in paths]
+
+
+def test_a_stream_that_is_left_stops_fetching(faulty: str):
+    stream = Source(faulty, concurrency=1).stream(f"slow/99/{i}" for i in range(60))
+    next(stream)
+    stream.close()
+    time.sleep(0.5)
+    assert len(Faults.seen) <= 4
+
+
+def test_a_root_without_any_of_the_files_is_refused_before_a_run(mirror: Path, catalog: Path, faulty: str):
+    paths = Source(str(mirror)).paths(targets.read_targets(str(catalog)))[:3]
+    Source(str(mirror)).require_some([spec_lite_path("26", 1, 2, 3), *paths])
+    with pytest.raises(ConfigError, match="it has none of 3 files tried, such as sdss/spectro"):
+        Source(str(mirror / "sdss")).require_some(paths)
+    with pytest.raises(ConfigError, match="attempt 1"):
+        Source(faulty.replace("//", "//user:secret@"), retries=0).require_some(["503/99/name"])
+
+
+def test_nothing_to_fetch_is_no_work():
+    assert Source("/nowhere").fetch([]) == []
+
+
+def test_no_more_files_are_in_flight_than_allowed(faulty: str):
+    paths = [f"slow/99/{i}" for i in range(12)]
+    Source(faulty, concurrency=3).fetch(paths)
+    assert 1 < Faults.most <= 3
+
+
+@pytest.mark.parametrize("fault", ["503", "500", "429", "408", "reset", "cut"])
+def test_a_transient_fault_is_retried(faulty: str, fault: str):
+    path = f"{fault}/2/name"
+    assert Source(faulty, retries=2, backoff=0.01).fetch([path]) == [f"/{path}".encode()]
+    assert Faults.seen == {f"/{path}": 3}
+
+
+def test_a_connection_that_says_nothing_is_given_up_and_retried(faulty: str):
+    started = time.monotonic()
+    assert Source(faulty, retries=1, backoff=0.01, timeout=0.3).fetch(["hang/1/name"]) == [b"/hang/1/name"]
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "cut"])
+def test_a_fault_that_stays_fails_with_the_file_named(faulty: str, fault: str):
+    with pytest.raises(SourceError, match=rf"^{fault}/99/name: .*\(attempt 3\)"):
+        Source(faulty, retries=2, backoff=0.01).fetch([f"{fault}/99/name"])
+
+
+@pytest.mark.parametrize("status", ["403", "401", "400"])
+def test_a_refusal_is_not_retried_and_not_taken_for_a_missing_file(faulty: str, status: str):
+    with pytest.raises(SourceError, match=status):
+        Source(faulty, backoff=0.01).fetch([f"{status}/99/name"])
+    assert Faults.seen == {f"/{status}/99/name": 1}
+
+
+def test_one_failure_gives_up_the_rest(faulty: str):
+    paths = ["503/99/name", *(f"slow/99/{i}" for i in range(50))]
+    with pytest.raises(SourceError):
+        Source(faulty, concurrency=2, retries=0).fetch(paths)
+    assert len(Faults.seen) < 10
+
+
+def test_nobody_listening_is_a_fault_of_the_source():
+    with QuietServer(("127.0.0.1", 0), Faults) as http:
+        url = f"http://127.0.0.1:{http.server_address[1]}"
+    with pytest.raises(SourceError, match="attempt 2"):
+        Source(url, retries=1, backoff=0.01).fetch(["name"])
+
+
+def test_an_unreadable_local_file_is_a_fault_and_not_missing(tmp_path: Path):
+    (tmp_path / "name").mkdir()
+    with pytest.raises(SourceError, match="IsADirectoryError"):
+        Source(str(tmp_path)).fetch(["name"])
+
+
+def test_credentials_in_a_url_stay_out_of_messages(faulty: str):
+    url = faulty.replace("http://", "http://user:secret@")
+    with pytest.raises(SourceError) as caught:
+        Source(url, retries=0).fetch(["503/99/name?signature=secret"])
+    assert "secret" not in str(caught.value).split(": ", 1)[1]
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(SourceError("a/b: TimeoutError (attempt 5)")))
+    assert str(error) == "a/b: TimeoutError (attempt 5)"
