@@ -1,0 +1,209 @@
+"""What a user asks for: frozen dataclasses, read from TOML or flags, validated once, without I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+# The grids a survey can be put on, with their pinned lengths. DESI has published models but no archive layout here.
+GRID_LENGTHS = {"sdss": 3921, "boss": 4686}
+LAYOUTS = ("spec-lite",)
+PRECISIONS = ("float32", "tf32", "bf16")
+
+# Variables of an encodings store that a user may choose; quality always lands.
+OPTIONAL_VARIABLES = ("latents", "restframe", "reconstruction", "chi2", "n_pixels", "amplitude")
+# The reconstruction can be computed from the restframe and the redshift, and is as large: off unless asked for.
+DEFAULT_VARIABLES = ("latents", "restframe", "chi2", "n_pixels", "amplitude")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_RELEASE = re.compile(r"(?<![a-z0-9])(e?dr\d+)(?![a-z0-9])", re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """A setting that the user can mend: which key, what it is, what was expected, and the remedy."""
+
+    def __init__(self, key: str, value: object, expected: str, remedy: str = "") -> None:
+        super().__init__(key, value, expected, remedy)
+        self.key = key
+        self.value = value
+        self.expected = expected
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.key} is {self.value!r}, expected {self.expected}"
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+def release_of(url: str) -> str:
+    """Return the data release named in a source URL ("dr17"), or "" when it names none."""
+    found = _RELEASE.findall(url)
+    return found[-1].lower() if found else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyConfig:
+    """Where a survey's spectra come from and how they are laid out in the store.
+
+    source: release root, the folder that holds `sdss/` and `eboss/` (any fsspec URL).
+    targets: URL that the plan's targets were copied from.
+    layout: how the source arranges its files. instrument: the wavelength grid.
+    release: data release, for the provenance; read from `source` when empty.
+    shard, chunk: spectra per task and per inner chunk; None lets the plan choose.
+    concurrency: files in flight per task. retries: attempts after a transient fault.
+    """
+
+    source: str
+    targets: str
+    layout: str = "spec-lite"
+    instrument: str = "sdss"
+    release: str = ""
+    shard: int | None = None
+    chunk: int | None = None
+    concurrency: int = 8
+    retries: int = 4
+
+    def __post_init__(self) -> None:
+        _text("source", self.source, "the URL of a release root", "pass --source URL")
+        _text("targets", self.targets, "the URL of a targets table", "pass --targets FILE")
+        _choice("layout", self.layout, LAYOUTS)
+        _choice("instrument", self.instrument, tuple(GRID_LENGTHS))
+        if not isinstance(self.release, str):
+            raise ConfigError("release", self.release, "text such as 'dr17'")
+        if not self.release:
+            object.__setattr__(self, "release", release_of(self.source))
+        for key in ("shard", "chunk"):
+            if getattr(self, key) is not None:
+                _count(key, getattr(self, key), 1)
+        _count("concurrency", self.concurrency, 1)
+        _count("retries", self.retries, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from a mapping; unknown and missing keys raise ConfigError by name."""
+        return cls(**_checked_keys(cls, values, "survey"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One model of a plan: what the user asked for and, once resolved, what the checkpoint turned out to be.
+
+    name: label of the encodings store. checkpoint: path, fsspec URL or published name.
+    variables: what lands in the store. precision: arithmetic of the model.
+    micro_batch: spectra per forward pass; None lets the plan choose.
+    sha256, n_latent, n_rest: of the checkpoint, filled in by `resolve`.
+    """
+
+    name: str
+    checkpoint: str
+    variables: tuple[str, ...] = DEFAULT_VARIABLES
+    precision: str = "float32"
+    micro_batch: int | None = None
+    sha256: str | None = None
+    n_latent: int | None = None
+    n_rest: int | None = None
+
+    def __post_init__(self) -> None:
+        _text("model.checkpoint", self.checkpoint, "a path, URL or published name", "pass --model M")
+        if not isinstance(self.name, str) or not _NAME.match(self.name):
+            expected = "letters, digits, '.', '_' and '-', starting with a letter or digit"
+            raise ConfigError("model.name", self.name, expected, "it names the folder of the encodings")
+        object.__setattr__(self, "variables", _ordered(self.variables))
+        _choice("model.precision", self.precision, PRECISIONS)
+        if self.micro_batch is not None:
+            _count("model.micro_batch", self.micro_batch, 1)
+        if self.sha256 is not None and not (isinstance(self.sha256, str) and _SHA256.match(self.sha256)):
+            raise ConfigError("model.sha256", self.sha256, "64 lower-case hexadecimal digits")
+        for key in ("n_latent", "n_rest"):
+            if getattr(self, key) is not None:
+                _count(f"model.{key}", getattr(self, key), 1)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether everything a plan needs to know of the checkpoint is known."""
+        return None not in (self.sha256, self.n_latent, self.n_rest, self.micro_batch)
+
+    def resolve(self, *, sha256: str, n_latent: int, n_rest: int, micro_batch: int | None = None) -> Self:
+        """Return the model with the facts of its checkpoint; `micro_batch` only fills in an open choice."""
+        chosen = self.micro_batch if self.micro_batch is not None else micro_batch
+        return dataclasses.replace(self, sha256=sha256, n_latent=n_latent, n_rest=n_rest, micro_batch=chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON-ready values."""
+        return {**dataclasses.asdict(self), "variables": list(self.variables)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a model from a mapping; unknown and missing keys raise ConfigError by name."""
+        return cls(**_checked_keys(cls, values, "model"))
+
+
+def read_toml(text: str) -> tuple[SurveyConfig, tuple[ModelConfig, ...]]:
+    """Read a survey file: the keys of SurveyConfig at the top level, one `[[model]]` table per model.
+
+    A model's name defaults to the last part of its checkpoint without the suffix. Raises ConfigError.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config", str(error), "valid TOML") from error
+    tables = values.pop("model", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError("model", tables, "[[model]] tables", "write [[model]] with double brackets")
+    models = [ModelConfig.from_dict({"name": model_name(str(t.get("checkpoint", ""))), **t}) for t in tables]
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigError("model.name", names, "different names", "give each [[model]] its own name")
+    return SurveyConfig.from_dict(values), tuple(models)
+
+
+def model_name(checkpoint: str) -> str:
+    """Return the default name of a model: the last part of its checkpoint's path, without a model suffix."""
+    stem = re.sub(r"\.(pt|pth|ckpt|safetensors)\Z", "", checkpoint.rstrip("/").rsplit("/", 1)[-1])
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
+
+
+def _checked_keys(cls: type, values: Mapping[str, Any], table: str) -> dict[str, Any]:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    known = ", ".join(fields)
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{table}.{key}", values[key], f"one of the keys {known}", "remove or correct the key")
+    for key, field in fields.items():
+        if field.default is dataclasses.MISSING and key not in values:
+            raise ConfigError(f"{table}.{key}", None, "a value", "the key is required")
+    return dict(values)
+
+
+def _text(key: str, value: object, expected: str, remedy: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(key, value, expected, remedy)
+
+
+def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(key, value, f"one of {', '.join(choices)}")
+
+
+def _count(key: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(key, value, f"a whole number of at least {least}")
+
+
+def _ordered(variables: object) -> tuple[str, ...]:
+    """Return the variables in the schema's order, so that the order of asking changes no fingerprint."""
+    if isinstance(variables, str) or not isinstance(variables, (list, tuple)):
+        raise ConfigError("model.variables", variables, "a list of variable names")
+    for name in variables:
+        _choice("model.variables", name, OPTIONAL_VARIABLES)
+    if not variables:
+        raise ConfigError("model.variables", variables, f"at least one of {', '.join(OPTIONAL_VARIABLES)}")
+    return tuple(name for name in OPTIONAL_VARIABLES if name in variables)

@@ -1,0 +1,97 @@
+"""What is done: one JSON marker per chunk, written after all data of the chunk.
+
+    <root>/ledger/<stage>[-<model>]-<first 8 of the fingerprint>/
+        store.json           the empty store of this stage is complete
+        000007.json          chunk 7 is done: its rows, counts and checksums
+        failed/000009.json   chunk 9 failed for good in some run, with the reason
+
+Markers hold no times and no machine names: two runs of one plan write the same bytes. A chunk is done when
+its marker stands and never because data stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipeline import storage
+
+_STORE = "store.json"
+_FAILED = "failed"
+# Markers are read one request each; a survey has some 1,200 of them per stage.
+_READERS = 16
+
+
+class Ledger:
+    """The markers of one stage (and model) under one fingerprint. Cheap to build: no I/O until asked."""
+
+    def __init__(self, root: str, stage: str, fingerprint: str, model: str | None = None) -> None:
+        self.stage = stage
+        self.model = model
+        self.fingerprint = fingerprint
+        name = "-".join(part for part in (stage, model, fingerprint[:8]) if part)
+        self.folder = storage.join(root, "ledger", name)
+
+    def done(self) -> set[int]:
+        """Return the indices of the chunks that are done, from one listing."""
+        return _indices(storage.list_names(self.folder))
+
+    def mark(self, index: int, record: Mapping[str, Any]) -> None:
+        """Write the marker of a chunk; call it after all the chunk's data are written."""
+        self._write(_name(index), {**record, "chunk": index})
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Return a chunk's marker. Raises FileNotFoundError, or ValueError under another fingerprint."""
+        return self._read(_name(index))
+
+    def records(self) -> dict[int, dict[str, Any]]:
+        """Return the markers of all done chunks by index, several read at a time."""
+        indices = sorted(self.done())
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(indices, pool.map(self.read, indices), strict=True))
+
+    def fail(self, index: int, record: Mapping[str, Any]) -> None:
+        """Record why a chunk failed."""
+        self._write(f"{_FAILED}/{_name(index)}", {**record, "chunk": index})
+
+    def failures(self) -> dict[int, dict[str, Any]]:
+        """Return the records of the failed chunks by index."""
+        found = sorted(_indices(storage.list_names(storage.join(self.folder, _FAILED))))
+        return {index: self._read(f"{_FAILED}/{_name(index)}") for index in found}
+
+    def clear_failure(self, index: int) -> None:
+        """Remove the record of a failure, once the chunk is done after all."""
+        storage.remove(storage.join(self.folder, _FAILED, _name(index)))
+
+    def store_created(self) -> bool:
+        """Tell whether the empty store was completed; without its marker it is made anew."""
+        return storage.exists(storage.join(self.folder, _STORE))
+
+    def mark_store(self, record: Mapping[str, Any]) -> None:
+        """Write the marker of the empty store; `record` holds the checksums of `dataset.create`."""
+        self._write(_STORE, record)
+
+    def read_store(self) -> dict[str, Any]:
+        """Return the empty store's marker. Raises FileNotFoundError."""
+        return self._read(_STORE)
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        storage.write_json(storage.join(self.folder, name), {**record, "fingerprint": self.fingerprint})
+
+    def _read(self, name: str) -> dict[str, Any]:
+        url = storage.join(self.folder, name)
+        record: dict[str, Any] = storage.read_json(url)
+        # Folder names carry eight digits only; the marker carries them all.
+        if record.get("fingerprint") != self.fingerprint:
+            raise ValueError(f"{url} belongs to the fingerprint {record.get('fingerprint')}, not {self.fingerprint}")
+        return record
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}.json"
+
+
+def _indices(names: list[str]) -> set[int]:
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return {int(stem) for stem in stems if stem.isdecimal()}

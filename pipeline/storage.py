@@ -1,0 +1,167 @@
+"""URL to filesystem and Zarr store: the only place that knows s3fs.
+
+Every location of a run is a URL that fsspec understands, or a plain path. Credentials and endpoints come
+from the environment (the standard AWS variables and profiles); nothing here reads, keeps or prints them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from pipeline.config import ConfigError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+# Listings must show what is there now: another process may have written since the last look. Timeouts and retries of
+# single requests are s3fs's own (5 and 15 s, five attempts).
+_FRESH_LISTINGS = {"use_listings_cache": False}
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": _FRESH_LISTINGS, "http": _FRESH_LISTINGS, "https": _FRESH_LISTINGS}
+
+# Both Zarr's local store and `write_bytes` write under such a name and rename; a killed process leaves it behind.
+PARTIAL_SUFFIX = ".partial"
+
+
+def protocol(url: str) -> str:
+    """Return the URL's scheme; "file" for a plain path."""
+    return url.split("://", 1)[0].lower() if "://" in url else "file"
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path of a local URL (plain, `~` or file://), None for any other."""
+    if protocol(url) != "file":
+        return None
+    return Path(url.removeprefix("file://")).expanduser()
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the filesystem of a URL and the path in it. Raises ConfigError for a scheme nobody handles."""
+    path = local_path(url)
+    if path is not None:
+        return fsspec.filesystem("file"), os.path.abspath(path)
+    try:
+        fs, inner = fsspec.url_to_fs(url, **_OPTIONS.get(protocol(url), {}))
+    except (ValueError, ImportError) as error:
+        raise ConfigError("URL", url, "a path or a URL that fsspec opens", str(error)) from error
+    return fs, inner
+
+
+def zarr_store(url: str, *, read_only: bool = False) -> Store:
+    """Return the Zarr store at a URL: files on a local disk, fsspec anywhere else."""
+    from zarr.storage import FsspecStore, LocalStore
+
+    path = local_path(url)
+    if path is not None:
+        return LocalStore(os.path.abspath(path), read_only=read_only)
+    options = _OPTIONS.get(protocol(url), {})
+    return FsspecStore.from_url(url, storage_options=dict(options), read_only=read_only)
+
+
+def join(url: str, *parts: str) -> str:
+    """Append path parts to a URL, with single slashes between them."""
+    base = url if url.endswith("://") else url.rstrip("/")
+    return "/".join([base, *(part.strip("/") for part in parts)])
+
+
+def exists(url: str) -> bool:
+    """Tell whether there is an object, a file or a folder at the URL."""
+    fs, path = filesystem(url)
+    return bool(fs.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """Return an object's content. Raises FileNotFoundError."""
+    fs, path = filesystem(url)
+    content = fs.cat_file(path)
+    return bytes(content)
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write an object whole: readers see the old content or the new one, never a part.
+
+    Object stores do this by themselves; on a local disk the data goes to a file beside and is renamed.
+    """
+    path = local_path(url)
+    if path is None:
+        fs, inner = filesystem(url)
+        fs.pipe_file(inner, data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def canonical_json(value: object) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no NaN, UTF-8, a newline at the end."""
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(url: str) -> dict[str, Any]:
+    """Return the JSON object stored at a URL. Raises FileNotFoundError, ValueError for anything else."""
+    value = json.loads(read_bytes(url))
+    if not isinstance(value, dict):
+        raise ValueError(f"{url} holds JSON, but no object")
+    return value
+
+
+def write_json(url: str, value: object) -> None:
+    """Write a value as canonical JSON, whole."""
+    write_bytes(url, canonical_json(value))
+
+
+def list_names(url: str) -> list[str]:
+    """Return the sorted names directly inside a folder, from one listing; empty when there is no such folder.
+
+    Half-written files of a killed process are left out.
+    """
+    fs, path = filesystem(url)
+    try:
+        entries = fs.ls(path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != path.rstrip("/")}
+    return sorted(name for name in names if not name.endswith(PARTIAL_SUFFIX))
+
+
+def remove(url: str, *, recursive: bool = False) -> None:
+    """Remove an object, or a folder when `recursive`; one that is not there is no error."""
+    fs, path = filesystem(url)
+    try:
+        fs.rm(path, recursive=recursive)
+    except FileNotFoundError:
+        return
+
+
+def remove_partial(url: str) -> int:
+    """Remove the half-written files that killed processes left under a local folder; return how many.
+
+    Object stores keep no such rests. Call it only when no other process is writing there.
+    """
+    folder = local_path(url)
+    if folder is None:
+        return 0
+    rests = list(folder.rglob(f"*{PARTIAL_SUFFIX}"))
+    for rest in rests:
+        rest.unlink(missing_ok=True)
+    return len(rests)
+
+
+def require_writable(url: str) -> None:
+    """Write and remove one small object under a URL. Raises ConfigError when that does not work."""
+    probe = join(url, f".writable-{uuid.uuid4().hex}")
+    try:
+        write_bytes(probe, b"")
+        remove(probe)
+    except (OSError, NotImplementedError) as error:
+        remedy = f"check the path, the credentials and the endpoint ({type(error).__name__}: {error})"
+        raise ConfigError("ROOT", url, "a place that can be written", remedy) from error

@@ -1,0 +1,113 @@
+"""Fixtures for the stores: targets of any number, and whole small runs with made-up numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import dataset, schema, storage, targets
+from pipeline.config import GRID_LENGTHS, ModelConfig, SurveyConfig
+from pipeline.finalize import Stage, stages_of
+from pipeline.plan import Chunk, Plan
+
+MakeTargets = Callable[[int], pd.DataFrame]
+MakeRun = Callable[..., Plan]
+
+WAVELENGTH = np.float32(10) ** np.linspace(3.578, 3.97, GRID_LENGTHS["sdss"], dtype=np.float32)
+WAVE_REST = np.linspace(2400, 9300, 50, dtype=np.float32)
+
+
+def model_config(name: str = "toy", **changes: object) -> ModelConfig:
+    settings: dict[str, object] = {"sha256": "ab" * 32, "n_latent": 3, "n_rest": len(WAVE_REST), "micro_batch": 4}
+    return ModelConfig.from_dict({"name": name, "checkpoint": f"{name}.pt", **settings, **changes})
+
+
+@pytest.fixture
+def make_targets() -> MakeTargets:
+    """Give a maker of n targets, sorted, with ids that only a uint64 holds."""
+
+    def make(n: int) -> pd.DataFrame:
+        row = np.arange(n)
+        plate, fiberid = 300 + row // 640, 1 + row % 640
+        keys = [f"26/{p}-51600-{f}" for p, f in zip(plate, fiberid, strict=True)]
+        columns = {
+            "target": keys,
+            "specobjid": np.uint64(2**64 - 1) - row[::-1].astype(np.uint64),
+            "plate": plate.astype(np.int32),
+            "mjd": np.full(n, 51600, np.int32),
+            "fiberid": fiberid.astype(np.int32),
+            "run2d": ["26"] * n,
+            "ra": np.linspace(0, 359, n),
+            "dec": np.linspace(-10, 60, n),
+            "z": np.linspace(0, 0.4, n, dtype=np.float32),
+            "z_err": np.full(n, 1e-5, np.float32),
+            "zwarning": np.zeros(n, np.int32),
+            "class": [("GALAXY", "QSO", "STAR")[i % 3] for i in range(n)],
+            "sn_median": np.full(n, np.nan, np.float32),
+        }
+        return pd.DataFrame(columns).astype(dict.fromkeys(("target", "run2d", "class"), "str"))
+
+    return make
+
+
+def chunk_arrays(stage: Stage, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:
+    """Make up a chunk's arrays, the same for the same rows; some of them all fill."""
+    variables = schema.SPECTRA_VARIABLES if stage.model is None else schema.variables_of(stage.model)
+    lengths = {"wavelength": plan.n_pixels, "latent": 3, "wavelength_rest": len(WAVE_REST)}
+    random = np.random.default_rng(chunk.start)
+    arrays = {}
+    for name, variable in variables.items():
+        shape = (len(chunk), *(lengths[dim] for dim in variable.dims[1:]))
+        values = random.normal(size=shape).astype(variable.dtype)
+        arrays[name] = np.full(shape, variable.fill, variable.dtype) if chunk.index == 1 else values
+    arrays["quality"][:] = 0
+    return arrays
+
+
+def write_chunk(stage: Stage, plan: Plan, chunk: Chunk) -> None:
+    arrays = chunk_arrays(stage, plan, chunk)
+    dataset.write_region(stage.url, chunk, arrays)
+    record = {"start": chunk.start, "stop": chunk.stop, "checksums": dataset.checksum(arrays)}
+    stage.ledger.mark(chunk.index, record | ({"device": "cpu"} if stage.model else {}))
+
+
+def create_store(stage: Stage, plan: Plan, frame: pd.DataFrame) -> None:
+    if stage.model is None:
+        template, encoding = schema.spectra_template(plan, frame, WAVELENGTH)
+    else:
+        template, encoding = schema.encodings_template(plan, stage.model, frame, WAVE_REST, WAVELENGTH)
+    stage.ledger.mark_store({"checksums": dataset.create(stage.url, template, encoding)})
+
+
+@pytest.fixture
+def make_run(make_targets: MakeTargets) -> MakeRun:
+    """Give a maker of whole runs: plan, targets, stores, markers, all but the finalization."""
+
+    def make(
+        root: Path | str,
+        n: int = 18,
+        models: Iterable[ModelConfig] = (model_config(),),
+        without: Iterable[tuple[str, int]] = (),
+        reverse: bool = False,
+        source: str = "https://data.sdss.org/sas/dr17",
+    ) -> Plan:
+        root = str(root)
+        frame = make_targets(n)
+        config = SurveyConfig(source=source, targets="memory://nowhere/targets.parquet", shard=4, chunk=2)
+        plan = Plan.create(config, frame)
+        for model in models:
+            plan = plan.with_model(model)
+        targets.write_targets(frame, storage.join(root, "targets.parquet"), plan.shard)
+        storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
+        for stage in stages_of(root, plan):
+            create_store(stage, plan, frame)
+            for chunk in sorted(plan.chunks(), key=lambda each: each.index, reverse=reverse):
+                if (stage.label, chunk.index) not in set(without):
+                    write_chunk(stage, plan, chunk)
+        return plan
+
+    return make

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pipeline.config import (
+    DEFAULT_VARIABLES,
+    GRID_LENGTHS,
+    OPTIONAL_VARIABLES,
+    ConfigError,
+    ModelConfig,
+    SurveyConfig,
+    model_name,
+    read_toml,
+    release_of,
+)
+from spender_core import get_instrument
+
+SURVEY = {"source": "https://data.sdss.org/sas/dr17", "targets": "targets.parquet"}
+
+
+def test_error_says_key_value_expectation_and_remedy() -> None:
+    error = ConfigError("shard", 5000, "1 to 4096 spectra", "choose less")
+    assert str(error) == "shard is 5000, expected 1 to 4096 spectra; choose less"
+    assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize("name", sorted(GRID_LENGTHS))
+def test_grid_lengths_are_those_of_the_instruments(name: str) -> None:
+    assert len(get_instrument(name).wave_obs) == GRID_LENGTHS[name]
+
+
+def test_survey_has_defaults_and_reads_the_release_from_its_source() -> None:
+    config = SurveyConfig(**SURVEY)
+    assert (config.layout, config.instrument, config.release) == ("spec-lite", "sdss", "dr17")
+    assert SurveyConfig(**SURVEY, release="dr16").release == "dr16"
+
+
+@pytest.mark.parametrize(
+    ("url", "release"),
+    [
+        ("https://data.sdss.org/sas/dr17", "dr17"),
+        ("/mirrors/DR9/", "dr9"),
+        ("https://data.desi.lbl.gov/public/edr1", "edr1"),
+        ("http://127.0.0.1:8000/", ""),
+        ("/data/hydra1", ""),
+    ],
+)
+def test_release_is_the_one_the_url_names(url: str, release: str) -> None:
+    assert release_of(url) == release
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("source", ""),
+        ("source", None),
+        ("targets", " "),
+        ("layout", "spPlatte"),
+        ("instrument", "desi"),
+        ("release", 17),
+        ("shard", 0),
+        ("shard", True),
+        ("chunk", 2.5),
+        ("concurrency", 0),
+        ("retries", -1),
+    ],
+)
+def test_survey_refuses_a_wrong_value_by_its_key(key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SurveyConfig.from_dict({**SURVEY, key: value})
+    assert caught.value.key == key
+    assert caught.value.value == value
+
+
+def test_survey_survives_the_round_trip() -> None:
+    config = SurveyConfig(**SURVEY, shard=64, chunk=16, concurrency=3)
+    assert SurveyConfig.from_dict(config.to_dict()) == config
+
+
+def test_unknown_key_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"survey\.sourze is 'x'.*source, targets"):
+        SurveyConfig.from_dict({**SURVEY, "sourze": "x"})
+
+
+def test_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"survey\.targets"):
+        SurveyConfig.from_dict({"source": "x"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "a/b"),
+        ("name", ""),
+        ("name", "../up"),
+        ("name", 3),
+        ("checkpoint", ""),
+        ("variables", "latents"),
+        ("variables", ["latents", "spectrum"]),
+        ("variables", []),
+        ("precision", "float16"),
+        ("micro_batch", 0),
+        ("sha256", "abc"),
+        ("n_latent", 0),
+        ("n_rest", "7000"),
+    ],
+)
+def test_model_refuses_a_wrong_value_by_its_key(key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.from_dict({"name": "m", "checkpoint": "m.pt", key: value})
+    assert caught.value.key == f"model.{key}"
+
+
+def test_order_of_the_variables_does_not_matter() -> None:
+    one = ModelConfig(name="m", checkpoint="m", variables=("chi2", "latents"))
+    assert one == ModelConfig(name="m", checkpoint="m", variables=("latents", "chi2"))
+
+
+def test_reconstruction_is_off_unless_asked_for() -> None:
+    assert set(OPTIONAL_VARIABLES) - set(DEFAULT_VARIABLES) == {"reconstruction"}
+
+
+def test_resolving_fills_in_the_checkpoint_and_only_open_choices() -> None:
+    asked = ModelConfig(name="m", checkpoint="m.pt", micro_batch=16)
+    assert not asked.resolved
+    resolved = asked.resolve(sha256="0" * 64, n_latent=6, n_rest=7000, micro_batch=64)
+    assert resolved.resolved
+    assert resolved.micro_batch == 16
+    assert ModelConfig.from_dict(resolved.to_dict()) == resolved
+
+
+def test_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SurveyConfig(**SURVEY).shard = 3  # type: ignore[misc]
+
+
+def test_toml_gives_the_survey_and_its_models() -> None:
+    survey, models = read_toml(
+        """
+        source = "s3://mirror/dr16"
+        targets = "targets.parquet"
+        shard = 512
+        [[model]]
+        checkpoint = "models/paperII-c273bb69.pt"
+        [[model]]
+        checkpoint = "sdss_II"
+        name = "second"
+        variables = ["latents"]
+        """
+    )
+    assert (survey.shard, survey.release) == (512, "dr16")
+    assert [model.name for model in models] == ["paperII-c273bb69", "second"]
+    assert models[1].variables == ("latents",)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("source = ", "config"),
+        ("source = 'x'\ntargets = 't'\nmodel = 'm'", "model"),
+        ("source = 'x'\ntargets = 't'\n[[model]]\nname = 'm'", "model.checkpoint"),
+        ("source = 'x'\ntargets = 't'\nworkers = 3", "survey.workers"),
+        ("source='x'\ntargets='t'\n[[model]]\ncheckpoint='m'\n[[model]]\ncheckpoint='a/m.pt'", "model.name"),
+    ],
+)
+def test_toml_that_says_something_wrong_is_refused_by_key(text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_toml(text)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [("sdss-demo", "sdss-demo"), ("s3://b/my model.pt", "my-model"), ("hf://a/b/net.safetensors", "net"), ("/", "")],
+)
+def test_model_is_named_after_its_checkpoint(checkpoint: str, name: str) -> None:
+    assert model_name(checkpoint) == name
