@@ -1,0 +1,168 @@
+"""The command `spender-pipeline`: its options, its exit status and what a user sees when something is wrong.
+
+Exit status: 0 done; 1 refused or failed, with one message on stderr; 2 wrong usage; 3 finished, but some chunks failed;
+130 interrupted; 143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pipeline import interrupt
+
+REFUSED, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
+
+_SURVEY_OPTIONS = (
+    ("--targets", "URL", "targets table, as written by the targets command"),
+    ("--source", "URL", "release root: the folder, on disk or at any fsspec URL, that holds sdss/ and eboss/"),
+    ("--layout", "NAME", "how files lie below the source: spec-lite (default)"),
+    ("--instrument", "NAME", "wavelength grid of the spectra: sdss (default) or boss"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; argv: default the process's own arguments. Returns the exit status."""
+    args = _parser().parse_args(argv)
+    _configure_logging(args.verbose)
+    try:
+        with interrupt.answered():
+            status = _dispatch(args)
+            sys.stdout.flush()
+        return status
+    except (KeyboardInterrupt, interrupt.Terminated) as error:
+        return _interrupted(args.command, error)
+    except BrokenPipeError:
+        return _broken_pipe()
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    # Only now: --help and mistakes in usage are answered at once, and worker processes, which import the main module
+    # anew, do not pay for it.
+    from pipeline import commands
+
+    try:
+        return commands.COMMANDS[args.command](args)
+    except BrokenPipeError:
+        raise
+    except commands.EXPECTED as error:
+        logging.getLogger(__name__).info("where it happened", exc_info=True)
+        print(f"error: {commands.describe(error)}", file=sys.stderr)
+        return REFUSED
+
+
+def _interrupted(command: str, error: BaseException) -> int:
+    resumes = "; the same command resumes" if command in ("run", "ingest", "encode", "finalize", "train") else ""
+    terminated = isinstance(error, interrupt.Terminated)
+    print(f"\n{'terminated' if terminated else 'interrupted'}{resumes}", file=sys.stderr)
+    return TERMINATED if terminated else INTERRUPTED
+
+
+def _broken_pipe() -> int:
+    # What is left in the buffer would raise again when the interpreter flushes it at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("error: the output was closed before all of it was written", file=sys.stderr)
+    return REFUSED
+
+
+def _configure_logging(verbose: bool) -> None:
+    """Show a run's own log lines only when asked for: a user's terminal holds results, progress and errors."""
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("pipeline").setLevel(logging.INFO if verbose else logging.ERROR)
+    if not verbose:
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pipeline import __version__
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", help="log lines with timings on stderr")
+    parser = argparse.ArgumentParser(
+        prog="spender-pipeline",
+        description="Encode a whole spectroscopic survey into spender latents and restframe spectra.",
+        epilog="ROOT, CATALOG, URL and M are paths or any fsspec URL: file, http(s), s3, hf, ...",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, root: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[common])
+        if root:
+            command.add_argument("root", metavar="ROOT", help="folder of the run")
+        return command
+
+    _add_targets(add("targets", "select targets from a catalog into a table", root=False))
+    _add_plan(add("plan", "say what a run is to do, or add a model to it"))
+    for name, text in (
+        ("run", "do what is pending: ingest and encode, then finalize"),
+        ("ingest", "fetch and normalize the spectra of pending chunks"),
+        ("encode", "encode the spectra of pending chunks"),
+    ):
+        _add_work(add(name, text), models=name != "ingest")
+    add("finalize", "check that all is done, write provenance, consolidate metadata")
+    status = add("status", "show done, pending and failed chunks, spectra by quality, rate and time left")
+    status.add_argument("--json", action="store_true", help="for programs")
+    add("verify", "read every chunk again and compare it with its marker's checksums")
+    _add_plot(add("plot", "draw one spectrum with its reconstruction"))
+    _add_train(add("train", "train a model on the spectra of runs", root=False))
+    return parser
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("catalog", metavar="CATALOG", help="specObj or spAll file: FITS, CSV or Parquet")
+    parser.add_argument("--where", metavar="EXPR", help="condition on its columns: CLASS == 'GALAXY' and 0 < Z < 0.5")
+    parser.add_argument("--output", metavar="URL", required=True, help="table to write, Parquet")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="URL", help="the same options written down, TOML")
+    for option, metavar, text in _SURVEY_OPTIONS:
+        parser.add_argument(option, metavar=metavar, help=text)
+    parser.add_argument(
+        "--model",
+        metavar="[NAME=]M",
+        action="append",
+        default=[],
+        help="checkpoint: a file, a URL or a published name; NAME labels it; may be given more than once "
+        "(default for new plans on the sdss grid: sdss-demo)",
+    )
+    parser.add_argument("--variables", metavar="A,B", help="what lands: latents,restframe,reconstruction,chi2,...")
+    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), help="arithmetic of the model")
+    parser.add_argument("--micro-batch", metavar="N", type=int, help="spectra per forward pass")
+    parser.add_argument("--shard", metavar="N", type=int, help="spectra per task, at most 4096")
+    parser.add_argument("--chunk", metavar="N", type=int, help="spectra per unit of reading; divides --shard")
+    parser.add_argument("--concurrency", metavar="N", type=int, help="files in flight per task (default 8)")
+
+
+def _add_work(parser: argparse.ArgumentParser, models: bool) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one per core)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
+    where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
+    parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
+    if models:
+        parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
+
+
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--id", metavar="ID", help="PLATE-MJD-FIBER, RUN2D/PLATE-MJD-FIBER or a SPECOBJID")
+    which.add_argument("--row", metavar="N", type=int, help="position along `spectrum`")
+    parser.add_argument("--model", metavar="NAME", help="model of the plan (default: its only one)")
+    parser.add_argument("--output", metavar="FILE", required=True, help="figure to write: .png, .pdf, .svg")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("roots", metavar="ROOT", nargs="+", help="folders of runs, one per instrument")
+    parser.add_argument("--output", metavar="FILE", required=True, help="checkpoint to write; resumed if it is there")
+    parser.add_argument("--start", metavar="M", help="checkpoint to start from (default: random weights)")
+    parser.add_argument("--latents", metavar="S", type=int, default=8, help="number of latents (default 8)")
+    parser.add_argument("--epochs", metavar="N", type=int, default=100, help="(default 100)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="(default 64)")
+    parser.add_argument("--learning-rate", metavar="X", type=float, default=1e-3, help="peak (default 0.001)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default 0)")

@@ -1,0 +1,201 @@
+"""Where tasks run: worker processes on this machine, a Dask scheduler by its address, or this very process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import dask.config
+import torch
+from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.system import MEMORY_LIMIT
+
+from pipeline import interrupt
+from pipeline.config import ConfigError
+
+CONNECT_TIMEOUT = 20.0
+"""Seconds to wait for a scheduler to answer; one that is up does so in well under one."""
+
+WORKERS_TIMEOUT = 60.0
+"""Seconds to wait for a scheduler's first worker."""
+
+# Worker processes come up with one thread per operation: tasks run side by side, and sums do not depend on the machine.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+_SCHEDULER_OPTIONS = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
+_LOCAL_SETTINGS = {
+    "distributed.worker.profile.enabled": False,
+    # A replaced worker process may take longer than Dask's 15 s to come up on a busy machine: it is not lost.
+    "distributed.deploy.lost-worker-timeout": "5 minutes",
+    # Without any worker left, fail the chunks rather than wait for ever.
+    "distributed.scheduler.no-workers-timeout": "2 minutes",
+}
+
+# Dask reports at these names what the executor handles and tells in its own words: restarts, lost connections.
+_NOISY = ("distributed", "tornado", "asyncio", "bokeh")
+
+
+@contextmanager
+def connect(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    serial: bool = False,
+    memory_limit: str | int | None = None,
+    memory_needed: int = 0,
+) -> Iterator[Client | None]:
+    """Yield a client of a local cluster or of a scheduler that is running elsewhere, or None for in-process work.
+
+    workers: processes on this machine, one thread each; default as many as cores and `memory_needed` (bytes per
+    process) allow. scheduler: address such as tcp://host:8786; it is used as it is and left running.
+    memory_limit: bytes per local worker, or text such as "4 GB"; default an equal share of the machine's memory.
+    Raises ConfigError for settings that contradict each other, and for a scheduler or workers that do not answer.
+    """
+    if sum((workers is not None, scheduler is not None, serial)) > 1:
+        raise ConfigError(
+            "--workers, --scheduler, --serial",
+            "several of them",
+            "at most one",
+            "they name three different places to run in",
+        )
+    if serial:
+        yield None
+    elif scheduler is not None:
+        with _quiet(), _remote(scheduler) as client:
+            yield client
+    else:
+        count = _worker_count(workers, memory_needed)
+        limit = _memory_limit(memory_limit, count)
+        with _quiet(), _local(count, limit) as client:
+            yield client
+
+
+def _worker_count(workers: int | None, memory_needed: int) -> int:
+    if workers is None:
+        fitting = MEMORY_LIMIT // memory_needed if memory_needed else CPU_COUNT
+        return max(1, min(CPU_COUNT, fitting))
+    if workers < 1:
+        raise ConfigError("--workers", workers, "at least 1", "--serial runs without worker processes")
+    return workers
+
+
+def _memory_limit(memory_limit: str | int | None, workers: int) -> int:
+    if memory_limit is None:
+        return int(MEMORY_LIMIT // workers)
+    try:
+        limit = int(parse_bytes(memory_limit))
+    except ValueError as error:
+        raise ConfigError("--memory-limit", memory_limit, "a size such as '4 GB'") from error
+    if limit < 1:
+        raise ConfigError("--memory-limit", memory_limit, "a size above zero")
+    return limit
+
+
+@contextmanager
+def _local(workers: int, memory_limit: int) -> Iterator[Client]:
+    cluster = None
+    with dask.config.set(_LOCAL_SETTINGS):
+        try:
+            # Interrupted half-way, a cluster would be left to the interpreter's end, and tell of it at length.
+            with interrupt.held(), _inherited_by_workers():
+                cluster = SpecCluster(  # type: ignore[no-untyped-call]
+                    scheduler={"cls": Scheduler, "options": _SCHEDULER_OPTIONS},
+                    workers=_worker_specs(workers, memory_limit, torch.cuda.device_count()),
+                    silence_logs=logging.CRITICAL,
+                )
+            with Client(cluster, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+                yield client
+        finally:
+            if cluster is not None:
+                with interrupt.held():
+                    cluster.close()
+
+
+def _worker_specs(workers: int, memory_limit: int, gpus: int) -> dict[int, dict[str, Any]]:
+    """Describe each worker process: where there are GPUs, one has each and offers it as the resource "GPU"."""
+    specs: dict[int, dict[str, Any]] = {}
+    for number in range(max(workers, gpus)):
+        options: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "nthreads": 1,
+            "memory_limit": memory_limit,
+            "dashboard": False,
+            "silence_logs": logging.CRITICAL,
+        }
+        if gpus:
+            options["env"] = {"CUDA_VISIBLE_DEVICES": str(number) if number < gpus else ""}
+            options["resources"] = {"GPU": 1} if number < gpus else {}
+        specs[number] = {"cls": Nanny, "options": options}
+    return specs
+
+
+@contextmanager
+def _inherited_by_workers() -> Iterator[None]:
+    """Set what worker processes, and those that replace them, inherit from the thread that starts them.
+
+    The environment: Dask lets the caller's OMP_NUM_THREADS win over its own setting, so it is set here. SIGINT is
+    blocked: Ctrl-C at a terminal reaches every process of the group, but only the client is to answer it.
+    """
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    # Started now: when it starts later, in the thread that starts workers, it unblocks SIGINT there.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _remote(address: str) -> Iterator[Client]:
+    try:
+        # Looked at first: a client that never got an address waits 40 s when it is thrown away.
+        parse_host_port(parse_address(address)[1])
+        client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        reason = f"no answer within {CONNECT_TIMEOUT:.0f} s" if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            "--scheduler",
+            address,
+            "the address of a running Dask scheduler, such as tcp://host:8786",
+            f"{reason}; start one with: dask scheduler",
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_TIMEOUT)
+        except TimeoutError as error:
+            raise ConfigError(
+                "--scheduler",
+                address,
+                f"a scheduler that has workers ({WORKERS_TIMEOUT:.0f} s waited)",
+                f"start some with: dask worker {address} --nthreads 1",
+            ) from error
+        yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own log lines off a user's terminal."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

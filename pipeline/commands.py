@@ -1,0 +1,325 @@
+"""What each subcommand does; `cli` parses the options and turns errors into messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from pipeline import cluster, dataset, executor, finalize, stages, storage
+from pipeline import status as run_status
+from pipeline import targets as target_table
+from pipeline.cli import SOME_FAILED
+from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml
+from pipeline.executor import Summary
+from pipeline.plan import Plan
+from pipeline.progress import make_progress
+from pipeline.quality import Quality
+from pipeline.sources import SourceError
+from pipeline.status import StageStatus
+from spender_core.weights import PUBLISHED, WeightsError
+
+DEFAULT_MODEL = "sdss-demo"
+
+EXPECTED = (ConfigError, WeightsError, SourceError, finalize.Unfinished, OSError)
+"""Errors that a user meets and can mend: told in one line. Any other is a mistake of ours and keeps its traceback."""
+
+_NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
+
+
+def describe(error: BaseException) -> str:
+    """Say what is wrong, in one line."""
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or "no further reason"
+        where = f": {error.filename}" if error.filename else ""
+        return f"{type(error).__name__}: {what}{where}".splitlines()[0]
+    return " ".join(str(error).split())
+
+
+def targets(args: Namespace) -> int:
+    """Select targets from a catalog and write their table."""
+    frame = target_table.read_targets(args.catalog, args.where)
+    target_table.write_targets(frame, args.output)
+    print(f"{len(frame)} targets written to {args.output}")
+    return 0
+
+
+def plan(args: Namespace) -> int:
+    """Make the plan of a run, or add models to the one that is there."""
+    root = _absolute(args.root)
+    existing = _existing_plan(root)
+    config, models = _asked_for(args, existing)
+    table = config.targets if existing is None or args.targets or args.config else stages.targets_url(root)
+    made, frame = _make_plan(config, existing, table)
+    _refuse_other(root, made, existing)
+    for model in models or _default_models(made):
+        made = made.with_model(_resolve(model, made))
+    storage.require_writable(root)
+    if existing is None:
+        target_table.write_targets(frame, stages.targets_url(root), row_group=made.shard)
+    # Written last: where there is a plan, its targets are there too.
+    storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
+    names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
+    print(f"{made.n_spectra} spectra in {len(made.chunks())} chunks of {made.shard}; models: {names}")
+    print(f"next: spender-pipeline run {args.root}")
+    return 0
+
+
+def run(args: Namespace) -> int:
+    """Do all that is pending, then finalize."""
+    return _work(args, ("ingest", "encode"))
+
+
+def ingest(args: Namespace) -> int:
+    """Do the pending chunks of the ingest."""
+    return _work(args, ("ingest",))
+
+
+def encode(args: Namespace) -> int:
+    """Do the pending chunks of the encodings."""
+    return _work(args, ("encode",))
+
+
+def close(args: Namespace) -> int:
+    """Check that all is done and complete the stores."""
+    root = _absolute(args.root)
+    finalize.finalize(root, stages.read_plan(root))
+    print(f"finalized {args.root}")
+    return 0
+
+
+def status(args: Namespace) -> int:
+    """Show how far a run is."""
+    root = _absolute(args.root)
+    made = stages.read_plan(root)
+    found = run_status.read_status(root, made)
+    if args.json:
+        values = {"root": args.root, "spectra": made.n_spectra, "stages": [each.to_dict() for each in found]}
+        print(json.dumps(values, indent=1))
+    else:
+        _print_status(found)
+    return 0
+
+
+def verify(args: Namespace) -> int:
+    """Compare every chunk with its marker."""
+    root = _absolute(args.root)
+    made = stages.read_plan(root)
+    problems = finalize.verify(root, made)
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"error: {len(problems)} problems found in {args.root}", file=sys.stderr)
+        return SOME_FAILED
+    print(f"verified: every chunk of {args.root} is as its marker says")
+    return 0
+
+
+def plot(args: Namespace) -> int:
+    """Draw one spectrum."""
+    from pipeline import report, results
+
+    opened = results.open_run(_absolute(args.root))
+    row = opened.find(args.id) if args.row is None else args.row
+    if not 0 <= row < opened.plan.n_spectra:
+        raise ConfigError("--row", row, f"0 to {opened.plan.n_spectra - 1}")
+    report.plot_spectrum(opened, row, args.output, model=args.model)
+    print(args.output)
+    return 0
+
+
+def train(args: Namespace) -> int:
+    """Train a model on the spectra of runs."""
+    from pipeline import train as training
+    from spender_core.training import Settings
+
+    settings = Settings(args.epochs, args.batch_size, args.learning_rate, args.seed)
+    roots = [_absolute(root) for root in args.roots]
+    n_spectra, history = training.train(roots, args.output, settings, n_latent=args.latents, start=args.start)
+    for split, epochs in history.items():
+        told = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
+        print(f"{split} loss after {len(epochs)} epochs: {told or 'no spectra'}")
+    print(f"trained on {n_spectra} spectra: {args.output}")
+    print(f"next: spender-pipeline plan {args.roots[0]} --model {args.output}")
+    return 0
+
+
+def _absolute(url: str) -> str:
+    """Make a local path absolute: workers elsewhere have another working folder."""
+    path = storage.local_path(url)
+    return url if path is None else os.path.abspath(path)
+
+
+def _existing_plan(root: str) -> Plan | None:
+    if not storage.exists(storage.join(root, "plan.json")):
+        return None
+    return stages.read_plan(root)
+
+
+def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, list[ModelConfig]]:
+    """Read the configuration from the options or the file; what is not said is as in the existing plan."""
+    choices = {
+        "targets": args.targets and _absolute(args.targets),
+        "source": args.source and _absolute(args.source),
+        "layout": args.layout,
+        "instrument": args.instrument,
+        "shard": args.shard,
+        "chunk": args.chunk,
+        "concurrency": args.concurrency,
+    }
+    said = {key: value for key, value in choices.items() if value is not None}
+    models = [_model(text, args) for text in args.model]
+    if args.config is not None:
+        if said or models:
+            raise ConfigError("--config", args.config, "no other options beside it", "write them into the file")
+        try:
+            config, written = read_toml(storage.read_bytes(args.config).decode())
+        except (FileNotFoundError, UnicodeDecodeError) as error:
+            raise ConfigError("--config", args.config, "a TOML file that exists") from error
+        config = replace(config, targets=_absolute(config.targets), source=_absolute(config.source))
+        return config, [replace(model, checkpoint=_checkpoint(model.checkpoint)) for model in written]
+    if existing is not None:
+        return replace(existing.config, **said), models
+    for key in ("targets", "source"):
+        if key not in said:
+            raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {args.root} holds none yet")
+    return SurveyConfig.from_dict(said), models
+
+
+def _model(text: str, args: Namespace) -> ModelConfig:
+    named = _NAMED_MODEL.match(text)
+    name, checkpoint = (named[1], named[2]) if named else (model_name(text), text)
+    asked = ModelConfig(
+        name=name,
+        checkpoint=_checkpoint(checkpoint),
+        precision=args.precision or "float32",
+        micro_batch=args.micro_batch,
+    )
+    return replace(asked, variables=tuple(args.variables.split(","))) if args.variables else asked
+
+
+def _checkpoint(text: str) -> str:
+    return text if text in PUBLISHED else _absolute(text)
+
+
+def _default_models(made: Plan) -> list[ModelConfig]:
+    if made.models or made.config.instrument != PUBLISHED[DEFAULT_MODEL].instrument:
+        return []
+    return [ModelConfig(name=DEFAULT_MODEL, checkpoint=DEFAULT_MODEL)]
+
+
+def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
+    from pipeline import worker
+
+    facts = worker.inspect(model.checkpoint, made.config.instrument)
+    return model.resolve(sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest))
+
+
+def _make_plan(config: SurveyConfig, existing: Plan | None, table: str) -> tuple[Plan, pd.DataFrame]:
+    """Plan a survey over a targets table, and give its rows; what the existing plan has chosen stays chosen."""
+    frame = target_table.read_rows(table, 0, target_table.count(table))
+    if existing is None:
+        return Plan.create(config, frame), frame
+    as_before = config
+    if existing.n_spectra == len(frame) and config.shard is None and config.chunk is None:
+        as_before = replace(config, shard=existing.shard, chunk=existing.chunk)
+    return replace(Plan.create(as_before, frame), config=config, models=existing.models), frame
+
+
+def _refuse_other(root: str, made: Plan, existing: Plan | None) -> None:
+    differences = made.difference(existing) if existing is not None else []
+    if differences:
+        raise ConfigError("ROOT", root, f"a ROOT with the same plan ({'; '.join(differences)})", "choose another ROOT")
+
+
+def _work(args: Namespace, stage_names: Sequence[str]) -> int:
+    root = _absolute(args.root)
+    made = stages.read_plan(root)
+    models = [model.name for model in made.models]
+    if getattr(args, "model", None):
+        models = [made.model(name).name for name in args.model]
+    kinds = executor.pending_kinds(root, made, stage_names, models)
+    needed = executor.memory_needed(made, kinds)
+    # Nothing pending: no worker processes for it.
+    serial = args.serial or not kinds
+    with cluster.connect(
+        workers=None if serial else args.workers,
+        scheduler=None if serial else args.scheduler,
+        serial=serial,
+        memory_limit=args.memory_limit,
+        memory_needed=int(needed / executor.MEMORY_FRACTION),
+    ) as client:
+        summary = executor.run(root, made, client, stage_names, models, make_progress())
+    if summary.failed:
+        _print_failures(summary)
+        return SOME_FAILED
+    if len(stage_names) > 1 and set(models) == {model.name for model in made.models}:
+        finalize.finalize(root, made)
+    _print_status(run_status.read_status(root, made))
+    for name in models if "encode" in stage_names else ():
+        print(f'\nxarray.open_zarr("{dataset.encodings_url(args.root, name)}")')
+    return 0
+
+
+def _print_failures(summary: Summary) -> None:
+    print(f"error: {len(summary.failed)} of {summary.total} chunks failed:", file=sys.stderr)
+    for outcome in summary.failed:
+        print(f"  {outcome.task}: {outcome.reason}", file=sys.stderr)
+    print("the same command resumes with these; nothing that is done is repeated", file=sys.stderr)
+
+
+def _print_status(found: Sequence[StageStatus]) -> None:
+    """Print a table of the stages, then the spectra by quality bit of each."""
+    header = ("stage", "model", "chunks", "done", "pending", "failed", "spectra", "with latents", "no remarks")
+    rows = [header, *(_status_row(each) for each in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    for row in rows:
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+    for each in found:
+        for index, reason in each.failed.items():
+            print(f"failed: {_name(each)} {index:06d}: {reason}")
+    for each in found:
+        if each.quality:
+            print(f"\nspectra by quality bit, {_name(each)}:")
+            for name, count in each.quality.items():
+                print(f"  {name.lower():<18}{count:>10}{'   no latents' if Quality[name] & Quality.UNUSABLE else ''}")
+    for each in found:
+        if each.rate is not None and each.eta is not None:
+            print(f"\n{_name(each)}: {each.rate:.1f} spectra/s, {_duration(each.eta)} left")
+
+
+def _status_row(each: StageStatus) -> tuple[str, ...]:
+    latents = "" if each.model is None else str(each.usable)
+    counts = (each.chunks, each.done, each.pending, len(each.failed), each.spectra)
+    return (each.stage, each.model or "", *(str(count) for count in counts), latents, str(each.good))
+
+
+def _name(each: StageStatus) -> str:
+    return f"{each.stage} {each.model}" if each.model else each.stage
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "targets": targets,
+    "plan": plan,
+    "run": run,
+    "ingest": ingest,
+    "encode": encode,
+    "finalize": close,
+    "status": status,
+    "verify": verify,
+    "plot": plot,
+    "train": train,
+}

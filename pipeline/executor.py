@@ -1,0 +1,361 @@
+"""Pending chunks -> tasks -> outcomes: on Dask workers or in this process, retried, recorded, told as they come."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+from distributed import Client, Future, KilledWorker, as_completed
+from distributed.system import MEMORY_LIMIT
+
+from pipeline import dataset, interrupt, schema, stages, storage, targets, worker
+from pipeline.config import ConfigError
+from pipeline.ledger import Ledger
+from pipeline.plan import RESERVED, Chunk, Plan, projected_memory
+from pipeline.sources import Source, SourceError
+from pipeline.stages import Record
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Tries of a task whose fault may pass, most of all one of storage; sources retry single files by themselves."""
+
+MEMORY_FRACTION = 0.8
+"""Share of its limit that a worker may fill: Dask pauses it there (distributed.worker.memory.pause)."""
+
+PROBES = 8
+"""Targets whose files are looked for before an ingest starts."""
+
+# Repeating these gives the same again: settings, mistakes in code, and what a source has retried already.
+_PERMANENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    PermissionError,
+    SourceError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one chunk; model is None for ingest."""
+
+    stage: str
+    model: str | None
+    chunk: Chunk
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.stage, self.model, f"{self.chunk.index:06d}") if part)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended: with the summary of its chunk, or with the reason why not."""
+
+    task: Task
+    record: Record | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. total: chunks of its stages; already: those done before; done: those done now."""
+
+    total: int
+    already: int
+    done: int
+    failed: tuple[Outcome, ...]
+    seconds: float
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def start(self, total: int, already: int) -> None:
+        """Announce the number of chunks, and of those that are done."""
+
+    def advance(self, outcome: Outcome) -> None:
+        """Tell of a task that has ended."""
+
+    def close(self) -> None:
+        """End the telling."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run's pending tasks, and the ledgers that know of them."""
+
+    root: str
+    plan: Plan
+    ledgers: dict[tuple[str, str | None], Ledger]
+    tasks: list[Task]
+    total: int
+
+    def fingerprint(self, task: Task) -> str:
+        return self.ledgers[task.stage, task.model].fingerprint
+
+
+def run(
+    root: str,
+    plan: Plan,
+    client: Client | None,
+    stage_names: Sequence[str],
+    models: Sequence[str],
+    progress: Progress,
+) -> Summary:
+    """Do what is pending of some stages ("ingest", "encode") and models, chunk by chunk, whatever fails on the way.
+
+    client: of the cluster that does the work; None does it here. Encoding a chunk follows its ingest. Stores that do
+    not exist yet are made first. A chunk that fails is recorded in the ledger with its reason and the others go on;
+    the summary names it. Raises ConfigError for what can be refused before any work: too little memory on a worker,
+    a source without the targets' files, a store of another plan, nothing ingested.
+    """
+    start = time.monotonic()
+    job = _pending(root, plan, stage_names, models)
+    if job.tasks:
+        storage.require_writable(root)
+        check_memory(plan, client, job.tasks)
+        _check_source(job)
+        create_stores(root, plan, job.ledgers)
+    earlier = {key: set(ledger.failures()) for key, ledger in job.ledgers.items()}
+    done = 0
+    failed: list[Outcome] = []
+    progress.start(job.total, job.total - len(job.tasks))
+    try:
+        for outcome in _serial(job) if client is None else _distributed(job, client):
+            key = (outcome.task.stage, outcome.task.model)
+            if outcome.reason is not None:
+                failed.append(outcome)
+            else:
+                done += 1
+            _keep(job.ledgers[key], outcome, failed_before=outcome.task.chunk.index in earlier[key])
+            progress.advance(outcome)
+            interrupt.check()
+    finally:
+        progress.close()
+    failed.sort(key=lambda outcome: str(outcome.task))
+    return Summary(job.total, job.total - len(job.tasks), done, tuple(failed), time.monotonic() - start)
+
+
+def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
+    """Keep the record of a failure, or remove that of an earlier one; a chunk's marker is its task's own work."""
+    try:
+        if outcome.reason is not None:
+            ledger.fail(outcome.task.chunk.index, {"reason": outcome.reason})
+        elif failed_before:
+            ledger.clear_failure(outcome.task.chunk.index)
+    except OSError as error:
+        # The summary tells of the failure in any case, and the other chunks may still be done.
+        logger.warning("%s: its record could not be kept: %s", outcome.task, _reason(error))
+
+
+def _pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[str]) -> _Job:
+    """List the tasks that have no marker, a chunk's ingest before its encodings."""
+    ledgers: dict[tuple[str, str | None], Ledger] = {}
+    if "ingest" in stage_names:
+        ledgers["ingest", None] = stages.ingest_ledger(root, plan)
+    if "encode" in stage_names:
+        ledgers |= {("encode", model): stages.encode_ledger(root, plan, model) for model in models}
+    done = {key: ledger.done() for key, ledger in ledgers.items()}
+    chunks = plan.chunks()
+    pending = [Task(*key, chunk) for chunk in chunks for key in ledgers if chunk.index not in done[key]]
+    if "encode" in stage_names and "ingest" not in stage_names and pending:
+        if not stages.ingest_ledger(root, plan).done():
+            raise ConfigError("encode", root, "a ROOT whose spectra are ingested", "run ingest first")
+    return _Job(root, plan, ledgers, pending, len(chunks) * len(ledgers))
+
+
+def pending_kinds(
+    root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[str]
+) -> set[tuple[str, str | None]]:
+    """Tell what kinds of tasks, as (stage, model), a run would have to do; empty when all is done."""
+    return {(task.stage, task.model) for task in _pending(root, plan, stage_names, models).tasks}
+
+
+def check_memory(plan: Plan, client: Client | None, tasks: Iterable[Task]) -> None:
+    """Refuse a run whose tasks do not fit into the memory of the workers that are there. Raises ConfigError."""
+    needed = memory_needed(plan, {(task.stage, task.model) for task in tasks})
+    if client is None:
+        _require_memory("this machine's memory", MEMORY_LIMIT, needed)
+        return
+    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+        if info["memory_limit"]:
+            at_once = RESERVED + info["nthreads"] * (needed - RESERVED)
+            _require_memory(f"memory limit of worker {address}", info["memory_limit"], at_once)
+
+
+def memory_needed(plan: Plan, kinds: Iterable[tuple[str, str | None]]) -> int:
+    """Give the projected peak of the largest task among (stage, model) pairs, in bytes; 0 when there are none."""
+    projections = (projected_memory(plan, stage, plan.model(model) if model else None) for stage, model in kinds)
+    return max(projections, default=0)
+
+
+def _require_memory(key: str, limit: int, needed: int) -> None:
+    if needed > limit * MEMORY_FRACTION:
+        raise ConfigError(
+            key,
+            f"{limit / 2**20:.0f} MiB",
+            f"at least {needed / MEMORY_FRACTION / 2**20:.0f} MiB for this plan's chunks",
+            "give workers more memory, or take fewer of them (--workers), or plan with a smaller --shard",
+        )
+
+
+def _check_source(job: _Job) -> None:
+    """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey."""
+    ledger = job.ledgers.get(("ingest", None))
+    if ledger is None or ledger.done():
+        return
+    config = job.plan.config
+    step = -(-job.plan.n_spectra // PROBES)
+    url = stages.targets_url(job.root)
+    probes = pd.concat([targets.read_rows(url, row, row + 1) for row in range(0, job.plan.n_spectra, step)])
+    source = Source(config.source, config.layout, config.concurrency, config.retries)
+    source.require_some(source.paths(probes))
+
+
+def create_stores(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]) -> None:
+    """Make the empty stores of (stage, model) pairs that are not there yet, before any task could write to them.
+
+    Raises ConfigError for a store of another plan, and for one that its ledger contradicts.
+    """
+    wavelength = worker.grid(plan.config.instrument).wavelength
+    for _, model_name in kinds:
+        if model_name is None:
+            url, ledger = dataset.spectra_url(root), stages.ingest_ledger(root, plan)
+        else:
+            url, ledger = dataset.encodings_url(root, model_name), stages.encode_ledger(root, plan, model_name)
+        if _store_stands(url, ledger):
+            continue
+        rows = targets.read_rows(stages.targets_url(root), 0, plan.n_spectra)
+        if model_name is None:
+            template, encoding = schema.spectra_template(plan, rows, wavelength)
+        else:
+            config = plan.model(model_name)
+            wave_rest = worker.inspect(config.checkpoint, plan.config.instrument, config.sha256).wave_rest
+            template, encoding = schema.encodings_template(plan, config, rows, wave_rest, wavelength)
+        logger.info("creating %s", url)
+        ledger.mark_store({"checksums": dataset.create(url, template, encoding)})
+
+
+def _store_stands(url: str, ledger: Ledger) -> bool:
+    """Tell whether a stage's store is complete; refuse one that markers and data disagree about."""
+    remedy = f"to make it anew, remove {url} and {ledger.folder}"
+    try:
+        fingerprint = dataset.open_dataset(url).attrs.get("fingerprint")
+    except (FileNotFoundError, NotADirectoryError):
+        fingerprint = None
+    except (ValueError, KeyError):
+        fingerprint = None if not ledger.store_created() else "unreadable"
+    if ledger.store_created():
+        if fingerprint != ledger.fingerprint:
+            raise ConfigError("ROOT", url, "the store that its ledger tells of", remedy)
+        return True
+    if ledger.done():
+        raise ConfigError("ROOT", ledger.folder, "a ledger with its store.json", remedy)
+    if fingerprint not in (None, ledger.fingerprint):
+        raise ConfigError("ROOT", url, "no store of another plan", f"choose another ROOT, or remove {url}")
+    return False
+
+
+def attempt(root: str, fingerprint: str, task: Task, upstream: Outcome | None = None) -> Outcome:
+    """Do one task, where it runs; never raises for a fault, so that no traceback travels or fills a worker's log.
+
+    upstream: the outcome of the ingest that an encoding waits for.
+    """
+    if upstream is not None and upstream.reason is not None:
+        return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
+    worker.prepare()
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return Outcome(task, _done_before(root, fingerprint, task) or _do(root, fingerprint, task))
+        except Exception as error:
+            if number == ATTEMPTS or isinstance(error, _PERMANENT):
+                logger.debug("%s failed", task, exc_info=True)
+                return Outcome(task, None, _reason(error, number))
+            logger.warning("%s: attempt %d failed: %s", task, number, _reason(error, number))
+            time.sleep(2.0 ** (number - 1))
+    raise AssertionError("unreachable: the last attempt returns")
+
+
+def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
+    """Look for the marker: a scheduler repeats a finished task when the worker that held its summary is lost."""
+    try:
+        return Ledger(root, task.stage, fingerprint, task.model).read(task.chunk.index)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _do(root: str, fingerprint: str, task: Task) -> Record:
+    if task.model is None:
+        return stages.ingest_chunk(root, fingerprint, task.chunk)
+    return stages.encode_chunk(root, fingerprint, task.model, task.chunk)
+
+
+def _reason(error: BaseException, attempts: int = 1) -> str:
+    text = (str(error) or "no message").strip().splitlines()[0]
+    name = "" if isinstance(error, (ConfigError, SourceError)) else f"{type(error).__name__}: "
+    return f"{name}{text}" + (f" ({attempts} attempts)" if attempts > 1 else "")
+
+
+def _serial(job: _Job) -> Iterator[Outcome]:
+    """Do the tasks one after the other in this process."""
+    ingested: dict[int, Outcome] = {}
+    with worker.prepared():
+        for task in job.tasks:
+            upstream = ingested.get(task.chunk.index) if task.model else None
+            outcome = attempt(job.root, job.fingerprint(task), task, upstream)
+            if task.model is None:
+                ingested[task.chunk.index] = outcome
+            yield outcome
+
+
+def _distributed(job: _Job, client: Client) -> Iterator[Outcome]:
+    """Do the tasks on a cluster; a task whose worker dies is given to another by the scheduler."""
+    futures = _submit(job, client)
+    for future in as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
+        task = futures[future]
+        try:
+            outcome = future.result()
+            # Workers log where they run; here the client tells the same to who watches it.
+            logger.info("%s: %s", task, outcome.record or outcome.reason)
+            yield outcome
+        except KilledWorker:
+            reason = "worker processes died while they ran it, again and again: out of memory?"
+            yield Outcome(task, None, reason)
+        except Exception as error:  # whatever the scheduler says about the task, the others go on
+            yield Outcome(task, None, _reason(error))
+
+
+def _submit(job: _Job, client: Client) -> dict[Future[Outcome], Task]:
+    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    has_gpu = any("GPU" in info.get("resources", {}) for info in workers.values())
+    futures: dict[Future[Outcome], Task] = {}
+    ingests: dict[int, Future[Outcome]] = {}
+    for task in job.tasks:
+        fingerprint = job.fingerprint(task)
+        upstream = ingests.get(task.chunk.index) if task.model else None
+        future = client.submit(
+            attempt,
+            job.root,
+            fingerprint,
+            task,
+            upstream,
+            # A tuple: Dask takes tasks of one prefix for a group, and feeds large groups to workers bit by bit.
+            key=(f"{task.stage}-{task.model or 'spectra'}-{fingerprint[:8]}-{job.root}", task.chunk.index),
+            resources={"GPU": 1} if task.model and has_gpu else None,
+            # Chunk by chunk: results of early chunks are complete while later ones have not begun.
+            priority=-task.chunk.index,
+        )
+        futures[future] = task
+        if task.model is None:
+            ingests[task.chunk.index] = future
+    return futures

@@ -1,0 +1,214 @@
+"""Pure: spectra on the grid and a model -> latents, restframe spectra, reconstructions and how well they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.quality import Quality
+from spender_core.autoencoder import SpectrumAutoencoder, fit_amplitude
+
+# Spectra whose `norm` is no measure of the model's scale: their amplitude is fitted.
+_UNSCALED = Quality.NO_NORM | Quality.NEGATIVE_NORM
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model says about N spectra; float32 and NaN where it says nothing, unless noted.
+
+    latents: shape (N, S). restframe: shape (N, R), in units of the spectrum's norm. reconstruction: shape (N, L),
+    NaN outside of the model. chi2: shape (N,), sum of ivar (flux - reconstruction)^2 over the n_pixels (N,), int32,
+    with weight that the model covers. amplitude: shape (N,), the factor in restframe and reconstruction, fitted where
+    the norm is no measure, else 1. quality: shape (N,), uint32, the bits given and those added here.
+    micro_batch: spectra computed at once, smaller than asked for if the device ran out of memory.
+    """
+
+    latents: NDArray[np.float32]
+    restframe: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
+    chi2: NDArray[np.float32]
+    n_pixels: NDArray[np.int32]
+    amplitude: NDArray[np.float32]
+    quality: NDArray[np.uint32]
+    micro_batch: int
+
+
+def encode_spectra(
+    model: SpectrumAutoencoder,
+    flux: NDArray[np.float32],
+    ivar: NDArray[np.float32],
+    z: NDArray[np.floating],
+    quality: NDArray[np.uint32],
+    *,
+    micro_batch: int,
+    device: torch.device,
+    precision: str = "float32",
+) -> Encoded:
+    """Encode normalized spectra, decode them, and compare the reconstruction with the data.
+
+    model: on `device`, in evaluation mode. flux, ivar: shape (N, L), normalized flux and its inverse variance, 0 where
+    masked. z: shape (N,), redshifts. quality: shape (N,), bits of `Quality`. Every micro-batch is padded to the same
+    size, so that a spectrum's numbers do not depend on how many others come with it. Rows with an UNUSABLE bit come
+    out as NaN; each row without finite latents has at least one bit. precision: "float32", "tf32" or "bf16".
+    """
+    n = len(flux)
+    quality = _judge_redshift(quality, z)
+    usable = (quality & np.uint32(Quality.UNUSABLE)) == 0
+    result = _blank(n, model, micro_batch, quality)
+    start = 0
+    size = micro_batch
+    with torch.inference_mode(), _arithmetic(precision, device):
+        while start < n:
+            rows = slice(start, min(start + size, n))
+            if usable[rows].any():
+                try:
+                    batch = _pad(flux, ivar, z, usable, rows, size, device)
+                    _compute(model, batch, rows, usable[rows], result)
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    size = -(-size // 2)
+                    torch.cuda.empty_cache()
+                    continue
+            start = rows.stop
+    return replace(result, micro_batch=size)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One padded micro-batch of M spectra on the device; rows that carry nothing are zero."""
+
+    flux: Tensor  # (M, L)
+    ivar: Tensor  # (M, L)
+    z: Tensor  # (M,)
+
+
+def _judge_redshift(quality: NDArray[np.uint32], z: NDArray[np.floating]) -> NDArray[np.uint32]:
+    """Add NO_REDSHIFT where z, in the model's float32, cannot move a spectrum to the restframe."""
+    as_model = z.astype(np.float32)
+    bad = ~(np.isfinite(as_model) & (as_model > -1))
+    return np.asarray(np.where(bad, quality | np.uint32(Quality.NO_REDSHIFT), quality), dtype=np.uint32)
+
+
+def _blank(n: int, model: SpectrumAutoencoder, micro_batch: int, quality: NDArray[np.uint32]) -> Encoded:
+    def nan(*shape: int) -> NDArray[np.float32]:
+        return np.full(shape, np.nan, np.float32)
+
+    return Encoded(
+        latents=nan(n, model.n_latent),
+        restframe=nan(n, len(model.wave_rest)),
+        reconstruction=nan(n, len(model.wave_obs)),
+        chi2=nan(n),
+        n_pixels=np.zeros(n, np.int32),
+        amplitude=nan(n),
+        quality=quality.copy(),
+        micro_batch=micro_batch,
+    )
+
+
+def _pad(
+    flux: NDArray[np.float32],
+    ivar: NDArray[np.float32],
+    z: NDArray[np.floating],
+    usable: NDArray[np.bool_],
+    rows: slice,
+    size: int,
+    device: torch.device,
+) -> _Batch:
+    n = rows.stop - rows.start
+    keep = usable[rows]
+    batch = _Batch(torch.zeros(size, flux.shape[1]), torch.zeros(size, flux.shape[1]), torch.zeros(size))
+    # Unusable rows stay zero: whatever stands in them, it can neither raise nor reach a neighbour.
+    batch.flux[:n] = torch.from_numpy(np.where(keep[:, None], flux[rows], np.float32(0)))
+    batch.ivar[:n] = torch.from_numpy(np.where(keep[:, None], ivar[rows], np.float32(0)))
+    batch.z[:n] = torch.from_numpy(np.where(keep, z[rows], 0).astype(np.float32))
+    return _Batch(batch.flux.to(device), batch.ivar.to(device), batch.z.to(device))
+
+
+def _compute(
+    model: SpectrumAutoencoder, batch: _Batch, rows: slice, usable: NDArray[np.bool_], result: Encoded
+) -> None:
+    """Compute one micro-batch and put its usable rows into `result`."""
+    latents, restframe, reconstruction, valid = model.reconstruct(batch.flux, z=batch.z)
+    latents, restframe, reconstruction = latents.float(), restframe.float(), reconstruction.float()
+    weight = batch.ivar * valid
+    n = rows.stop - rows.start
+    fitted = usable & ((result.quality[rows] & np.uint32(_UNSCALED)) != 0)
+    scale = torch.ones_like(batch.z)
+    scale[:n] = torch.where(
+        torch.from_numpy(fitted).to(scale.device), fit_amplitude(batch.flux, weight, reconstruction)[:n], 1.0
+    )
+    restframe, reconstruction = restframe * scale[:, None], reconstruction * scale[:, None]
+    chi2 = torch.sum(weight * (batch.flux - reconstruction) ** 2, dim=1)
+    n_pixels = torch.count_nonzero(weight, dim=1)
+    n_weighted = torch.count_nonzero(batch.ivar, dim=1)
+
+    def put(name: str, values: Tensor) -> None:
+        getattr(result, name)[rows][usable] = values[:n].cpu().numpy()[usable]
+
+    put("latents", latents)
+    put("restframe", restframe)
+    put("reconstruction", torch.where(valid, reconstruction, torch.nan))
+    put("chi2", torch.where(n_pixels > 0, chi2, torch.nan))
+    put("n_pixels", n_pixels)
+    put("amplitude", scale)
+    result.quality[rows] |= _judge(
+        usable,
+        fitted,
+        finite=torch.isfinite(latents).all(dim=1)[:n].cpu().numpy(),
+        n_pixels=n_pixels[:n].cpu().numpy(),
+        n_weighted=n_weighted[:n].cpu().numpy(),
+    )
+    _hide_non_finite(result, rows)
+
+
+def _judge(
+    usable: NDArray[np.bool_],
+    fitted: NDArray[np.bool_],
+    *,
+    finite: NDArray[np.bool_],
+    n_pixels: NDArray[np.int64],
+    n_weighted: NDArray[np.int64],
+) -> NDArray[np.uint32]:
+    """Bits that the model's answer adds; n_pixels of the n_weighted pixels lie within the model. All shape (N,)."""
+    added = np.zeros(len(usable), np.uint32)
+    added[usable & (n_pixels < n_weighted)] |= np.uint32(Quality.OUT_OF_RANGE)
+    added[usable & (n_pixels == 0)] |= np.uint32(Quality.NO_OVERLAP)
+    added[fitted & (n_pixels > 0)] |= np.uint32(Quality.AMPLITUDE_FITTED)
+    added[usable & ~finite] |= np.uint32(Quality.NOT_FINITE)
+    return added
+
+
+def _hide_non_finite(result: Encoded, rows: slice) -> None:
+    """Blank what follows from latents that are not finite, so that half a spectrum never looks like a result."""
+    bad = (result.quality[rows] & np.uint32(Quality.NOT_FINITE)) != 0
+    for values in (result.latents, result.restframe, result.reconstruction, result.chi2, result.amplitude):
+        values[rows][bad] = np.nan
+    result.n_pixels[rows][bad] = 0
+
+
+@contextmanager
+def _arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Run float32 in full, as TF32 on CUDA's tensor cores, or the network's products in bfloat16."""
+    if precision == "float32":
+        yield
+    elif precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+    elif precision == "tf32":
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+    else:
+        raise ValueError(f"precision is {precision!r}, expected float32, tf32 or bf16")

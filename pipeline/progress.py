@@ -1,0 +1,93 @@
+"""How a run tells what it is doing: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tqdm import tqdm
+
+from pipeline.executor import Outcome, Progress
+
+LINE_SECONDS = 10.0
+"""Least time between two lines of a log: a survey has thousands of chunks."""
+
+
+def make_progress(stream: TextIO | None = None) -> Progress:
+    """Return a bar if the stream (default stderr) is a terminal, else plain lines."""
+    stream = sys.stderr if stream is None else stream
+    return Bar(stream) if stream.isatty() and _has_room(stream) else Lines(stream)
+
+
+def _has_room(stream: TextIO) -> bool:
+    """Tell whether a terminal has a size: under some containers' it is 0 x 0, and tqdm would show nothing."""
+    try:
+        return 0 not in os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return True
+
+
+class Bar:
+    """Chunks done, with the rate and the time left; failures are written above the bar."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[None] | None = None
+
+    def start(self, total: int, already: int) -> None:
+        """Show the bar; chunks of earlier runs count as done but not in the rate."""
+        self._bar = tqdm(total=total, initial=already, unit="chunk", file=self._stream, dynamic_ncols=True)
+
+    def advance(self, outcome: Outcome) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        if outcome.reason is not None:
+            self._bar.write(f"failed: {outcome.task}: {outcome.reason}", file=self._stream)
+        self._bar.set_description(str(outcome.task), refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Lines:
+    """One line for each failure, and now and then one for how far the run is."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._total = self._ended = self._failed = self._spectra = 0
+        self._started = self._told = clock()
+
+    def start(self, total: int, already: int) -> None:
+        """Say what there is to do."""
+        self._total, self._ended = total, already
+        self._started = self._told = self._clock()
+        self._say(f"{total} chunks, {already} done before, {total - already} to do")
+
+    def advance(self, outcome: Outcome) -> None:
+        """Count a chunk; say so if it failed, was the last one, or the last line was a while ago."""
+        self._ended += 1
+        if outcome.record is None:
+            self._failed += 1
+            self._say(f"failed: {outcome.task}: {outcome.reason}")
+        else:
+            self._spectra += int(outcome.record["spectra"])
+        if self._ended == self._total or self._clock() - self._told >= LINE_SECONDS:
+            self._told = self._clock()
+            seconds = max(self._told - self._started, 1e-3)
+            failed = f", {self._failed} failed" if self._failed else ""
+            rate = f"{self._spectra / seconds:.1f} spectra/s"
+            self._say(f"{outcome.task}: {self._ended} of {self._total} chunks{failed}, {rate}")
+
+    def close(self) -> None:
+        """Say nothing more: the run's summary follows."""
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)

@@ -1,0 +1,224 @@
+"""What one task does with one chunk: read, compute, write, mark. Arrays never leave the task."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import dataset, fits, infer, normalize, schema, storage, targets, worker
+from pipeline.config import ConfigError
+from pipeline.ledger import Ledger
+from pipeline.plan import Chunk, Plan
+from pipeline.quality import Quality
+from pipeline.sources import Source
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+"""A chunk's marker or summary: JSON-ready."""
+
+
+class Timings:
+    """Seconds that a task spent on each of its parts, for the log; never stored."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time that the context takes to a part."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def read_plan(root: str) -> Plan:
+    """Read the plan of a run. Raises ConfigError when there is none at ROOT."""
+    try:
+        text = storage.read_bytes(storage.join(root, "plan.json"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "make one with: spender-pipeline plan ROOT --targets T --source URL --model M"
+        raise ConfigError("ROOT", root, "a folder that holds a plan.json", remedy) from error
+    return Plan.from_json(text)
+
+
+def targets_url(root: str) -> str:
+    """Return where a run keeps its targets table."""
+    return storage.join(root, "targets.parquet")
+
+
+def ingest_ledger(root: str, plan: Plan) -> Ledger:
+    """Return the markers of the ingest stage."""
+    return Ledger(root, "ingest", plan.ingest_fingerprint)
+
+
+def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
+    """Return the markers of the encode stage of a model."""
+    return Ledger(root, "encode", plan.encode_fingerprint(model), model)
+
+
+def ingest_chunk(root: str, fingerprint: str, chunk: Chunk) -> Record:
+    """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
+
+    Returns the marker's counts and the timings. Raises ConfigError when ROOT's plan has another fingerprint,
+    SourceError when a file cannot be fetched, OSError when the store cannot be written.
+    """
+    clock = Timings()
+    plan = read_plan(root)
+    _require_same(plan.ingest_fingerprint, fingerprint, "ingest")
+    with clock.part("targets"):
+        rows = targets.read_rows(targets_url(root), chunk.start, chunk.stop)
+    arrays = _ingest(plan, rows, clock)
+    with clock.part("write"):
+        dataset.write_region(dataset.spectra_url(root), chunk, arrays)
+    record = _record(chunk, arrays)
+    with clock.part("mark"):
+        ingest_ledger(root, plan).mark(chunk.index, record)
+    return _finish("ingest", record, clock)
+
+
+def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
+    """Encode and decode a chunk's spectra into the encodings store of a model, and mark the chunk.
+
+    Returns the marker's counts and the timings. Raises ConfigError when ROOT's plan has another fingerprint or the
+    chunk's spectra are not all there, WeightsError for another checkpoint than planned, OSError from storage.
+    """
+    clock = Timings()
+    plan = read_plan(root)
+    _require_same(plan.encode_fingerprint(model_name), fingerprint, f"encode {model_name}")
+    config = plan.model(model_name)
+    with clock.part("read"):
+        spectra = dataset.read_chunk(dataset.spectra_url(root), ("flux", "ivar", "quality"), chunk.start, chunk.stop)
+        z = targets.read_rows(targets_url(root), chunk.start, chunk.stop)["z"].to_numpy(np.float32)
+    if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
+        raise ConfigError(f"chunk {chunk.index}", "not ingested", "spectra in the store", "run ingest first")
+    with clock.part("load"):
+        model = worker.load(config, plan.config.instrument)
+    with clock.part("wait"):
+        worker.compute_lock.acquire()
+    try:
+        with clock.part("encode"):
+            worker.prepare()
+            encoded = infer.encode_spectra(
+                model,
+                spectra["flux"],
+                spectra["ivar"],
+                z,
+                spectra["quality"],
+                micro_batch=config.micro_batch or 1,
+                device=worker.device(),
+                precision=config.precision,
+            )
+    finally:
+        worker.compute_lock.release()
+    arrays = {name: getattr(encoded, name) for name in schema.variables_of(config)}
+    with clock.part("write"):
+        dataset.write_region(dataset.encodings_url(root, model_name), chunk, arrays)
+    record = _record(chunk, arrays)
+    record["device"] = worker.device_name(worker.device())
+    if encoded.micro_batch != config.micro_batch:
+        record["micro_batch"] = encoded.micro_batch
+    with clock.part("mark"):
+        encode_ledger(root, plan, model_name).mark(chunk.index, record)
+    return _finish(f"encode {model_name}", record, clock)
+
+
+def _require_same(found: str, expected: str, what: str) -> None:
+    if found != expected:
+        raise ConfigError(
+            f"fingerprint of {what}",
+            found[:12],
+            f"{expected[:12]}, that of the run",
+            "the plan has been changed while this run was going: start the run again",
+        )
+
+
+def _ingest(plan: Plan, rows: pd.DataFrame, clock: Timings) -> dict[str, NDArray[Any]]:
+    """Arrays of a chunk's spectra store, row by row of the targets."""
+    config = plan.config
+    grid = worker.grid(config.instrument)
+    source = Source(config.source, config.layout, config.concurrency, config.retries)
+    n = len(rows)
+    arrays: dict[str, NDArray[Any]] = {
+        "flux": np.empty((n, plan.n_pixels), np.float32),
+        "ivar": np.empty((n, plan.n_pixels), np.float32),
+        "norm": np.empty(n, np.float32),
+        "quality": np.empty(n, np.uint32),
+    }
+    for i, (row, content) in enumerate(zip(_rows(rows), _fetched(source, rows, clock), strict=True)):
+        with clock.part("normalize"):
+            spectrum = _spectrum(row, content, grid)
+        for name, values in arrays.items():
+            values[i] = getattr(spectrum, name)
+    return arrays
+
+
+def _rows(rows: pd.DataFrame) -> Iterator[Mapping[str, Any]]:
+    names = ("run2d", "plate", "mjd", "fiberid", "z")
+    for values in zip(*(rows[name].tolist() for name in names), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _fetched(source: Source, rows: pd.DataFrame, clock: Timings) -> Iterator[bytes | FileNotFoundError]:
+    """Give the contents of the rows' files in order, and count the time that they are waited for."""
+    contents = source.stream(source.paths(rows))
+    while True:
+        with clock.part("fetch"):
+            content = next(contents, None)
+        if content is None:
+            return
+        yield content
+
+
+def _spectrum(
+    row: Mapping[str, Any], content: bytes | FileNotFoundError, grid: normalize.Grid
+) -> normalize.NormalizedSpectrum:
+    """One target's spectrum; whatever is wrong with its file is said by quality bits."""
+    if isinstance(content, FileNotFoundError):
+        return normalize.empty(grid, Quality.NO_FILE)
+    try:
+        raw = fits.read_spec(content)
+    except fits.BadSpectrum:
+        return normalize.empty(grid, Quality.BAD_FILE)
+    if not raw.belongs_to(row["plate"], row["mjd"], row["fiberid"]):
+        return normalize.empty(grid, Quality.WRONG_FILE)
+    return normalize.normalize(raw, row["z"], grid)
+
+
+def _record(chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> Record:
+    """Build a chunk's marker: its rows, the spectra by quality bit, the checksums of what was written."""
+    quality = arrays["quality"]
+    counts = {bit.name: int(np.count_nonzero(quality & np.uint32(bit))) for bit in Quality}
+    return {
+        "start": chunk.start,
+        "stop": chunk.stop,
+        "spectra": len(chunk),
+        "good": int(np.count_nonzero(quality == 0)),
+        "usable": int(np.count_nonzero((quality & np.uint32(Quality.UNUSABLE)) == 0)),
+        "quality": {name: count for name, count in counts.items() if count},
+        "checksums": dataset.checksum(arrays),
+    }
+
+
+def _finish(stage: str, record: Record, clock: Timings) -> Record:
+    """Log the chunk's one line and return its summary: the marker without checksums, with the timings."""
+    seconds = {name: round(value, 3) for name, value in clock.seconds.items()}
+    logger.info(
+        "%s rows %d-%d: %d spectra, %d usable; %s",
+        stage,
+        record["start"],
+        record["stop"],
+        record["spectra"],
+        record["usable"],
+        " ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
+    )
+    return {**{key: value for key, value in record.items() if key != "checksums"}, "seconds": seconds}

@@ -1,0 +1,113 @@
+"""How far a run is, read from its ledger alone: chunks, spectra by quality bit, rate and time left."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline import stages, storage
+from pipeline.ledger import Ledger
+from pipeline.plan import Plan
+from pipeline.quality import Quality
+
+RECENT = 600.0
+"""Seconds of the past that the rate is taken from."""
+
+GOING = 120.0
+"""A run counts as going if its newest marker is younger than this many seconds, or thrice the usual time per chunk."""
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """How far one stage is; model is None for ingest.
+
+    failed: reason by chunk, of chunks that are still to be done. spectra, good, usable: counts in the chunks done; good
+    has no quality bit at all. quality: spectra by bit. rate: spectra per second, and eta: seconds left, None unless the
+    stage is going on.
+    """
+
+    stage: str
+    model: str | None
+    chunks: int
+    done: int
+    pending: int
+    failed: dict[int, str]
+    spectra: int
+    good: int
+    usable: int
+    quality: dict[str, int]
+    rate: float | None
+    eta: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as JSON-ready values."""
+        values = asdict(self)
+        values["failed"] = {str(index): reason for index, reason in self.failed.items()}
+        return values
+
+
+def read_status(root: str, plan: Plan, now: float | None = None) -> list[StageStatus]:
+    """Read how far every stage of a plan is; now: seconds since the epoch, default the present."""
+    now = time.time() if now is None else now
+    ledgers = [stages.ingest_ledger(root, plan), *(stages.encode_ledger(root, plan, m.name) for m in plan.models)]
+    return [_read_stage(plan, ledger, now) for ledger in ledgers]
+
+
+def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
+    by_index = ledger.records()
+    done, records = set(by_index), by_index.values()
+    quality: Counter[str] = Counter()
+    for record in records:
+        quality.update(record["quality"])
+    spectra = sum(record["spectra"] for record in records)
+    rate = _rate(ledger, {index: int(record["spectra"]) for index, record in by_index.items()}, now)
+    chunks = len(plan.chunks())
+    running = rate is not None and len(done) < chunks
+    failures = ledger.failures()
+    return StageStatus(
+        stage=ledger.stage,
+        model=ledger.model,
+        chunks=chunks,
+        done=len(done),
+        pending=chunks - len(done),
+        failed={index: str(record["reason"]) for index, record in failures.items() if index not in done},
+        spectra=spectra,
+        good=sum(record["good"] for record in records),
+        usable=sum(record["usable"] for record in records),
+        quality={bit.name: quality[bit.name] for bit in Quality if bit.name and quality[bit.name]},
+        rate=rate if running else None,
+        eta=(plan.n_spectra - spectra) / rate if running and rate else None,
+    )
+
+
+def _rate(ledger: Ledger, spectra: dict[int, int], now: float) -> float | None:
+    """Spectra per second over the recent markers, by the times their files were written; None if nothing is going."""
+    times = sorted((moment, index) for index, moment in _written(ledger).items() if index in spectra)
+    recent = [(moment, index) for moment, index in times if now - moment <= RECENT]
+    if len(recent) < 2:
+        return None
+    span = recent[-1][0] - recent[0][0]
+    usual = span / (len(recent) - 1)
+    if span <= 0 or now - recent[-1][0] > max(GOING, 3 * usual):
+        return None
+    # The first marker only starts the clock.
+    return sum(spectra[index] for _, index in recent[1:]) / span
+
+
+def _written(ledger: Ledger) -> dict[int, float]:
+    """Read the times at which markers were written, from one listing, in seconds since the epoch."""
+    fs, path = storage.filesystem(ledger.folder)
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    written: dict[int, float] = {}
+    for entry in entries:
+        stem = str(entry["name"]).rsplit("/", 1)[-1].removesuffix(".json")
+        moment = next((entry[key] for key in ("mtime", "LastModified", "created") if key in entry), None)
+        if stem.isdecimal() and moment is not None:
+            written[int(stem)] = moment.timestamp() if isinstance(moment, datetime) else float(moment)
+    return written

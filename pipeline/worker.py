@@ -1,0 +1,113 @@
+"""What a process that computes keeps between tasks: its arithmetic, its device and its models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.config import ModelConfig
+from pipeline.normalize import Grid
+from spender_core.autoencoder import SpectrumAutoencoder
+from spender_core.instrument import get_instrument
+from spender_core.weights import PUBLISHED, WeightsError, checkpoint_sha256, load_model, read_extras
+
+compute_lock = threading.Lock()
+"""Held while a chunk computes: on a worker with several threads the next chunk is read and the last one written
+meanwhile, but two never share the device."""
+
+_loading = threading.Lock()
+_models: dict[tuple[str, str, str], SpectrumAutoencoder] = {}
+
+
+def prepare() -> None:
+    """Fix what changes numbers beside the inputs: one thread per operation, no TF32, deterministic convolutions.
+
+    Threads: sums over several threads differ in their last bits from sums over one, and a Dask worker's default is not
+    the main process's. OpenMP keeps the number per calling thread, so every task calls this in its own thread.
+    """
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """Do `prepare` for as long as the context lasts: work in the caller's own process leaves no trace there."""
+    cudnn = torch.backends.cudnn
+    threads = torch.get_num_threads()
+    matmul = torch.get_float32_matmul_precision()
+    flags = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    prepare()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = flags
+
+
+def device() -> torch.device:
+    """Say where this process computes: its first CUDA device, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_name(where: torch.device) -> str:
+    """Name what made a result, for its record: "cpu" or the GPU's model."""
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+
+
+def load(config: ModelConfig, instrument: str) -> SpectrumAutoencoder:
+    """Load a plan's model onto this process's device, once per process.
+
+    Raises spender_core's WeightsError if the checkpoint is no longer the one that was planned (SHA-256).
+    """
+    where = device()
+    key = (config.sha256 or config.checkpoint, instrument, str(where))
+    with _loading:
+        if key not in _models:
+            model, _ = load_model(config.checkpoint, get_instrument(instrument), sha256=config.sha256)
+            _models[key] = model.to(where).eval()
+        return _models[key]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a plan and a store need to know of a checkpoint; wave_rest: shape (R,), Angstrom."""
+
+    sha256: str
+    n_latent: int
+    wave_rest: NDArray[np.floating[Any]]
+
+
+def inspect(checkpoint: str, instrument: str, sha256: str | None = None) -> Checkpoint:
+    """Read a checkpoint's facts, on the CPU and without keeping the model.
+
+    Raises spender_core's WeightsError for a checkpoint that cannot be loaded, has another SHA-256 than given, or was
+    trained on another wavelength grid than the instrument's.
+    """
+    known = PUBLISHED.get(checkpoint)
+    trained_for = [known.instrument] if known else read_extras(checkpoint).get("instruments", [instrument])
+    if instrument not in trained_for:
+        raise WeightsError(
+            f"model {checkpoint!r} was trained for {', '.join(trained_for)}, the plan's instrument is {instrument!r}:"
+            " choose another --model or another --instrument"
+        )
+    sha256 = sha256 or checkpoint_sha256(checkpoint)
+    model, _ = load_model(checkpoint, get_instrument(instrument), sha256=sha256)
+    return Checkpoint(sha256, model.n_latent, model.wave_rest.numpy().copy())
+
+
+@cache
+def grid(instrument: str) -> Grid:
+    """Give the wavelength grid of an instrument, for normalization."""
+    return Grid.of(get_instrument(instrument))

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import pytest
+import torch
+from distributed import Scheduler, SpecCluster
+
+from pipeline import cluster
+from pipeline.config import ConfigError
+
+
+def describe() -> dict[str, object]:
+    """Tell about the process that runs this."""
+    return {
+        "pid": os.getpid(),
+        "openmp": os.environ.get("OMP_NUM_THREADS"),
+        "mkl": os.environ.get("MKL_NUM_THREADS"),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def test_serial_work_has_no_client() -> None:
+    with cluster.connect(serial=True) as client:
+        assert client is None
+
+
+def test_local_workers_are_processes_of_one_thread_whatever_the_caller_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with cluster.connect(workers=2, memory_limit="1 GB") as client:
+        assert client is not None
+        told = list(client.run(describe).values())
+        workers = client.scheduler_info()["workers"].values()
+        assert len({about["pid"] for about in told} | {os.getpid()}) == 3
+        assert all((about["openmp"], about["mkl"], about["threads"]) == ("1", "1", 1) for about in told)
+        assert all((info["nthreads"], info["memory_limit"]) == (1, 10**9) for info in workers)
+        assert all(info["host"] == "127.0.0.1" for info in workers)
+        address = client.scheduler_info()["address"]
+        with cluster.connect(scheduler=address) as second:
+            assert second is not None
+            assert second.submit(os.getpid).result() in {about["pid"] for about in told}
+        assert client.submit(sum, (1, 2)).result() == 3, "a cluster reached by address is left running"
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert logging.getLogger("distributed").level != logging.CRITICAL
+
+
+def test_a_scheduler_that_does_not_answer_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster.CONNECT_TIMEOUT <= 30
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1.0)
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"--scheduler is 'tcp://127.0.0.1:9'.*no answer"):  # noqa: SIM117
+        with cluster.connect(scheduler="tcp://127.0.0.1:9"):
+            pass
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://", "tcp://host:notaport"])
+def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match="--scheduler"), cluster.connect(scheduler=address):
+        pass
+
+
+def test_a_scheduler_without_workers_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
+    options = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    with SpecCluster(scheduler=options, workers={}) as empty:
+        with pytest.raises(ConfigError, match="dask worker"):  # noqa: SIM117
+            with cluster.connect(scheduler=empty.scheduler_address):
+                pass
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"workers": 2, "serial": True},
+        {"workers": 2, "scheduler": "tcp://127.0.0.1:9"},
+        {"workers": 0},
+        {"workers": 1, "memory_limit": "plenty"},
+        {"workers": 1, "memory_limit": 0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError), cluster.connect(**settings):  # type: ignore[arg-type]
+        pass
+
+
+def test_memory_bounds_the_default_number_of_workers() -> None:
+    assert cluster._worker_count(None, 0) == cluster.CPU_COUNT
+    assert cluster._worker_count(None, cluster.MEMORY_LIMIT) == 1
+    assert cluster._worker_count(None, 10 * cluster.MEMORY_LIMIT) == 1
+    assert cluster._worker_count(7, cluster.MEMORY_LIMIT) == 7
+
+
+def test_each_gpu_belongs_to_one_worker_and_is_offered_as_a_resource() -> None:
+    specs = cluster._worker_specs(workers=3, memory_limit=1, gpus=2)
+    options = [specs[i]["options"] for i in range(3)]
+    assert [each["env"]["CUDA_VISIBLE_DEVICES"] for each in options] == ["0", "1", ""]
+    assert [each["resources"] for each in options] == [{"GPU": 1}, {"GPU": 1}, {}]
+    assert len(cluster._worker_specs(workers=1, memory_limit=1, gpus=2)) == 2
+    assert "resources" not in cluster._worker_specs(workers=1, memory_limit=1, gpus=0)[0]["options"]

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from distributed import Client
+
+from pipeline import cluster, dataset, executor, stages, storage, targets
+from pipeline.config import ConfigError
+from pipeline.executor import Outcome, Summary
+from pipeline.plan import Plan
+from pipeline.quality import Quality
+from pipeline.sources import Source
+
+from ..running import make_root
+
+BOTH = ("ingest", "encode")
+
+
+class Told:
+    """Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.total = self.already = 0
+        self.outcomes: list[Outcome] = []
+        self.closed = False
+
+    def start(self, total: int, already: int) -> None:
+        self.total, self.already = total, already
+
+    def advance(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with cluster.connect(workers=2) as connected:
+        assert connected is not None
+        yield connected
+
+
+def run(
+    root: str, plan: Plan, client: Client | None = None, stage_names: Sequence[str] = BOTH, told: Told | None = None
+) -> Summary:
+    models = [model.name for model in plan.models]
+    return executor.run(root, plan, client, stage_names, models, told or Told())
+
+
+def break_file(root: str, source: Path, row: int) -> Path:
+    """Put a folder where a target's file should be: a fault that is not the spectrum's."""
+    path = source / Source(str(source)).paths(targets.read_rows(stages.targets_url(root), row, row + 1))[0]
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def test_all_pending_chunks_are_done_an_ingest_before_its_encoding(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    told = Told()
+    summary = run(root, plan, told=told)
+    assert (summary.total, summary.already, summary.done, summary.failed) == (6, 0, 6, ())
+    assert (told.total, told.already, told.closed) == (6, 0, True)
+    assert [str(outcome.task) for outcome in told.outcomes] == [
+        f"{stage} {index:06d}" for index in range(3) for stage in ("ingest", "encode random")
+    ]
+
+
+def test_nothing_pending_does_nothing(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    run(root, plan)
+    told = Told()
+    summary = run(root, plan, told=told)
+    assert (summary.total, summary.already, summary.done) == (6, 6, 0)
+    assert told.outcomes == []
+    assert executor.pending_kinds(root, plan, BOTH, ["random"]) == set()
+
+
+def test_outcomes_are_small_and_hold_no_arrays(tmp_path: Path, mirror: Path, client: Client) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    told = Told()
+    run(root, plan, client, told=told)
+    assert len(told.outcomes) == 6
+    for outcome in told.outcomes:
+        assert len(json.dumps(outcome.record)) < 2000
+
+
+def test_a_second_model_uses_the_spectra_that_are_there(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror, models=("first", "second"))
+    assert executor.run(root, plan, None, BOTH, ["first"], Told()).done == 6
+    told = Told()
+    assert executor.run(root, plan, None, BOTH, ["first", "second"], told).done == 3
+    assert {outcome.task.model for outcome in told.outcomes} == {"second"}
+    latents = [
+        dataset.read_chunk(dataset.encodings_url(root, name), ["latents"], 0, 6)["latents"]
+        for name in ("first", "second")
+    ]
+    assert not np.allclose(*latents, equal_nan=True)
+
+
+@pytest.mark.parametrize("where", ["serial", "workers"])
+def test_a_failed_chunk_is_recorded_and_the_others_go_on(
+    tmp_path: Path, mirror: Path, client: Client, where: str
+) -> None:
+    source = tmp_path / "sas"
+    root, plan = make_root(tmp_path, mirror, source=str(source))
+    shutil.copytree(mirror, source, ignore=shutil.ignore_patterns("eboss", "*dr17.fits"))
+    broken = break_file(root, source, 2)
+    on = client if where == "workers" else None
+    summary = run(root, plan, on)
+    assert summary.done == 4
+    assert [str(outcome.task) for outcome in summary.failed] == ["encode random 000001", "ingest 000001"]
+    reasons = [outcome.reason or "" for outcome in summary.failed]
+    assert "spectra are missing, since their ingest failed" in reasons[0]
+    assert broken.name in reasons[1]
+    assert set(stages.ingest_ledger(root, plan).failures()) == {1}
+    assert set(stages.encode_ledger(root, plan, "random").failures()) == {1}
+    quality = dataset.read_chunk(dataset.encodings_url(root, "random"), ["quality"], 0, 6)["quality"]
+    assert (quality[2:4] == Quality.NOT_PROCESSED).all()
+
+    broken.rmdir()
+    again = run(root, plan, on)
+    assert (again.done, again.failed) == (2, ())
+    assert stages.ingest_ledger(root, plan).failures() == {}
+    assert stages.encode_ledger(root, plan, "random").failures() == {}
+
+
+def test_a_fault_of_the_store_is_tried_again(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor.time, "sleep", lambda seconds: obstacle.rmdir() if obstacle.exists() else None)
+    root, plan = make_root(tmp_path, mirror)
+    executor.create_stores(root, plan, [("ingest", None)])
+    obstacle = Path(root) / "spectra.zarr" / "norm" / "c" / "1"  # a folder where the chunk's object should be
+    obstacle.mkdir(parents=True)
+    assert run(root, plan, stage_names=("ingest",)).failed == ()
+
+
+def test_a_task_that_is_done_already_is_not_done_again(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    run(root, plan, stage_names=("ingest",))
+    shutil.rmtree(Path(root) / "spectra.zarr")
+    task = executor.Task("ingest", None, plan.chunks()[0])
+    outcome = executor.attempt(root, plan.ingest_fingerprint, task)
+    assert outcome.record is not None
+    assert outcome.record["spectra"] == 2
+
+
+def test_encoding_before_any_ingest_is_refused(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    with pytest.raises(ConfigError, match="run ingest first"):
+        run(root, plan, stage_names=("encode",))
+
+
+def test_a_source_without_the_targets_files_is_refused_before_any_work(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror, source=str(tmp_path / "mistyped"))
+    with pytest.raises(ConfigError, match="none of 6 files"):
+        run(root, plan)
+    assert not (Path(root) / "spectra.zarr").exists()
+
+
+def test_a_worker_with_too_little_memory_is_refused_before_any_work(
+    tmp_path: Path, mirror: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    monkeypatch.setattr(executor, "projected_memory", lambda plan, stage, model=None: 10**12)
+    for on in (None, client):
+        with pytest.raises(ConfigError, match=r"memory.*MiB.*--shard"):
+            run(root, plan, on)
+    assert not (Path(root) / "spectra.zarr").exists()
+
+
+def test_a_store_of_another_plan_is_refused_and_left_alone(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    run(root, plan)
+    other, other_plan = make_root(tmp_path, mirror, name="other", n=4)
+    shutil.copytree(Path(root) / "spectra.zarr", Path(other) / "spectra.zarr")
+    before = (Path(other) / "spectra.zarr" / "zarr.json").read_bytes()
+    with pytest.raises(ConfigError, match="another plan"):
+        run(other, other_plan)
+    assert (Path(other) / "spectra.zarr" / "zarr.json").read_bytes() == before
+
+
+def test_a_store_that_was_left_half_made_is_made_anew(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    half = Path(root) / "spectra.zarr"
+    half.mkdir(parents=True)
+    (half / "zarr.json").write_text("{")
+    assert run(root, plan).failed == ()
+
+
+def test_a_ledger_whose_store_is_gone_is_refused_with_the_remedy(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    run(root, plan, stage_names=("ingest",))
+    shutil.rmtree(Path(root) / "spectra.zarr")
+    storage.remove(storage.join(stages.ingest_ledger(root, plan).folder, "000001.json"))
+    with pytest.raises(ConfigError, match="remove"):
+        run(root, plan)
+
+
+def test_where_workers_offer_a_gpu_only_they_encode(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 1)
+    with cluster.connect(workers=2) as offering:
+        assert offering is not None
+        assert run(root, plan, offering).failed == ()
+        loaded = offering.run(_count_models)
+        info = offering.scheduler_info()["workers"]
+    with_gpu = [address for address, about in info.items() if about["resources"].get("GPU")]
+    assert len(with_gpu) == 1
+    assert {address: count for address, count in loaded.items() if count} == {with_gpu[0]: 1}
+
+
+def _count_models() -> int:
+    from pipeline import worker
+
+    return len(worker._models)
+
+
+def test_a_chunk_whose_workers_die_again_and_again_fails_and_says_so(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror, n=12)
+
+    class Killing(Told):
+        """Kills the worker once, when the first chunk is done."""
+
+        def advance(self, outcome: Outcome) -> None:
+            super().advance(outcome)
+            if len(self.outcomes) == 1:
+                children = psutil.Process().children()
+                victims = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+                (victim,) = [child for child in victims if child.pid not in others]
+                victim.kill()
+
+    others = {child.pid for child in psutil.Process().children()}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), cluster.connect(workers=1) as alone:
+        told = Killing()
+        summary = run(root, plan, alone, told=told)
+    assert summary.failed
+    assert summary.done + len(summary.failed) == summary.total == 12
+    assert any("died" in (outcome.reason or "") for outcome in summary.failed)
+    assert run(root, plan).failed == ()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+
+from pipeline.executor import Outcome, Task
+from pipeline.plan import Chunk
+from pipeline.progress import LINE_SECONDS, Bar, Lines, make_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def outcome(index: int, reason: str | None = None) -> Outcome:
+    task = Task("ingest", None, Chunk(index, 4 * index, 4 * index + 4))
+    return Outcome(task, None if reason else {"spectra": 4}, reason)
+
+
+def test_a_terminal_gets_a_bar_and_a_log_gets_lines() -> None:
+    assert isinstance(make_progress(Terminal()), Bar)
+    assert isinstance(make_progress(io.StringIO()), Lines)
+
+
+def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
+    now = 0.0
+    stream = io.StringIO()
+    lines = Lines(stream, clock=lambda: now)
+    lines.start(total=10, already=2)
+    for index in range(2, 10):
+        now += LINE_SECONDS / 4
+        lines.advance(outcome(index))
+    lines.close()
+    told = stream.getvalue().splitlines()
+    assert told == [
+        "10 chunks, 2 done before, 8 to do",
+        "ingest 000005: 6 of 10 chunks, 1.6 spectra/s",
+        "ingest 000009: 10 of 10 chunks, 1.6 spectra/s",
+    ]
+
+
+def test_failures_are_told_at_once() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream, clock=lambda: 0.0)
+    lines.start(total=2, already=0)
+    lines.advance(outcome(0, "no answer"))
+    lines.advance(outcome(1))
+    assert "failed: ingest 000000: no answer" in stream.getvalue()
+    assert "2 of 2 chunks, 1 failed" in stream.getvalue()
+
+
+def test_the_bar_shows_chunks_and_failures() -> None:
+    stream = Terminal()
+    bar = Bar(stream)
+    bar.start(total=3, already=1)
+    bar.advance(outcome(1))
+    bar.advance(outcome(2, "no answer"))
+    bar.close()
+    assert "3/3" in stream.getvalue()
+    assert "failed: ingest 000002: no answer" in stream.getvalue()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import worker
+from pipeline.config import ModelConfig
+from spender_core.instrument import SDSS
+from spender_core.weights import WeightsError
+
+from ..running import random_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.getbasetemp())
+
+
+def make_config(checkpoint: Path) -> ModelConfig:
+    facts = worker.inspect(str(checkpoint), "sdss")
+    asked = ModelConfig(name="random", checkpoint=str(checkpoint), micro_batch=4)
+    return asked.resolve(sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest))
+
+
+def test_prepared_uses_one_thread_and_leaves_no_trace() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    try:
+        with worker.prepared():
+            assert torch.get_num_threads() == 1
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.benchmark
+            assert torch.backends.cudnn.deterministic
+        assert torch.get_num_threads() == 2
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = False
+
+
+def test_prepared_leaves_no_trace_of_work_that_failed() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError), worker.prepared():
+            _ = 1 / 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_model_is_loaded_once_per_process(checkpoint: Path) -> None:
+    config = make_config(checkpoint)
+    loaded = []
+    threads = [threading.Thread(target=lambda: loaded.append(worker.load(config, "sdss"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(model) for model in loaded}) == 1
+    assert not loaded[0].training
+
+
+def test_a_checkpoint_that_has_changed_since_the_plan_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    copy = tmp_path / "model.pt"
+    copy.write_bytes(checkpoint.read_bytes())
+    planned = ModelConfig(name="m", checkpoint=str(copy), sha256="0" * 64, n_latent=4, n_rest=700, micro_batch=4)
+    with pytest.raises(WeightsError, match="expected 0000"):
+        worker.load(planned, "sdss")
+
+
+def test_inspect_tells_what_a_plan_needs(checkpoint: Path) -> None:
+    facts = worker.inspect(str(checkpoint), "sdss")
+    assert facts.n_latent == 4
+    assert facts.wave_rest.shape == (700,)
+    assert len(facts.sha256) == 64
+
+
+def test_a_model_of_another_grid_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match="trained for sdss"):
+        worker.inspect(str(checkpoint), "boss")
+    with pytest.raises(WeightsError, match="trained for desi"):
+        worker.inspect("desi_edr_star", "sdss")
+
+
+def test_the_grid_is_the_instruments() -> None:
+    grid = worker.grid("sdss")
+    np.testing.assert_array_equal(grid.wavelength, SDSS().wave_obs.numpy())
+    assert grid.skyline.sum() == 660
+    assert worker.grid("sdss") is grid
+
+
+def test_without_a_gpu_the_device_is_the_cpu() -> None:
+    device = worker.device()
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert worker.device_name(torch.device("cpu")) == "cpu"

@@ -1,0 +1,72 @@
+"""For tests that run a survey: a checkpoint, and a planned ROOT of a few real targets."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from pipeline import cli, stages, storage, targets, worker
+from pipeline.config import ModelConfig, SurveyConfig
+from pipeline.plan import Plan
+from spender_core.autoencoder import SpectrumAutoencoder
+from spender_core.instrument import SDSS
+
+
+def random_checkpoint(folder: Path, seed: int = 1, n_latent: int = 4) -> Path:
+    """Save an untrained autoencoder, once per folder: its numbers mean nothing, but it computes all of them."""
+    file = folder / f"random-{seed}-{n_latent}.pt"
+    if not file.exists():
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = SpectrumAutoencoder(SDSS(), torch.logspace(3.37, 3.97, 700), n_latent=n_latent)
+        torch.save({"model": [model.state_dict()], "losses": None, "instruments": ["sdss"]}, file)
+    return file
+
+
+def make_root(
+    tmp_path: Path,
+    mirror: Path,
+    *,
+    name: str = "run",
+    n: int = 6,
+    shard: int = 2,
+    source: str | None = None,
+    models: tuple[str, ...] = ("random",),
+) -> tuple[str, Plan]:
+    """Plan a run over the first n targets of a mirror, with untrained models of these names."""
+    root = str(tmp_path / name)
+    frame = targets.read_targets(str(mirror / "sdss" / "spectro" / "redux" / "specObj-dr17.fits")).iloc[:n]
+    plan = Plan.create(SurveyConfig(source=source or str(mirror), targets="targets", shard=shard), frame)
+    for seed, model_name in enumerate(models):
+        checkpoint = str(random_checkpoint(tmp_path.parent, seed))
+        facts = worker.inspect(checkpoint, "sdss")
+        asked = ModelConfig(name=model_name, checkpoint=checkpoint)
+        plan = plan.with_model(asked.resolve(sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest)))
+    targets.write_targets(frame, stages.targets_url(root), row_group=plan.shard)
+    storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
+    return root, plan
+
+
+def file_hashes(root: Path) -> dict[str, str]:
+    """Hash every file of a run's stores and ledger, by its path below ROOT."""
+    parts = (root / "spectra.zarr", root / "encodings", root / "ledger")
+    files = sorted(file for part in parts for file in part.rglob("*") if file.is_file())
+    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def markers(root: Path) -> int:
+    """Count the chunks done in all stages of a run."""
+    return sum(1 for file in (root / "ledger").glob("*/*.json") if file.stem.isdecimal())
+
+
+def plan_by_command(root: Path, mirror: Path, *options: str, source: str | None = None) -> int:
+    """Plan all targets of a mirror with the commands of a user; return the number of (stage, chunk) markers to come."""
+    table = root.parent / "targets.parquet"
+    catalog = mirror / "sdss" / "spectro" / "redux" / "specObj-dr17.fits"
+    assert cli.main(["targets", str(catalog), "--where", "Z > -1", "--output", str(table)]) == 0
+    checkpoint = random_checkpoint(root.parent)
+    what = ["--targets", str(table), "--source", source or str(mirror), "--model", f"random={checkpoint}"]
+    assert cli.main(["plan", str(root), *what, *options]) == 0
+    return 2 * len(stages.read_plan(str(root)).chunks())
