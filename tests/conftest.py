@@ -11,11 +11,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-HOW_TO_GET_THE_DATA = """\
-{folder} does not hold real SDSS spectra in the archive's layout. Set SPENDER_TEST_DATA to a folder that
-does, or make one: fetch spec-lite files from the Science Archive Server (SAS, see
-www.sdss.org/dr17/data_access), each to its own path below sas/dr17/{sdss,eboss}/spectro/redux/, and
-their rows of specObj-dr17.fits to sas/dr17/sdss/spectro/redux/specObj-dr17.fits."""
+HOW_TO_GET_THE_DATA = (
+    "no real SDSS spectra in {folder}: set SPENDER_TEST_DATA to a folder that has them, or fetch spec-lite files"
+    " (www.sdss.org/dr17/data_access) each to its own path below sas/dr17, and their rows of specObj-dr17.fits"
+)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +22,7 @@ def shared_data() -> Path:
     """Give the folder of real files: ../shared/data, or $SPENDER_TEST_DATA."""
     folder = Path(os.environ.get("SPENDER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "sas" / "dr17").is_dir():
-        reason = HOW_TO_GET_THE_DATA.replace("{folder}", str(folder))
+        reason = HOW_TO_GET_THE_DATA.format(folder=folder)
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

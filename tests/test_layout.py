@@ -31,15 +31,15 @@ INPUT_OUTPUT = {
 LAYERS: list[set[str]] = [
     set(PURE),
     set(INPUT_OUTPUT),
-    {"worker"},
+    {"worker", "interrupt"},
     {"stages"},
     {"executor", "progress"},
     {"finalize"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
-    {"report", "cluster", "mock"},
+    {"report", "cluster", "mock", "train"},
     {"commands", "cli", "demo", "__main__"},
 ]
-SPENDER_CORE = {"infer", "worker", "batch", "commands", "cli", "report", "mock", "demo"}
+SPENDER_CORE = {"infer", "worker", "batch", "commands", "cli", "report", "mock", "demo", "train"}
 ONLY_IN = {
     "distributed": {"executor", "worker", "cluster"},
     "zarr": {"dataset", "finalize", "schema", "storage"},
