@@ -97,22 +97,43 @@ def read_galaxies(folder: Path) -> Galaxies:
         with np.errstate(divide="ignore"):
             sigma = unmasked.norm / spectrum.norm / np.sqrt(unmasked.ivar)
         clean = (
-            str(row["CLASS"]).strip() == "GALAXY" and row["ZWARNING"] == 0 and row["Z"] < 0.5 and spectrum.norm > 0
+            str(row["CLASS"]).strip() == "GALAXY"
+            and row["ZWARNING"] == 0
+            and row["Z"] < 0.5
+            and spectrum.norm > 0
             and bool((spectrum.ivar > 0).any())
         )
         subclass = "" if np.ma.is_masked(row["SUBCLASS"]) else str(row["SUBCLASS"]).strip()
         rows.append(
             (
-                spectrum.flux, spectrum.ivar, np.where(np.isfinite(sigma), sigma, np.nan).astype(np.float32), residual,
-                covered, float(row["Z"]), float(row["SN_MEDIAN_ALL"]), int(str(row["SPECOBJID"]).strip()),
-                name.removeprefix("spec-"), subclass or "GALAXY", clean, survey == "sdss",
+                spectrum.flux,
+                spectrum.ivar,
+                np.where(np.isfinite(sigma), sigma, np.nan).astype(np.float32),
+                residual,
+                covered,
+                float(row["Z"]),
+                float(row["SN_MEDIAN_ALL"]),
+                int(str(row["SPECOBJID"]).strip()),
+                name.removeprefix("spec-"),
+                subclass or "GALAXY",
+                clean,
+                survey == "sdss",
             )
         )
     flux, ivar, sigma, residual, covered, z, sn, ids, names, classes, clean, legacy = zip(*rows, strict=True)
     return Galaxies(
-        np.array(flux), np.array(ivar), np.array(sigma), np.array(residual), np.array(covered),
-        np.array(z, np.float32), np.array(sn, np.float32), np.array(ids, np.uint64), list(names), list(classes),
-        np.array(clean), np.array(legacy),
+        np.array(flux),
+        np.array(ivar),
+        np.array(sigma),
+        np.array(residual),
+        np.array(covered),
+        np.array(z, np.float32),
+        np.array(sn, np.float32),
+        np.array(ids, np.uint64),
+        list(names),
+        list(classes),
+        np.array(clean),
+        np.array(legacy),
     )
 
 

@@ -1,10 +1,11 @@
-"""Judge `sdss-demo` on real galaxies that it has not seen, next to the pipeline's four eigenspectra.
+r"""Judge `sdss-demo` on real galaxies that it has not seen, next to the pipeline's four eigenspectra.
 
-    python benchmarks/reconstruction.py --data ../shared/data --work /tmp/demo-training [--card spender_core/data/sdss-demo.md]
+    python benchmarks/reconstruction.py --data ../shared/data --work /tmp/demo-training \
+        [--card spender_core/data/sdss-demo.md]
 
-Every galaxy is reconstructed by the model of the fold that was trained without it (benchmarks/train_demo.py), and fitted
-with the eigenspectra by weighted least squares in the observed frame, which sees the very pixels it is judged on. Prints
-one row per galaxy, medians, and last the median ratio of both reduced chi2.
+Every galaxy is reconstructed by the model of the fold that was trained without it (benchmarks/train_demo.py), and
+fitted with the eigenspectra by weighted least squares in the observed frame, which sees the very pixels it is judged
+on. Prints one row per galaxy, medians, and last the median ratio of both reduced chi2.
 """
 
 from __future__ import annotations

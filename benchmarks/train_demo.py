@@ -1,11 +1,12 @@
-"""Train the embedded default model `sdss-demo`, and one model per fold to judge it by.
+r"""Train the embedded default model `sdss-demo`, and one model per fold to judge it by.
 
-    python benchmarks/train_demo.py --data ../shared/data --work /tmp/demo-training
+    python benchmarks/train_demo.py --data ../shared/data --work /tmp/demo-training \
+        --ship spender_core/data/sdss-demo.pt
 
-The decoder starts as the pipeline's four eigenspectra. Then three phases, each a run of `spender_core.training.fit` that
-resumes where it stopped: the encoder learns the known coefficients of mocks; encoder and decoder learn to reconstruct
-mocks; and the real galaxies are mixed in, once per fold without that fold's galaxies and once with all of them.
-`benchmarks/reconstruction.py` judges the folds.
+The decoder starts as the pipeline's four eigenspectra. Then three phases, each a run of `spender_core.training.fit`
+that resumes where it stopped: the encoder learns the known coefficients of mocks; encoder and decoder learn to
+reconstruct mocks; and the real galaxies are mixed in, once per fold without that fold's galaxies and once with all of
+them. `benchmarks/reconstruction.py` judges the folds.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from torch import Tensor
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import SDSS
 from spender_core.training import Batch, Settings, Split, fit
+from spender_core.weights import checkpoint_sha256
 
 N_LATENT = 6  # four start as the eigenspectra's coefficients, two are free for what real galaxies have beyond them
 N_FOLD = 5
 SEED = 20
 WARM_UP = Settings(epochs=16, batch_size=64, lr=1.5e-3, seed=SEED, bf16=True)
-JOINT = Settings(epochs=5, batch_size=64, lr=3e-4, seed=SEED, bf16=True)
-REAL = Settings(epochs=6, batch_size=32, lr=2e-4, seed=SEED, bf16=True)
+JOINT = Settings(epochs=3, batch_size=64, lr=3e-4, seed=SEED, bf16=True)
+REAL = Settings(epochs=4, batch_size=32, lr=2e-4, seed=SEED, bf16=True)
 STEPS = 100  # per epoch, of mocks
 REAL_STEPS = 30
 
@@ -157,13 +159,41 @@ def train(data: Path, work: Path, progress: bool) -> None:
         fit([(model, survey)], REAL, work / f"3-real-{'all' if k is None else k}.pt", log_chi2, progress)
 
 
+def ship(data: Path, work: Path, destination: Path) -> None:
+    """Write the model that has seen all galaxies as the embedded default, in half precision.
+
+    Beside the weights it holds `latents`, shape (N, S): those of the training galaxies, from which mock surveys draw.
+    """
+    galaxies = read_galaxies(data)
+    rows = np.flatnonzero(galaxies.clean)
+    model = new_model().eval()
+    load(model, work / "3-real-all.pt")
+    with torch.no_grad():
+        # encoded by the weights as they are stored
+        model.load_state_dict({k: _stored(k, v).float() for k, v in model.state_dict().items()})
+        latents = model.encode(torch.from_numpy(galaxies.flux[rows]), torch.from_numpy(galaxies.z[rows, None]))
+    phases = ("1-warm-up", "2-joint", "3-real-all")
+    losses = {phase: torch.load(work / f"{phase}.pt", weights_only=True)["losses"] for phase in phases}
+    state = {k: _stored(k, v) for k, v in model.state_dict().items()}
+    torch.save({"model": state, "losses": losses, "instruments": ["sdss"], "latents": latents}, destination)
+    print(f"{destination}: {destination.stat().st_size / 1e6:.1f} MB, SHA-256 {checkpoint_sha256(destination)}")
+
+
+def _stored(key: str, value: Tensor) -> Tensor:
+    """Weights in half precision, wavelengths as they are."""
+    return value if key == "decoder.wave_rest" else value.half()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sas/dr17 and templates")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoints of the phases")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ship", type=Path, help="file to write the embedded default to")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     train(arguments.data, arguments.work, progress=True)
+    if arguments.ship:
+        ship(arguments.data, arguments.work, arguments.ship)

@@ -30,9 +30,7 @@ def perceptron(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Seq
 
 
 def _convolution(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv1d(n_in, n_out, kernel, padding=kernel // 2), nn.InstanceNorm1d(n_out), nn.PReLU(n_out)
-    )
+    return nn.Sequential(nn.Conv1d(n_in, n_out, kernel, padding=kernel // 2), nn.InstanceNorm1d(n_out), nn.PReLU(n_out))
 
 
 class SpectrumEncoder(nn.Module):

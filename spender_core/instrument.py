@@ -32,7 +32,8 @@ class LSF(nn.Conv1d):
         return super().forward(spectrum) / self.weight.sum()
 
 
-def _sky_lines() -> tuple[Tensor, Tensor]:
+def sky_lines() -> tuple[Tensor, Tensor]:
+    """Read the bright sky lines: wavelengths in Angstrom and intensities, each shape (323,), float64."""
     text = resources.files("spender_core").joinpath("data/sky_lines.csv").read_text(encoding="utf-8")
     rows = [line.split(",") for line in text.splitlines() if line and line[0].isdigit()]
     table = torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
@@ -45,7 +46,7 @@ def get_skyline_mask(wave_obs: Tensor) -> Tensor:
     wave_obs: shape (L,), Angstrom. Returns bool, shape (L,), True where masked. A line of intensity I covers
     +-5 (1 + log10(I / 2)) Angstrom; lines fainter than 2 are ignored.
     """
-    wavelength, intensity = _sky_lines()
+    wavelength, intensity = sky_lines()
     half_width = SKYLINE_HALF_WIDTH * (1 + torch.log10(intensity / SKYLINE_MIN_INTENSITY))
     distance = (wave_obs.double()[:, None] - wavelength).abs()
     return (distance < half_width).any(dim=1)
