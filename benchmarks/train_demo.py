@@ -136,7 +136,7 @@ def load(model: SpectrumAutoencoder, file: Path) -> None:
     model.load_state_dict(torch.load(file, weights_only=True)["model"][0])
 
 
-def train(data: Path, work: Path, progress: bool) -> None:
+def train(data: Path, work: Path, progress: bool, compiled: bool = True) -> None:
     """Run every phase that has not finished yet."""
     galaxies, components = read_galaxies(data), read_components(data)
     rows = np.flatnonzero(galaxies.clean)
@@ -145,7 +145,8 @@ def train(data: Path, work: Path, progress: bool) -> None:
     mocks = MockGalaxies(galaxies, basis, basis.latents(coefficients), STEPS, SEED)
     model = new_model()
     start_decoder(model, basis)
-    model.encoder.compile()
+    if compiled:
+        model.encoder.compile()
 
     model.decoder.requires_grad_(False)
     fit([(model, mocks)], WARM_UP, work / "1-warm-up.pt", coefficient_loss(basis), progress)
