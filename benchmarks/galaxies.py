@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from astropy import units
+from astropy.coordinates import SkyCoord
 from astropy.io import fits as astropy_fits
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -50,7 +52,8 @@ class Galaxies:
 
     flux, ivar: shape (N, L), normalized, 0 weight where masked. sigma: shape (N, L), noise of the normalized flux, also
     under sky lines, NaN where the pipeline has none. residual: shape (N, L), normalized flux less the archive's own
-    best model, 0 where the spectrum does not reach. covered: shape (N, L). z, sn: shape (N,). ids: (plate, mjd, fiber).
+    best model, 0 where the spectrum does not reach. covered: shape (N, L). z, sn: shape (N,). objects: shape (N,), equal
+    where the same object was observed again. names: plate-mjd-fiber.
     clean: CLASS GALAXY, ZWARNING 0, z < 0.5, a positive norm. legacy: SDSS-I/II spectrograph.
     """
 
@@ -61,7 +64,7 @@ class Galaxies:
     covered: NDArray[np.bool_]
     z: Array
     sn: Array
-    specobjid: NDArray[np.uint64]
+    objects: NDArray[np.intp]
     names: list[str]
     classes: list[str]
     clean: NDArray[np.bool_]
@@ -113,14 +116,13 @@ def read_galaxies(folder: Path) -> Galaxies:
                 covered,
                 float(row["Z"]),
                 float(row["SN_MEDIAN_ALL"]),
-                int(str(row["SPECOBJID"]).strip()),
                 name.removeprefix("spec-"),
                 subclass or "GALAXY",
                 clean,
                 survey == "sdss",
             )
         )
-    flux, ivar, sigma, residual, covered, z, sn, ids, names, classes, clean, legacy = zip(*rows, strict=True)
+    flux, ivar, sigma, residual, covered, z, sn, names, classes, clean, legacy = zip(*rows, strict=True)
     return Galaxies(
         np.array(flux),
         np.array(ivar),
@@ -129,12 +131,22 @@ def read_galaxies(folder: Path) -> Galaxies:
         np.array(covered),
         np.array(z, np.float32),
         np.array(sn, np.float32),
-        np.array(ids, np.uint64),
+        same_objects(np.array(catalog["PLUG_RA"]), np.array(catalog["PLUG_DEC"])),
         list(names),
         list(classes),
         np.array(clean),
         np.array(legacy),
     )
+
+
+def same_objects(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Number objects by their first observation: positions, shape (N,), degrees, within 2 arcsec are one object.
+
+    That is the archive's own measure of a repeated observation (SPECPRIMARY).
+    """
+    sky = SkyCoord(ra, dec, unit="deg")
+    near = sky[:, None].separation(sky[None]) < 2 * units.arcsec
+    return np.argmax(near, axis=1)
 
 
 def observed_components(components: Array, z: float, wave_obs: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

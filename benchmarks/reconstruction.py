@@ -59,7 +59,7 @@ def judge(data: Path, work: Path) -> Judged:
     """Compare both reconstructions on the pixels that both cover."""
     galaxies, components = read_galaxies(data), read_components(data)
     rows = np.flatnonzero(galaxies.clean)
-    fold = folds([galaxies.names[i] for i in rows])
+    fold = folds(galaxies.objects[rows])
     ours = reconstruct(galaxies, rows, fold, work)
     _, fitted = fit_components(galaxies, components)
     fitted = fitted[rows]

@@ -36,10 +36,10 @@ STEPS = 100  # per epoch, of mocks
 REAL_STEPS = 30
 
 
-def folds(names: list[str]) -> np.ndarray:
-    """Deal galaxies to folds in a shuffled order that depends on nothing but the sorted names."""
-    order = np.argsort(np.argsort(names))
-    return np.random.default_rng(SEED).permutation(len(names))[order] % N_FOLD
+def folds(objects: np.ndarray) -> np.ndarray:
+    """Deal spectra to folds in a shuffled order, all observations of one object to the same fold."""
+    distinct, which = np.unique(objects, return_inverse=True)
+    return np.random.default_rng(SEED).permutation(len(distinct))[which] % N_FOLD
 
 
 def start_decoder(model: SpectrumAutoencoder, basis: Basis) -> None:
@@ -153,7 +153,7 @@ def train(data: Path, work: Path, progress: bool, compiled: bool = True) -> None
     model.decoder.requires_grad_(True)
     fit([(model, mocks)], JOINT, work / "2-joint.pt", log_chi2, progress)
 
-    fold = folds([galaxies.names[i] for i in rows])
+    fold = folds(galaxies.objects[rows])
     for k in (*range(N_FOLD), None):
         load(model, work / "2-joint.pt")
         survey = RealAndMock(galaxies, rows if k is None else rows[fold != k], mocks)
