@@ -52,8 +52,8 @@ class Galaxies:
 
     flux, ivar: shape (N, L), normalized, 0 weight where masked. sigma: shape (N, L), noise of the normalized flux, also
     under sky lines, NaN where the pipeline has none. residual: shape (N, L), normalized flux less the archive's own
-    best model, 0 where the spectrum does not reach. covered: shape (N, L). z, sn: shape (N,). objects: shape (N,), equal
-    where the same object was observed again. names: plate-mjd-fiber.
+    best model, 0 where the spectrum does not reach. covered: shape (N, L). z, sn: shape (N,). objects: shape (N,), one
+    number per object, the same where it was observed again. names: plate-mjd-fiber.
     clean: CLASS GALAXY, ZWARNING 0, z < 0.5, a positive norm. legacy: SDSS-I/II spectrograph.
     """
 
@@ -140,7 +140,7 @@ def read_galaxies(folder: Path) -> Galaxies:
 
 
 def same_objects(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Number objects by their first observation: positions, shape (N,), degrees, within 2 arcsec are one object.
+    """Label each spectrum by the first one of its object: positions, shape (N,), degrees, within 2 arcsec are one.
 
     That is the archive's own measure of a repeated observation (SPECPRIMARY).
     """
