@@ -215,6 +215,7 @@ class MockGalaxies:
 
     def __init__(self, galaxies: Galaxies, basis: Basis, latents: Array, steps: int, seed: int = 0) -> None:
         self._basis, self._latents, self._steps, self._seed = basis, latents, steps, seed
+        self.identity = f"mocks of {len(latents)} galaxies, seed {seed}"
         usable = galaxies.clean & galaxies.legacy
         self._z = galaxies.z[usable]
         tensors = (galaxies.ivar, galaxies.sigma, galaxies.residual, galaxies.covered)

@@ -16,11 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import train_demo
 from galaxies import Array, Galaxies, fit_components, read_components, read_galaxies
 from numpy.typing import NDArray
 from train_demo import N_FOLD, folds, load, new_model
 
-BEGIN, END = "<!-- galaxies: written by benchmarks/reconstruction.py -->", "<!-- end of galaxies -->"
+from spender_core.instrument import SDSS
+from spender_core.weights import checkpoint_sha256, load_model
+
+PHASES = {
+    "1-warm-up": ("encoder alone, mocks", "WARM_UP", "STEPS", "log(1 + extra chi2)"),
+    "2-joint": ("encoder and decoder, mocks", "JOINT", "STEPS", "log(chi2 + 0.1)"),
+    "3-real-all": ("half real galaxies, half mocks", "REAL", "REAL_STEPS", "log(chi2 + 0.1)"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ def reconstruct(galaxies: Galaxies, rows: NDArray[np.intp], fold: NDArray[np.int
     flux, z = torch.from_numpy(galaxies.flux[rows]), torch.from_numpy(galaxies.z[rows])
     out = np.zeros(flux.shape, np.float32)
     for k in range(N_FOLD):
-        load(model, work / f"3-real-{k}.pt")
+        load(model, work / f"3-real-{k}.pt", train_demo.REAL)
         unseen = np.flatnonzero(fold == k)
         with torch.inference_mode():
             _, _, reconstruction, valid = model.reconstruct(flux[unseen], z=z[unseen])
@@ -111,6 +119,29 @@ def summary(judged: Judged) -> str:
     return "\n".join(lines)
 
 
+def phases(checkpoint: Path) -> str:
+    """Write a Markdown table of the training that a shipped checkpoint tells of, and the file's hash."""
+    _, losses = load_model(checkpoint, SDSS())
+    lines = [
+        "| phase | spectra | peak rate | loss | first epoch | last epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for phase, (name, settings_name, steps_name, loss) in PHASES.items():
+        settings, steps = getattr(train_demo, settings_name), getattr(train_demo, steps_name)
+        first, last = (losses[phase]["train"][i]["sdss"] for i in (0, -1))
+        spectra = f"{settings.epochs} x {steps * settings.batch_size}"
+        lines.append(f"| {name} | {spectra} | {settings.lr:g} | {loss} | {first:.2f} | {last:.2f} |")
+    size = checkpoint.stat().st_size / 1e6
+    return "\n".join([*lines, "", f"The file: {size:.1f} MB, SHA-256 `{checkpoint_sha256(checkpoint)}`."])
+
+
+def write_section(card: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks of a section of the model card."""
+    begin, end = f"<!-- {name}: written by benchmarks/reconstruction.py -->", f"<!-- end of {name} -->"
+    head, _, rest = card.read_text(encoding="utf-8").partition(begin)
+    card.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def main() -> None:
     """Judge, print, and put the tables into the model card if one is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,9 +153,8 @@ def main() -> None:
     text = f"{summary(judged)}\n\n{table(judged)}"
     print(text)
     if arguments.card:
-        card = arguments.card.read_text(encoding="utf-8")
-        head, _, rest = card.partition(BEGIN)
-        arguments.card.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        write_section(arguments.card, "training", phases(arguments.card.with_suffix(".pt")))
+        write_section(arguments.card, "galaxies", text)
     print(f"ratio: {np.median(judged.ratio):.3f}")
 
 

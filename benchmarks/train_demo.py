@@ -24,7 +24,7 @@ from torch import Tensor
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import SDSS
 from spender_core.training import Batch, Settings, Split, fit
-from spender_core.weights import checkpoint_sha256
+from spender_core.weights import checkpoint_sha256, load_model
 
 N_LATENT = 6  # four start as the eigenspectra's coefficients, two are free for what real galaxies have beyond them
 N_FOLD = 5
@@ -91,6 +91,7 @@ class RealAndMock:
         arrays = (galaxies.flux, galaxies.ivar, galaxies.z)
         self._flux, self._ivar, self._z = (torch.from_numpy(a[rows]) for a in arrays)
         self._mocks = mocks
+        self.identity = f"galaxies {' '.join(galaxies.names[i] for i in rows)} and {mocks.identity}"
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Batches per epoch."""
@@ -131,9 +132,12 @@ def new_model() -> SpectrumAutoencoder:
     return SpectrumAutoencoder(SDSS(), torch.from_numpy(rest_grid()), n_latent=N_LATENT, n_aux=1)
 
 
-def load(model: SpectrumAutoencoder, file: Path) -> None:
-    """Load the weights of a phase that has finished."""
-    model.load_state_dict(torch.load(file, weights_only=True)["model"][0])
+def load(model: SpectrumAutoencoder, file: Path, settings: Settings) -> None:
+    """Load the weights of a phase. ValueError for one that has not finished."""
+    loaded, history = load_model(file, SDSS())
+    if len(history["train"]) < settings.epochs:
+        raise ValueError(f"{file} has {len(history['train'])} epochs of {settings.epochs}: let train_demo.py finish")
+    model.load_state_dict(loaded.state_dict())
 
 
 def train(data: Path, work: Path, progress: bool, compiled: bool = True) -> None:
@@ -155,7 +159,7 @@ def train(data: Path, work: Path, progress: bool, compiled: bool = True) -> None
 
     fold = folds(galaxies.objects[rows])
     for k in (*range(N_FOLD), None):
-        load(model, work / "2-joint.pt")
+        load(model, work / "2-joint.pt", JOINT)
         survey = RealAndMock(galaxies, rows if k is None else rows[fold != k], mocks)
         fit([(model, survey)], REAL, work / f"3-real-{'all' if k is None else k}.pt", log_chi2, progress)
 
@@ -168,7 +172,7 @@ def ship(data: Path, work: Path, destination: Path) -> None:
     galaxies = read_galaxies(data)
     rows = np.flatnonzero(galaxies.clean)
     model = new_model().eval()
-    load(model, work / "3-real-all.pt")
+    load(model, work / "3-real-all.pt", REAL)
     with torch.no_grad():
         # encoded by the weights as they are stored
         model.load_state_dict({k: _stored(k, v).float() for k, v in model.state_dict().items()})

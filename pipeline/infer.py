@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from pipeline.quality import Quality
 from spender_core.autoencoder import SpectrumAutoencoder, fit_amplitude
+from spender_core.precision import arithmetic
 
 # Spectra whose `norm` is no measure of the model's scale: their amplitude is fitted.
 _UNSCALED = Quality.NO_NORM | Quality.NEGATIVE_NORM
@@ -63,7 +62,7 @@ def encode_spectra(
     result = _blank(n, model, micro_batch, quality)
     start = 0
     size = micro_batch
-    with torch.inference_mode(), _arithmetic(precision, device):
+    with torch.inference_mode(), arithmetic(precision, device):
         while start < n:
             rows = slice(start, min(start + size, n))
             if usable[rows].any():
@@ -191,24 +190,3 @@ def _hide_non_finite(result: Encoded, rows: slice) -> None:
     for values in (result.latents, result.restframe, result.reconstruction, result.chi2, result.amplitude):
         values[rows][bad] = np.nan
     result.n_pixels[rows][bad] = 0
-
-
-@contextmanager
-def _arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Run float32 in full, as TF32 on CUDA's tensor cores, or the network's products in bfloat16."""
-    if precision == "float32":
-        yield
-    elif precision == "bf16":
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            yield
-    elif precision == "tf32":
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
-    else:
-        raise ValueError(f"precision is {precision!r}, expected float32, tf32 or bf16")

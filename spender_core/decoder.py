@@ -30,6 +30,11 @@ class SpeculatorActivation(nn.Module):
         return x + 1 if self.plus_one else x
 
 
+def _respace(decoder: SpectrumDecoder, _incompatible: object) -> None:
+    """Follow a state that brings another restframe grid of the same length."""
+    decoder._spacing = spacing(decoder.wave_rest)
+
+
 class SpectrumDecoder(nn.Module):
     """Perceptron that makes a restframe spectrum, and the transform that observes it.
 
@@ -51,6 +56,7 @@ class SpectrumDecoder(nn.Module):
         self.mlp = perceptron((n_latent, *HIDDEN, n_rest), activations)
         self.register_buffer("wave_rest", wave_rest)
         self._spacing: Spacing | None = spacing(wave_rest)
+        self.register_load_state_dict_post_hook(_respace)  # type: ignore[no-untyped-call]
 
     def decode(self, s: Tensor) -> Tensor:
         """Restframe spectra of latents, shape (N, S) -> (N, R)."""

@@ -78,8 +78,7 @@ class Instrument(nn.Module):
         self.log_step = LOG_STEP if loglam0 is not None else None
         self.lsf = LSF(lsf) if isinstance(lsf, Tensor) else lsf
         self.calibration = calibration
-        # not persistent: the grid is pinned here, checkpoints carry a copy that is only compared with it
-        self.register_buffer("wave_obs", wave_obs, persistent=False)
+        self.register_buffer("wave_obs", wave_obs)  # checkpoints carry it, so that another grid is noticed
         self.register_buffer("skyline_mask", get_skyline_mask(wave_obs), persistent=False)
 
     def observe(self, spectrum: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .autoencoder import SpectrumAutoencoder
+from .precision import arithmetic
 
 Split = Literal["train", "valid"]
 VALID_FRACTION = 0.15
@@ -36,7 +37,12 @@ class Batch:
 
 
 class Survey(Protocol):
-    """Where batches come from: arrays, a Zarr store, or a generator of mock spectra."""
+    """Where batches come from: arrays, a Zarr store, or a generator of mock spectra.
+
+    identity: what the batches are made of; a training run goes on only with the same.
+    """
+
+    identity: str
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Count the batches of an epoch."""
@@ -95,6 +101,8 @@ class SpectrumArrays:
             "train": np.flatnonzero(kept & ~valid),
             "valid": np.flatnonzero(kept & valid),
         }
+        made_of = (np.asarray(specobjid, np.uint64), self._z, kept, np.array([block, seed]))
+        self.identity = hashlib.sha256(b"".join(part.tobytes() for part in made_of)).hexdigest()
 
     def steps(self, split: Split, batch_size: int) -> int:
         """Count the batches of an epoch; the last ones of a block may be short."""
@@ -154,30 +162,34 @@ def fit(
     extras: entries to keep in the checkpoint beside the model. Parameters with requires_grad False stay as they are.
 
     Returns the history, {"train": [...], "valid": [...]} with one {instrument: mean loss} per epoch, also stored in
-    the checkpoint as `losses`. ValueError for models that share no decoder, or a checkpoint of other settings.
+    the checkpoint as `losses`. ValueError for models that share no decoder, a survey without spectra to train on, or a
+    checkpoint of another run: other settings, spectra, architecture or loss.
     """
-    _check(members)
+    _check(members, settings)
     torch.manual_seed(settings.seed)
     parameters = {id(p): p for model, _ in members for p in model.parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr)
     steps = sum(survey.steps("train", settings.batch_size) for _, survey in members)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(settings.epochs * steps, 1))
     history: History = {"train": [], "valid": []}
+    run = _Run(members, settings, loss, optimizer, scheduler)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
-        history = _resume(path, members, settings, optimizer, scheduler)
+        history = run.resume(path)
 
-    with tqdm(total=settings.epochs * steps, initial=len(history["train"]) * steps, disable=not progress) as bar:
+    total, done = settings.epochs * steps, len(history["train"]) * steps
+    # around the backward passes, too
+    with arithmetic("float32", _device(members[0][0])), tqdm(total=total, initial=done, disable=not progress) as bar:
         for epoch in range(len(history["train"]), settings.epochs):
             history["train"].append(_epoch(members, settings, epoch, loss, optimizer, scheduler, bar))
             history["valid"].append(_validate(members, settings, epoch, loss))
             bar.set_postfix({f"{k} valid": f"{v:.4g}" for k, v in history["valid"][-1].items()})
             if path is not None:
-                _save(path, members, settings, optimizer, scheduler, history, extras or {})
+                run.save(path, history, extras or {})
     return history
 
 
-def _check(members: Members) -> None:
+def _check(members: Members, settings: Settings) -> None:
     if not members:
         raise ValueError("members is empty, expected at least one (model, survey)")
     if any(model.decoder is not members[0][0].decoder for model, _ in members):
@@ -185,6 +197,12 @@ def _check(members: Members) -> None:
     names = [model.encoder.instrument.name for model, _ in members]
     if len(set(names)) < len(names):
         raise ValueError(f"instruments {names} repeat, expected one model per instrument")
+    empty = [name for name, (_, s) in zip(names, members, strict=True) if not s.steps("train", settings.batch_size)]
+    if empty:
+        raise ValueError(
+            f"no spectra to train {', '.join(empty)} on: none is usable, or the hash of the ids puts all of them"
+            " among those for validation (are the ids distinct?)"
+        )
 
 
 def _name(model: SpectrumAutoencoder) -> str:
@@ -212,7 +230,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 def _evaluate(loss: Loss, model: SpectrumAutoencoder, batch: Batch, settings: Settings) -> Tensor:
     device = _device(model)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+    with arithmetic("bf16" if settings.bf16 else "float32", device):
         return loss(model, _to(batch, device))
 
 
@@ -260,55 +278,70 @@ def _validate(members: Members, settings: Settings, epoch: int, loss: Loss) -> d
     return means
 
 
-def _save(
-    path: Path,
-    members: Members,
-    settings: Settings,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    history: History,
-    extras: dict[str, Any],
-) -> None:
-    state = {
-        **extras,
-        "model": [model.state_dict() for model, _ in members],
-        "losses": history,
-        "instruments": [_name(model) for model, _ in members],
-        "training": {
-            "settings": asdict(settings),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "rng": torch.get_rng_state(),
-        },
-    }
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)  # a checkpoint is whole or absent
+@dataclass(frozen=True)
+class _Run:
+    """A training run as its checkpoint keeps it."""
+
+    members: Members
+    settings: Settings
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def identity(self) -> dict[str, Any]:
+        """Name what must be the same for a checkpoint to be resumed."""
+        models = [model for model, _ in self.members]
+        return {
+            **asdict(self.settings),
+            "instruments": [_name(model) for model in models],
+            "spectra": [survey.identity for _, survey in self.members],
+            "latents": models[0].n_latent,
+            "restframe bins": len(models[0].wave_rest),
+            "restframe": hashlib.sha256(models[0].wave_rest.cpu().numpy().tobytes()).hexdigest(),
+            "loss": self.loss.__qualname__,
+        }
+
+    def save(self, path: Path, history: History, extras: dict[str, Any]) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            **extras,
+            "model": [model.state_dict() for model, _ in self.members],
+            "losses": history,
+            "instruments": [_name(model) for model, _ in self.members],
+            "training": {
+                "identity": self.identity(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "rng": torch.get_rng_state(),
+            },
+        }
+        temporary = path.with_name(path.name + ".part")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def resume(self, path: Path) -> History:
+        """Read the checkpoint back. ValueError for a file that is none, or that belongs to another run."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            training, history = state["training"], state["losses"]
+            there = training["identity"]
+        except Exception as error:  # torch raises anything on bytes that are not its own
+            raise ValueError(f"{path} is not a checkpoint of a training run: give another file") from error
+        here = self.identity()
+        told = [
+            f"{key} is {here[key]!r} here and {there.get(key)!r} there" for key in here if here[key] != there.get(key)
+        ]
+        if told:
+            raise ValueError(f"{path} belongs to another training run: {'; '.join(told)}. Give another checkpoint file")
+        for (model, _), weights in zip(self.members, state["model"], strict=True):
+            model.load_state_dict(weights)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scheduler.load_state_dict(training["scheduler"])
+        torch.set_rng_state(training["rng"])
+        resumed: History = history
+        return resumed
 
 
-def _resume(
-    path: Path,
-    members: Members,
-    settings: Settings,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> History:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    training = state.get("training")
-    if training is None:
-        raise ValueError(f"{path} holds a model but no training run to resume: give another checkpoint file")
-    differing = {k: (v, training["settings"].get(k)) for k, v in asdict(settings).items()}
-    differing = {k: v for k, v in differing.items() if v[0] != v[1]}
-    names = [_name(model) for model, _ in members]
-    if differing or state["instruments"] != names:
-        told = [f"{k} is {new!r} here and {old!r} there" for k, (new, old) in differing.items()]
-        if state["instruments"] != names:
-            told.append(f"instruments are {names} here and {state['instruments']} there")
-        raise ValueError(f"{path} belongs to another training run: {'; '.join(told)}. Give another checkpoint file")
-    for (model, _), weights in zip(members, state["model"], strict=True):
-        model.load_state_dict(weights)
-    optimizer.load_state_dict(training["optimizer"])
-    scheduler.load_state_dict(training["scheduler"])
-    torch.set_rng_state(training["rng"])
-    history: History = state["losses"]
-    return history
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:36]}..."

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import os
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,19 +76,11 @@ def load_model(
     unreadable or executable file, another hash, missing or unknown keys, the grid of another instrument.
     """
     checkpoint = _parse(read_checkpoint(file, sha256), str(file))
-    state = _rename(_select(checkpoint, instrument, str(file)))
-    own = copy.deepcopy(instrument)
-    _check_grid(state, own, str(file))
-    kernel = state.get("encoder.instrument.lsf.weight")
-    if kernel is not None:
-        own.lsf = LSF(kernel.flatten().flip(0))
-    model = _build(state, own, str(file))
-    for key, value in model.state_dict().items():
-        if key.startswith("encoder.instrument."):  # what the caller's instrument brings and the checkpoint lacks
-            state.setdefault(key, value)
     try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        model = _restore(checkpoint, copy.deepcopy(instrument), str(file))
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever breaks on a malformed state, it is the file that is wrong
         reason = " ".join(str(error).split())
         raise WeightsError(f"{file}: not a spender model of a known form: {reason}") from error
     return model.eval(), checkpoint.get("losses")
@@ -139,7 +130,9 @@ def _read_published(published: Published) -> bytes:
         return _read(published.url)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / published.file
     if cached.exists():
-        return cached.read_bytes()
+        data = cached.read_bytes()
+        _check_hash(data, published.sha256, str(cached))
+        return data
     data = _read(published.url)
     _check_hash(data, published.sha256, published.url)
     cached.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +147,7 @@ def _check_hash(data: bytes, expected: str, name: str) -> None:
     if not found.startswith(expected.lower()):
         raise WeightsError(
             f"model {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or another"
-            " one; fetch it again, or plan anew if the change is meant"
+            " one; remove it from where it was read, fetch it again, or plan anew if the change is meant"
         )
 
 
@@ -176,9 +169,12 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
         with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickles that it is about to refuse
             checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise WeightsError(f"model {name!r} is not a checkpoint of tensors alone: {reason}") from error
+    except Exception as error:  # torch raises anything on bytes that are not its own
+        # not torch's own words, which advise to execute what the file holds
+        raise WeightsError(
+            f"model {name!r} is not a checkpoint of tensors alone ({type(error).__name__}, {len(data)} bytes):"
+            " it is another kind of file, is damaged, or holds objects that would have to be executed"
+        ) from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise WeightsError(f"model {name!r} has no entry 'model', expected a dictionary with 'model' and 'losses'")
     return checkpoint
@@ -186,14 +182,19 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
 
 def _select(checkpoint: Mapping[str, Any], instrument: Instrument, name: str) -> dict[str, Tensor]:
     """Pick one state dict; half precision is a form of storage only."""
-    model = checkpoint["model"]
+    model, names = checkpoint["model"], checkpoint.get("instruments", [])
+    if names and instrument.name not in names:
+        raise WeightsError(
+            f"model {name!r} was trained for {', '.join(map(str, names))}, not for {instrument.name!r}:"
+            " choose another instrument or another model"
+        )
     if isinstance(model, list | tuple):
-        names = checkpoint.get("instruments", [])
-        if not model:
-            raise WeightsError(f"model {name!r} holds an empty list of models")
-        model = model[names.index(instrument.name) if instrument.name in names else 0]
+        model = model[names.index(instrument.name) if names else 0]
     if not isinstance(model, Mapping) or not all(isinstance(v, Tensor) for v in model.values()):
         raise WeightsError(f"model {name!r} holds something other than a state dict of tensors")
+    broken = [key for key, value in model.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise WeightsError(f"model {name!r} has weights that are not finite: {', '.join(broken[:3])}")
     return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in model.items()}
 
 
@@ -214,6 +215,21 @@ def _check_grid(state: dict[str, Tensor], instrument: Instrument, name: str) -> 
     )
 
 
+def _restore(checkpoint: Mapping[str, Any], own: Instrument, name: str) -> SpectrumAutoencoder:
+    """Build the model of a checkpoint around an instrument that is its own."""
+    state = _rename(_select(checkpoint, own, name))
+    _check_grid(state, own, name)
+    kernel = state.get("encoder.instrument.lsf.weight")
+    if kernel is not None:
+        own.lsf = LSF(kernel.flatten().flip(0))
+    model = _build(state, own, name)
+    for key, value in model.state_dict().items():
+        if key.startswith("encoder.instrument."):  # what the caller's instrument brings and the checkpoint lacks
+            state.setdefault(key, value)
+    model.load_state_dict(state, strict=True)
+    return model
+
+
 def _build(state: Mapping[str, Tensor], instrument: Instrument, name: str) -> SpectrumAutoencoder:
     """Make the architecture that a state dict was saved from."""
     needed = ("decoder.wave_rest", "decoder.mlp.0.weight", "encoder.mlp.0.weight")
@@ -224,9 +240,5 @@ def _build(state: Mapping[str, Tensor], instrument: Instrument, name: str) -> Sp
     n_aux = state["encoder.mlp.0.weight"].shape[1] - N_FEATURE
     if n_aux not in (0, 1):
         raise WeightsError(f"{name}: the encoder's perceptron takes {N_FEATURE + n_aux} inputs, expected 256 or 257")
-    try:
-        return SpectrumAutoencoder(
-            instrument, state["decoder.wave_rest"], n_latent, n_aux, speculator="decoder.mlp.1.beta" in state
-        )
-    except ValueError as error:
-        raise WeightsError(f"{name}: {error}") from error
+    speculator = "decoder.mlp.1.beta" in state
+    return SpectrumAutoencoder(instrument, state["decoder.wave_rest"], n_latent, n_aux, speculator)

@@ -53,6 +53,16 @@ def test_bins_outside_of_the_model_are_zero_not_extrapolated(decoder):
     assert (spectrum[~valid] == 0).all()
 
 
+def test_loaded_grid_replaces_the_one_that_was_built_with():
+    torch.manual_seed(0)
+    other = SpectrumDecoder(torch.linspace(2600.0, 9400.0, 5881), n_latent=6)
+    twin = SpectrumDecoder(WAVE_REST, n_latent=6)
+    twin.load_state_dict(other.state_dict())
+    s, z = torch.randn(2, 6), torch.tensor([0.1, 0.3])
+    with torch.no_grad():
+        assert torch.equal(twin(s, SDSS(), z), other(s, SDSS(), z))
+
+
 def test_wrong_number_of_redshifts_is_refused(decoder):
     with pytest.raises(ValueError, match=r"z has shape \(3,\), expected \(2,\)"):
         decoder.transform(torch.ones(2, 5881), SDSS(), torch.zeros(3))

@@ -39,7 +39,7 @@ def test_decreasing_grid_is_refused():
 @pytest.mark.parametrize("name", GRIDS)
 def test_resample_equals_upstream(name):
     wave, obs = GRIDS[name], SDSS().wave_obs
-    z = torch.tensor([0.0, 1e-4, 0.03, 0.1234, 0.35, 0.4999])
+    z = torch.tensor([-0.001, 0.0, 1e-4, 0.03, 0.1234, 0.35, 0.4999, 0.7, 1.5])
     rest = spectra(len(z), wave)
     ours = resample(rest, wave, obs, z, spacing(wave))
     theirs = interp1d(wave * (1 + z[:, None]), rest, obs)

@@ -46,7 +46,7 @@ def test_it_carries_latents_of_its_training_galaxies_that_it_gives_itself(mirror
     assert nearest.max() < 1e-3
 
 
-def test_it_reconstructs_real_galaxies(mirror):
+def test_it_reconstructs_galaxies_of_its_training_sample(mirror):
     spec, w, z, _, _, _ = make_batch(str(mirror), GALAXIES)
     model, _ = load_model("sdss-demo", SDSS())
     with torch.no_grad():
@@ -56,6 +56,10 @@ def test_it_reconstructs_real_galaxies(mirror):
     assert chi2.median() < 2.0
     residual = torch.where(w > 0, (spec - reconstruction).abs(), torch.nan).nanmedian(dim=1).values
     assert residual.median() < 0.08
+
+
+def test_its_card_is_about_this_file():
+    assert checkpoint_sha256("sdss-demo") in CARD.read_text(encoding="utf-8")
 
 
 def test_its_card_has_a_row_for_every_unseen_galaxy():

@@ -6,7 +6,7 @@ import torch
 
 from spender_core import SDSS, Instrument, SpectrumArrays, SpectrumAutoencoder, load_model
 from spender_core import Settings as Training
-from spender_core.training import fit, validation
+from spender_core.training import fidelity_loss, fit, validation
 
 WAVE_REST = torch.linspace(2400.0, 10400.0, 500)
 N = 24
@@ -101,6 +101,38 @@ def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path):
     fit([(model(sdss)[0], survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False)
     with pytest.raises(ValueError, match="another training run: epochs is 2 here and 1 there"):
         fit([(model(sdss)[0], survey(sdss))], Training(2, 8), tmp_path / "model.pt", progress=False)
+
+
+def other_loss(autoencoder, batch):
+    return 7 * autoencoder.loss(batch.spec, batch.w, z=batch.z)
+
+
+@pytest.mark.parametrize("what", ["spectra", "loss", "latents", "restframe"])
+def test_checkpoint_of_other_spectra_loss_or_architecture_is_refused_by_name(what, tmp_path):
+    sdss = coarse()
+    fit([(model(sdss)[0], survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False)
+    wave = torch.linspace(3000.0, 9400.0, 500) if what == "restframe" else WAVE_REST
+    autoencoder = SpectrumAutoencoder(sdss, wave, n_latent=3 if what == "latents" else 2)
+    spectra = survey(sdss, seed=1 if what == "spectra" else 0)
+    loss = other_loss if what == "loss" else fidelity_loss
+    with pytest.raises(ValueError, match=f"another training run: {what}"):
+        fit([(autoencoder, spectra)], Training(1, 8), tmp_path / "model.pt", loss, progress=False)
+
+
+def test_file_that_is_no_training_checkpoint_is_refused(tmp_path):
+    (tmp_path / "model.pt").write_text("notes")
+    sdss = coarse()
+    with pytest.raises(ValueError, match="is not a checkpoint of a training run"):
+        fit([(model(sdss)[0], survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False)
+
+
+def test_survey_without_spectra_to_train_on_is_refused():
+    sdss = coarse()
+    flux = np.ones((5, len(sdss.wave_obs)), np.float32)
+    for ids, usable in ((np.zeros(5, np.uint64), None), (np.arange(5, dtype=np.uint64), np.zeros(5, bool))):
+        empty = SpectrumArrays(flux, flux, np.zeros(5), ids, usable)
+        with pytest.raises(ValueError, match="no spectra to train sdss on"):
+            fit([(model(sdss)[0], empty)], SETTINGS, progress=False)
 
 
 def test_frozen_parameters_stay():

@@ -14,7 +14,18 @@ from spender.data.sdss import SDSS as UpstreamSDSS
 from spender.model import SpectrumAutoencoder as UpstreamAutoencoder
 
 import spender_core.weights as weights
-from spender_core import BOSS, DESI, LSF, PUBLISHED, SDSS, WeightsError, checkpoint_sha256, load_model
+from spender_core import (
+    BOSS,
+    DESI,
+    LSF,
+    PUBLISHED,
+    SDSS,
+    Instrument,
+    SpectrumAutoencoder,
+    WeightsError,
+    checkpoint_sha256,
+    load_model,
+)
 
 WAVE_REST = torch.linspace(2523.0, 9332.0, 5881)
 LOSSES = torch.tensor([[3.0, 2.0], [3.1, 2.2]])
@@ -205,6 +216,35 @@ def test_state_of_another_model_is_refused(kind, message, tmp_path):
         load_model(save(tmp_path / "model.pt", damaged(kind)), SDSS())
 
 
+def test_state_that_breaks_the_reader_is_refused(tmp_path):
+    for key, value in (("decoder.mlp.0.weight", torch.zeros(10)), ("encoder.instrument.wave_obs", torch.tensor(1.0))):
+        state = dict(upstream().state_dict()) | {key: value}
+        with pytest.raises(WeightsError, match="not a spender model of a known form"):
+            load_model(save(tmp_path / "model.pt", state), SDSS())
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    state = dict(upstream().state_dict())
+    state["encoder.conv1.0.bias"] = torch.full((128,), torch.nan)
+    with pytest.raises(WeightsError, match=r"not finite: encoder.conv1.0.bias"):
+        load_model(save(tmp_path / "model.pt", state), SDSS())
+
+
+def test_model_of_another_instrument_is_refused_by_its_name(tmp_path):
+    path = save(tmp_path / "boss.pt", [without_instrument(upstream().state_dict())], instruments=["boss"])
+    with pytest.raises(WeightsError, match="trained for boss, not for 'sdss'"):
+        load_model(path, SDSS())
+
+
+def test_our_own_checkpoints_carry_their_grid(tmp_path):
+    coarse = Instrument("sdss", SDSS().wave_obs[::24].clone())
+    model = SpectrumAutoencoder(coarse, WAVE_REST, n_latent=2)
+    path = save(tmp_path / "coarse.pt", model.state_dict())
+    assert load_model(path, coarse)[0].n_latent == 2
+    with pytest.raises(WeightsError, match=r"grid of 164 bins.*'sdss' has 3921"):
+        load_model(path, SDSS())
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04 broken"], ids=["empty", "text", "broken zip"])
 def test_file_that_is_no_checkpoint_is_refused(data, tmp_path):
     path = tmp_path / "model.pt"
@@ -244,7 +284,7 @@ def test_published_name_is_read_from_the_cache_and_its_hash_checked(tmp_path, mo
     cached = tmp_path / "checkpoints" / PUBLISHED["sdss_II"].file
     cached.parent.mkdir()
     save(cached, upstream(6).state_dict())
-    with pytest.raises(WeightsError, match="'sdss_II' has SHA-256 .* expected c273bb69"):
+    with pytest.raises(WeightsError, match="has SHA-256 .* expected c273bb69"):
         load_model("sdss_II", SDSS())
     entry = weights.Published(cached.name, checkpoint_sha256(cached)[:8], "sdss")
     monkeypatch.setitem(PUBLISHED, "sdss_II", entry)
