@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     add("finalize", "check that all is done, write provenance, consolidate metadata")
     status = add("status", "show done, pending and failed chunks, spectra by quality, rate and time left")
     status.add_argument("--json", action="store_true", help="for programs")
-    add("verify", "read every chunk again and compare it with its marker's checksums")
+    verify = add("verify", "read every chunk again and compare it with its marker's checksums")
+    verify.add_argument("--repair", action="store_true", help="have `run` do again what is not as it should be")
     _add_plot(add("plot", "draw one spectrum with its reconstruction"))
     _add_train(add("train", "train a model on the spectra of runs", root=False))
     return parser

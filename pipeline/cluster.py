@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
@@ -16,6 +18,8 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.core import connect as open_comm
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
 from pipeline import interrupt
@@ -163,11 +167,14 @@ def _inherited_by_workers() -> Iterator[None]:
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        # Looked at first: a client that never got an address waits 40 s when it is thrown away.
+        # Looked at first: a client that never got an address waits 40 s when it is thrown away, and one that talks to
+        # something else than a scheduler may wait for ever.
         parse_host_port(parse_address(address)[1])
+        with ThreadPoolExecutor(1) as pool:  # a caller in a notebook has a running loop of its own
+            pool.submit(asyncio.run, _shake_hands(address)).result()
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        reason = f"no answer within {CONNECT_TIMEOUT:.0f} s" if isinstance(error, OSError) else str(error)
+    except (OSError, ValueError, MemoryError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"no Dask scheduler answered: {_first_line(error)}"
         raise ConfigError(
             "--scheduler",
             address,
@@ -187,10 +194,24 @@ def _remote(address: str) -> Iterator[Client]:
         yield client
 
 
+async def _shake_hands(address: str) -> None:
+    """Exchange Dask's greeting with what listens at an address; fails with OSError, ValueError or MemoryError."""
+    arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    greeting = open_comm(address, timeout=CONNECT_TIMEOUT, **arguments)  # type: ignore[no-untyped-call]
+    comm = await asyncio.wait_for(greeting, CONNECT_TIMEOUT)
+    comm.abort()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or f"nothing within {CONNECT_TIMEOUT:.0f} s").splitlines()[0]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's own log lines off a user's terminal."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
+    # Dask's configuration gives some children, such as distributed.client, a level of their own.
+    names = {name for name in logging.root.manager.loggerDict if name.split(".")[0] in _NOISY} | set(_NOISY)
+    loggers = [logging.getLogger(name) for name in sorted(names)]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

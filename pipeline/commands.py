@@ -16,7 +16,7 @@ from pipeline import cluster, dataset, executor, finalize, stages, storage
 from pipeline import status as run_status
 from pipeline import targets as target_table
 from pipeline.cli import SOME_FAILED
-from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml
+from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml, release_of
 from pipeline.executor import Summary
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -114,8 +114,13 @@ def verify(args: Namespace) -> int:
     problems = finalize.verify(root, made)
     for problem in problems:
         print(problem)
+    if problems and args.repair:
+        removed = finalize.repair(root, made)
+        print(f"{removed} markers removed: spender-pipeline run {args.root} does these chunks again", file=sys.stderr)
+        return SOME_FAILED
     if problems:
-        print(f"error: {len(problems)} problems found in {args.root}", file=sys.stderr)
+        remedy = f"to do damaged chunks again: spender-pipeline verify {args.root} --repair, then run"
+        print(f"error: {len(problems)} problems found in {args.root}; {remedy}", file=sys.stderr)
         return SOME_FAILED
     print(f"verified: every chunk of {args.root} is as its marker says")
     return 0
@@ -162,6 +167,15 @@ def _existing_plan(root: str) -> Plan | None:
     return stages.read_plan(root)
 
 
+def _release(source: str | None, config: SurveyConfig) -> str:
+    """Read the release from a new source for an existing plan: a mirror whose URL names none is one of the same."""
+    new = release_of(source) if source else ""
+    if new and config.release and new != config.release:
+        remedy = "files of another release are other spectra: plan it in another ROOT"
+        raise ConfigError("source", source, f"a mirror of {config.release}, the release of the plan", remedy)
+    return new or config.release
+
+
 def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, list[ModelConfig]]:
     """Read the configuration from the options or the file; what is not said is as in the existing plan."""
     choices = {
@@ -185,7 +199,8 @@ def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, li
         config = replace(config, targets=_absolute(config.targets), source=_absolute(config.source))
         return config, [replace(model, checkpoint=_checkpoint(model.checkpoint)) for model in written]
     if existing is not None:
-        return replace(existing.config, **said), models
+        release = _release(said.get("source"), existing.config)
+        return replace(existing.config, **said, release=release), models
     for key in ("targets", "source"):
         if key not in said:
             raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {args.root} holds none yet")

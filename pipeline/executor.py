@@ -15,7 +15,7 @@ from distributed.system import MEMORY_LIMIT
 from pipeline import dataset, interrupt, schema, stages, storage, targets, worker
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
-from pipeline.plan import RESERVED, Chunk, Plan, projected_memory
+from pipeline.plan import RESERVED, Chunk, Plan, projected_memory, targets_sha256
 from pipeline.sources import Source, SourceError
 from pipeline.stages import Record
 
@@ -92,12 +92,13 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class _Job:
-    """A run's pending tasks, and the ledgers that know of them."""
+    """A run's pending tasks, those among them that have a marker all the same, and the ledgers that know of them."""
 
     root: str
     plan: Plan
     ledgers: dict[tuple[str, str | None], Ledger]
     tasks: list[Task]
+    stale: list[Task]
     total: int
 
     def fingerprint(self, task: Task) -> str:
@@ -123,9 +124,11 @@ def run(
     job = _pending(root, plan, stage_names, models)
     if job.tasks:
         storage.require_writable(root)
+        _check_targets(root, plan)
         check_memory(plan, client, job.tasks)
         _check_source(job)
         create_stores(root, plan, job.ledgers)
+        _unmark_stale(job)
     earlier = {key: set(ledger.failures()) for key, ledger in job.ledgers.items()}
     done = 0
     failed: list[Outcome] = []
@@ -165,13 +168,16 @@ def _pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence
         ledgers["ingest", None] = stages.ingest_ledger(root, plan)
     if "encode" in stage_names:
         ledgers |= {("encode", model): stages.encode_ledger(root, plan, model) for model in models}
-    done = {key: ledger.done() for key, ledger in ledgers.items()}
+    marked = {key: ledger.done() for key, ledger in ledgers.items()}
+    # Spectra that are ingested anew are encoded anew: the two stores never tell of different data.
+    done = {key: indices & marked.get(("ingest", None), indices) for key, indices in marked.items()}
     chunks = plan.chunks()
     pending = [Task(*key, chunk) for chunk in chunks for key in ledgers if chunk.index not in done[key]]
     if "encode" in stage_names and "ingest" not in stage_names and pending:
         if not stages.ingest_ledger(root, plan).done():
             raise ConfigError("encode", root, "a ROOT whose spectra are ingested", "run ingest first")
-    return _Job(root, plan, ledgers, pending, len(chunks) * len(ledgers))
+    stale = [task for task in pending if task.chunk.index in marked[task.stage, task.model]]
+    return _Job(root, plan, ledgers, pending, stale, len(chunks) * len(ledgers))
 
 
 def pending_kinds(
@@ -211,15 +217,43 @@ def _require_memory(key: str, limit: int, needed: int) -> None:
 
 def _check_source(job: _Job) -> None:
     """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey."""
-    ledger = job.ledgers.get(("ingest", None))
-    if ledger is None or ledger.done():
+    pending = [task.chunk for task in job.tasks if task.model is None]
+    if not pending:
         return
     config = job.plan.config
-    step = -(-job.plan.n_spectra // PROBES)
     url = stages.targets_url(job.root)
-    probes = pd.concat([targets.read_rows(url, row, row + 1) for row in range(0, job.plan.n_spectra, step)])
+    step = -(-len(pending) // PROBES)
+    # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
+    done = _rows_with_files(job)[:PROBES]
+    rows = [chunk.start for chunk in pending[::step]] + done
+    probes = pd.concat([targets.read_rows(url, row, row + 1) for row in rows])
     source = Source(config.source, config.layout, config.concurrency, config.retries)
     source.require_some(source.paths(probes))
+
+
+def _rows_with_files(job: _Job) -> list[int]:
+    """First rows of the ingested chunks that found all their files, a few of them."""
+    ledger = job.ledgers["ingest", None]
+    records = [ledger.read(index) for index in sorted(ledger.done())[: 4 * PROBES]]
+    return [record["start"] for record in records if not record["quality"].get("NO_FILE")]
+
+
+def _check_targets(root: str, plan: Plan) -> None:
+    """Refuse a targets table that is not the planned one: rows would carry the names of others."""
+    url = stages.targets_url(root)
+    try:
+        found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra))
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError("targets.parquet", url, "the table that was planned", f"restore it ({error})") from error
+    if found != plan.targets_sha256:
+        remedy = "restore the file, or plan again in another ROOT"
+        raise ConfigError("targets.parquet", f"{url} ({found[:12]}...)", f"{plan.targets_sha256[:12]}...", remedy)
+
+
+def _unmark_stale(job: _Job) -> None:
+    """Remove the markers of encodings that are to be done again, since their spectra are."""
+    for task in job.stale:
+        job.ledgers[task.stage, task.model].unmark(task.chunk.index)
 
 
 def create_stores(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]) -> None:

@@ -1,19 +1,17 @@
 """Close a run: verify the ledger against the plan, say where everything comes from, consolidate metadata once.
 
-What finalize writes depends on the plan, the markers and the installed packages only - no time, no mirror,
-no host - so that a resumed run ends with the same bytes as an undisturbed one.
+What finalize writes depends on the plan and the markers only - no time, no mirror, no host - so that a resumed run ends
+with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import zarr
@@ -21,7 +19,7 @@ from zarr.errors import ZarrUserWarning
 
 import pipeline
 from pipeline import dataset, schema, stages, storage, targets
-from pipeline.config import ModelConfig
+from pipeline.config import ConfigError, ModelConfig
 from pipeline.ledger import Ledger
 from pipeline.plan import Chunk, Plan, targets_sha256
 
@@ -35,8 +33,6 @@ REFERENCES = (
     "doi:10.3847/1538-3881/ace0ff (Melchior et al. 2023), doi:10.3847/1538-3881/ace100 (Liang et al. 2023a), "
     "doi:10.3847/2041-8213/acfa03 (Liang et al. 2023b)"
 )
-_SPECTRA_PACKAGES = ("numpy", "zarr", "numcodecs")
-_MODEL_PACKAGES = ("numpy", "torch", "zarr", "numcodecs")
 
 # Chunks read at once by verify: each holds one variable of one shard, 64 MB and as much again while it is decoded.
 _READERS = 4
@@ -76,6 +72,7 @@ def finalize(root: str, plan: Plan) -> list[str]:
     """Close every store whose chunks are all done; return their URLs. Repeating it changes nothing.
 
     Raises Unfinished, naming the chunks, when a stage has some that are not; complete stores are closed before.
+    Raises ConfigError for a store whose coordinates are not what was written.
     """
     missing: dict[str, list[int]] = {}
     closed: list[str] = []
@@ -85,6 +82,10 @@ def finalize(root: str, plan: Plan) -> list[str]:
         if absent:
             missing[stage.label] = absent
             continue
+        damaged = _coordinate_problems(stage)
+        if damaged:
+            remedy = f"two runs on one ROOT at once? remove {stage.url} and {stage.ledger.folder}, and run again"
+            raise ConfigError("ROOT", root, f"whole stores ({'; '.join(damaged)})", remedy)
         storage.remove_partial(stage.url)
         storage.remove_partial(stage.ledger.folder)
         _close(stage.url, provenance(plan, stage))
@@ -99,6 +100,7 @@ def provenance(plan: Plan, stage: Stage) -> dict[str, Any]:
     config, model = plan.config, stage.model
     bins = f"the {config.instrument} grid of {plan.n_pixels} wavelengths"
     ingested = f"spectra of the {config.layout} files normalized onto {bins}"
+    records = list(stage.ledger.records().values())
     attributes: dict[str, Any] = {
         "source": f"SDSS {config.release.upper() or 'spectra'}, {config.layout} files",
         "data_release": config.release or "unknown",
@@ -107,18 +109,20 @@ def provenance(plan: Plan, stage: Stage) -> dict[str, Any]:
         "license": LICENSE,
         "acknowledgement": ACKNOWLEDGEMENT,
         "references": REFERENCES,
-        "package_versions": _versions(_SPECTRA_PACKAGES if model is None else _MODEL_PACKAGES),
+        "package_versions": _versions(records),
         "schema_version": plan.schema_version,
         "targets_sha256": plan.targets_sha256,
     }
     if model is not None:
-        devices = {str(record["device"]) for record in stage.ledger.records().values() if "device" in record}
+        devices = {str(record["device"]) for record in records if "device" in record}
+        halved = {int(record["micro_batch"]) for record in records if "micro_batch" in record}
         attributes["history"] += f"; encoded and decoded with the model {model.name}"
         attributes |= {
             "model": model.name,
             "model_sha256": model.sha256,
             "precision": model.precision,
             "micro_batch": model.micro_batch,
+            **({"micro_batch_halved_to": min(halved)} if halved else {}),
             "device": ", ".join(sorted(devices)) or "unknown",
         }
     return attributes
@@ -133,13 +137,30 @@ def verify(
     against the plan and the stores' coordinates against what was written with them.
     """
     problems = _targets_problems(root, plan)
-    for stage in stages_of(root, plan):
+    spectra, *encodings = stages_of(root, plan)
+    for stage in (spectra, *encodings):
         problems += _coordinate_problems(stage)
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(partial(_chunk_problems, stage), plan.chunks())
+            found = pool.map(partial(_chunk_problems, stage, None if stage is spectra else spectra), plan.chunks())
             for some in progress(found) if progress else found:
                 problems += some
     return problems
+
+
+def repair(root: str, plan: Plan) -> int:
+    """Remove the markers of chunks that are not as they should be, so that `run` does them again; return how many.
+
+    The encodings of spectra that are to be ingested anew are done anew by `run` by itself.
+    """
+    spectra, *encodings = stages_of(root, plan)
+    removed = 0
+    for stage in (spectra, *encodings):
+        done = stage.ledger.done()
+        for chunk in plan.chunks():
+            if chunk.index in done and _chunk_problems(stage, None if stage is spectra else spectra, chunk):
+                stage.ledger.unmark(chunk.index)
+                removed += 1
+    return removed
 
 
 def _targets_problems(root: str, plan: Plan) -> list[str]:
@@ -169,7 +190,18 @@ def _coordinate_problems(stage: Stage) -> list[str]:
     return problems
 
 
-def _chunk_problems(stage: Stage, chunk: Chunk) -> list[str]:
+def _stale_problems(spectra: Stage, chunk: Chunk, record: Mapping[str, Any], where: str) -> list[str]:
+    """Compare what an encoding was made from with what the spectra's marker says now."""
+    try:
+        present = spectra.ledger.read(chunk.index)["checksums"]
+    except (OSError, ValueError, KeyError):
+        return []  # told of as the spectra's own problem
+    made_from = record.get("spectra_checksums", {})
+    stale = any(present.get(name) != value for name, value in made_from.items())
+    return [f"{where}: its spectra have been ingested anew since"] if stale else []
+
+
+def _chunk_problems(stage: Stage, spectra: Stage | None, chunk: Chunk) -> list[str]:
     where = f"{stage.label} chunk {chunk.index}"
     try:
         record = stage.ledger.read(chunk.index)
@@ -180,6 +212,8 @@ def _chunk_problems(stage: Stage, chunk: Chunk) -> list[str]:
         return [f"{where}: its marker cannot be read ({_reason(error)})"]
     names = schema.SPECTRA_VARIABLES if stage.model is None else schema.variables_of(stage.model)
     problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
+    if spectra is not None:
+        problems += _stale_problems(spectra, chunk, record, where)
     for name in sorted(expected):
         try:
             found = dataset.checksum(dataset.read_chunk(stage.url, [name], chunk.start, chunk.stop))[name]
@@ -206,11 +240,13 @@ def _close(url: str, attributes: dict[str, Any]) -> None:
         zarr.consolidate_metadata(store, zarr_format=3)
 
 
-def _versions(packages: Sequence[str]) -> str:
-    """Return the versions that made the numbers, as JSON text."""
-    versions = {name: metadata.version(name) for name in packages}
-    versions |= {"spender-pipeline": pipeline.__version__, "python": platform.python_version()}
-    return json.dumps({**versions, "machine": platform.machine()}, sort_keys=True)
+def _versions(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the versions that made the numbers, as the chunks' markers have them, as JSON text; several if several."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in record.get("packages", {}).items():
+            found.setdefault(name, set()).add(version)
+    return json.dumps({name: ", ".join(sorted(versions)) for name, versions in found.items()}, sort_keys=True)
 
 
 def _named(chunks: Sequence[int], most: int = 8) -> str:

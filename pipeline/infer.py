@@ -24,7 +24,8 @@ class Encoded:
     latents: shape (N, S). restframe: shape (N, R), in units of the spectrum's norm. reconstruction: shape (N, L),
     NaN outside of the model. chi2: shape (N,), sum of ivar (flux - reconstruction)^2 over the n_pixels (N,), int32,
     with weight that the model covers. amplitude: shape (N,), the factor in restframe and reconstruction, fitted where
-    the norm is no measure, else 1. quality: shape (N,), uint32, the bits given and those added here.
+    the norm is no measure, else 1; where that is not positive, or no weighted pixel lies within the model, nothing but
+    the latents is given. quality: shape (N,), uint32, the bits given and those added here.
     micro_batch: spectra computed at once, smaller than asked for if the device ran out of memory.
     """
 
@@ -161,10 +162,11 @@ def _compute(
         usable,
         fitted,
         finite=torch.isfinite(latents).all(dim=1)[:n].cpu().numpy(),
+        positive=(scale > 0)[:n].cpu().numpy(),
         n_pixels=n_pixels[:n].cpu().numpy(),
         n_weighted=n_weighted[:n].cpu().numpy(),
     )
-    _hide_non_finite(result, rows)
+    _hide(result, rows)
 
 
 def _judge(
@@ -172,6 +174,7 @@ def _judge(
     fitted: NDArray[np.bool_],
     *,
     finite: NDArray[np.bool_],
+    positive: NDArray[np.bool_],
     n_pixels: NDArray[np.int64],
     n_weighted: NDArray[np.int64],
 ) -> NDArray[np.uint32]:
@@ -180,13 +183,21 @@ def _judge(
     added[usable & (n_pixels < n_weighted)] |= np.uint32(Quality.OUT_OF_RANGE)
     added[usable & (n_pixels == 0)] |= np.uint32(Quality.NO_OVERLAP)
     added[fitted & (n_pixels > 0)] |= np.uint32(Quality.AMPLITUDE_FITTED)
+    added[fitted & (n_pixels > 0) & ~positive] |= np.uint32(Quality.NEGATIVE_AMPLITUDE)
     added[usable & ~finite] |= np.uint32(Quality.NOT_FINITE)
     return added
 
 
-def _hide_non_finite(result: Encoded, rows: slice) -> None:
-    """Blank what follows from latents that are not finite, so that half a spectrum never looks like a result."""
-    bad = (result.quality[rows] & np.uint32(Quality.NOT_FINITE)) != 0
-    for values in (result.latents, result.restframe, result.reconstruction, result.chi2, result.amplitude):
+def _hide(result: Encoded, rows: slice) -> None:
+    """Blank what is no result, so that half a spectrum never looks like one.
+
+    All of a spectrum without finite latents; but for the latents, all of one that the model does not describe: a
+    negative amplitude would turn its restframe upside down, without overlap nothing compares the two.
+    """
+    quality = result.quality[rows]
+    not_finite = (quality & np.uint32(Quality.NOT_FINITE)) != 0
+    result.latents[rows][not_finite] = np.nan
+    bad = not_finite | ((quality & np.uint32(Quality.NEGATIVE_AMPLITUDE | Quality.NO_OVERLAP)) != 0)
+    for values in (result.restframe, result.reconstruction, result.chi2, result.amplitude):
         values[rows][bad] = np.nan
     result.n_pixels[rows][bad] = 0

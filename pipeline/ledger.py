@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline import storage
+from pipeline.config import ConfigError
 
 _STORE = "store.json"
 _FAILED = "failed"
@@ -60,6 +61,10 @@ class Ledger:
         found = sorted(_indices(storage.list_names(storage.join(self.folder, _FAILED))))
         return {index: self._read(f"{_FAILED}/{_name(index)}") for index in found}
 
+    def unmark(self, index: int) -> None:
+        """Remove the marker of a chunk, so that it is done again; one that is not there is no error."""
+        storage.remove(storage.join(self.folder, _name(index)))
+
     def clear_failure(self, index: int) -> None:
         """Remove the record of a failure, once the chunk is done after all."""
         storage.remove(storage.join(self.folder, _FAILED, _name(index)))
@@ -81,7 +86,11 @@ class Ledger:
 
     def _read(self, name: str) -> dict[str, Any]:
         url = storage.join(self.folder, name)
-        record: dict[str, Any] = storage.read_json(url)
+        try:
+            record: dict[str, Any] = storage.read_json(url)
+        except ValueError as error:
+            remedy = "it is damaged: remove it, and the same run does its chunk again"
+            raise ConfigError("ledger", url, "a marker", remedy) from error
         # Folder names carry eight digits only; the marker carries them all.
         if record.get("fingerprint") != self.fingerprint:
             raise ValueError(f"{url} belongs to the fingerprint {record.get('fingerprint')}, not {self.fingerprint}")

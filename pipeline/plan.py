@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Raised when the layout of plan.json changes, when the stores' schema does, and when fits.py or normalize.py
-# give other numbers for the same file; the last two are part of every fingerprint.
+# give other numbers for the same file; the last two are part of every fingerprint. ENCODING_VERSION is raised when
+# infer.py or spender_core give other numbers for the same spectrum and weights, and is part of every model's.
 PLAN_VERSION = 1
 SCHEMA_VERSION = 1
 NORMALIZATION_VERSION = 1
+ENCODING_VERSION = 1
+COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones round otherwise
 
 MAX_SHARD = 4096
 MIN_CHUNKS = 16
@@ -125,6 +128,7 @@ class Plan:
     models: tuple[ModelConfig, ...] = ()
     schema_version: int = SCHEMA_VERSION
     normalization_version: int = NORMALIZATION_VERSION
+    encoding_version: int = ENCODING_VERSION
 
     def __post_init__(self) -> None:
         choose_shard(self.n_spectra, self.shard, self.chunk)
@@ -163,7 +167,13 @@ class Plan:
 
     def encode_fingerprint(self, model_name: str) -> str:
         """SHA-256 (hex) of what decides one model's encodings store, the spectra included."""
-        return _sha256({"spectra": self.ingest_fingerprint, **_encode_facts(self.model(model_name))})
+        facts = {
+            "spectra": self.ingest_fingerprint,
+            "encoding version": self.encoding_version,
+            "compile": COMPILE_MODE,
+            **_encode_facts(self.model(model_name)),
+        }
+        return _sha256(facts)
 
     def with_model(self, model: ModelConfig) -> Self:
         """Return the plan with a model added, its micro-batch chosen if it was left open.
@@ -202,6 +212,7 @@ class Plan:
             "plan_version": PLAN_VERSION,
             "schema_version": self.schema_version,
             "normalization_version": self.normalization_version,
+            "encoding_version": self.encoding_version,
             "config": self.config.to_dict(),
             "n_spectra": self.n_spectra,
             "shard": self.shard,
@@ -215,15 +226,23 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read plan.json. Raises ConfigError for another version, and for a plan edited by hand."""
+        """Read plan.json. Raises ConfigError for a plan of another release, and for one edited by hand."""
         try:
             values: dict[str, Any] = json.loads(text)
-            version = values["plan_version"]
+            values["plan_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError("plan.json", str(error), "a plan written by this program") from error
-        if version != PLAN_VERSION:
-            remedy = "use the release that wrote it, or plan again in another ROOT"
-            raise ConfigError("plan.json plan_version", version, str(PLAN_VERSION), remedy)
+        # A run of one release must not go on under another that gives other numbers.
+        expected = {
+            "plan_version": PLAN_VERSION,
+            "schema_version": SCHEMA_VERSION,
+            "normalization_version": NORMALIZATION_VERSION,
+            "encoding_version": ENCODING_VERSION,
+        }
+        for key, ours in expected.items():
+            if values.get(key) != ours:
+                remedy = "use the release that wrote it, or plan again in another ROOT"
+                raise ConfigError(f"plan.json {key}", values.get(key), str(ours), remedy)
         try:
             plan = cls(
                 config=SurveyConfig.from_dict(values["config"]),
@@ -232,14 +251,19 @@ class Plan:
                 chunk=values["chunk"],
                 targets_sha256=values["targets_sha256"],
                 models=tuple(ModelConfig.from_dict(model) for model in values["models"]),
-                schema_version=values["schema_version"],
-                normalization_version=values["normalization_version"],
             )
+        except ConfigError:
+            raise
         except KeyError as error:
             raise ConfigError("plan.json", str(error), "a plan with that key", "plan again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError("plan.json", str(error), "values of the right types", "undo the edit") from error
+        remedy = "undo the edit, or plan again in another ROOT"
         if values.get("fingerprint") != plan.ingest_fingerprint:
-            remedy = "undo the edit, or plan again in another ROOT"
             raise ConfigError("plan.json fingerprint", values.get("fingerprint"), plan.ingest_fingerprint, remedy)
+        models = {model.name: plan.encode_fingerprint(model.name) for model in plan.models}
+        if values.get("model_fingerprints") != models:
+            raise ConfigError("plan.json model_fingerprints", values.get("model_fingerprints"), str(models), remedy)
         return plan
 
     def _ingest_facts(self) -> dict[str, Any]:

@@ -71,6 +71,9 @@ class Quality(IntFlag):
     AMPLITUDE_FITTED = 1 << 17
     """Without the norm window, the amplitude of the decoded model was fitted by weighted least squares."""
 
+    NEGATIVE_AMPLITUDE = 1 << 18
+    """The amplitude fitted is not positive: the model does not describe this spectrum. Latents exist, no restframe."""
+
     UNUSABLE = (
         NOT_PROCESSED | NO_FILE | BAD_FILE | WRONG_FILE | OFF_GRID | NO_PIXELS | NO_REDSHIFT | ZERO_FLUX | NOT_FINITE
     )

@@ -218,6 +218,7 @@ def _limits(spectrum: Spectrum) -> tuple[float, float]:
     """Range of flux to show: nearly all valid pixels and the whole reconstruction."""
     valid = spectrum.observed & np.isfinite(spectrum.sigma)
     flux = spectrum.flux[valid if valid.any() else spectrum.observed]
+    flux = flux[np.isfinite(flux)]
     reconstruction = spectrum.reconstruction[valid & np.isfinite(spectrum.reconstruction)]
     low, high = np.percentile(flux, (0.5, 99.5)) if len(flux) else (0.0, 1.0)
     if len(reconstruction):

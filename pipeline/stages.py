@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+import pipeline
 from pipeline import dataset, fits, infer, normalize, schema, storage, targets, worker
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
@@ -81,6 +84,7 @@ def ingest_chunk(root: str, fingerprint: str, chunk: Chunk) -> Record:
     with clock.part("write"):
         dataset.write_region(dataset.spectra_url(root), chunk, arrays)
     record = _record(chunk, arrays)
+    record["packages"] = packages(("numpy", "zarr", "numcodecs"))
     with clock.part("mark"):
         ingest_ledger(root, plan).mark(chunk.index, record)
     return _finish("ingest", record, clock)
@@ -101,6 +105,8 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
         z = targets.read_rows(targets_url(root), chunk.start, chunk.stop)["z"].to_numpy(np.float32)
     if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
         raise ConfigError(f"chunk {chunk.index}", "not ingested", "spectra in the store", "run ingest first")
+    checksums = dataset.checksum(spectra)
+    _require_undamaged(root, plan, chunk, checksums)
     with clock.part("load"):
         model = worker.load(config, plan.config.instrument)
     with clock.part("wait"):
@@ -124,12 +130,36 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     with clock.part("write"):
         dataset.write_region(dataset.encodings_url(root, model_name), chunk, arrays)
     record = _record(chunk, arrays)
-    record["device"] = worker.device_name(worker.device())
+    record |= {"device": worker.device_name(worker.device()), "spectra_checksums": checksums}
+    record["packages"] = packages(("numpy", "torch", "zarr", "numcodecs"))
     if encoded.micro_batch != config.micro_batch:
         record["micro_batch"] = encoded.micro_batch
     with clock.part("mark"):
         encode_ledger(root, plan, model_name).mark(chunk.index, record)
     return _finish(f"encode {model_name}", record, clock)
+
+
+def packages(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of what makes the numbers in this process."""
+    versions = {name: metadata.version(name) for name in names}
+    own = {"spender-pipeline": pipeline.__version__, "python": platform.python_version()}
+    return {**versions, **own, "machine": platform.machine()}
+
+
+def _require_undamaged(root: str, plan: Plan, chunk: Chunk, found: Mapping[str, str]) -> None:
+    """Compare what was read with what ingest wrote, so that damage is never taken for data."""
+    try:
+        written = ingest_ledger(root, plan).read(chunk.index)["checksums"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return  # the ingest is being repeated, or verify will tell
+    damaged = [name for name, value in found.items() if written.get(name) != value]
+    if damaged:
+        raise ConfigError(
+            f"spectra of chunk {chunk.index}",
+            f"other {', '.join(damaged)} than ingest wrote",
+            "the spectra that the ledger tells of",
+            "the store is damaged: run verify --repair, then run",
+        )
 
 
 def _require_same(found: str, expected: str, what: str) -> None:
@@ -221,4 +251,5 @@ def _finish(stage: str, record: Record, clock: Timings) -> Record:
         record["usable"],
         " ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
     )
-    return {**{key: value for key, value in record.items() if key != "checksums"}, "seconds": seconds}
+    told = {key: value for key, value in record.items() if not key.endswith("checksums") and key != "packages"}
+    return {**told, "seconds": seconds}

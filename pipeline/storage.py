@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+from botocore.exceptions import BotoCoreError, HTTPClientError
 
 from pipeline.config import ConfigError
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 # single requests are s3fs's own (5 and 15 s, five attempts).
 _FRESH_LISTINGS = {"use_listings_cache": False}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _FRESH_LISTINGS, "http": _FRESH_LISTINGS, "https": _FRESH_LISTINGS}
+
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
 # Both Zarr's local store and `write_bytes` write under such a name and rename; a killed process leaves it behind.
 PARTIAL_SUFFIX = ".partial"
@@ -69,17 +74,36 @@ def join(url: str, *parts: str) -> str:
     return "/".join([base, *(part.strip("/") for part in parts)])
 
 
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Turn what storage clients raise of their own into what our callers expect.
+
+    Missing credentials and the like become ConfigError, faults of the connection OSError, which is worth a retry.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _CLIENTS:
+            raise
+        told = f"{type(error).__name__}: {error}"
+        if isinstance(error, HTTPClientError) or not isinstance(error, BotoCoreError):
+            raise OSError(f"{url}: {told}") from error
+        remedy = f"check the credentials and the endpoint, the standard AWS variables or profile ({told})"
+        raise ConfigError("URL", url, "storage that can be reached", remedy) from error
+
+
 def exists(url: str) -> bool:
     """Tell whether there is an object, a file or a folder at the URL."""
     fs, path = filesystem(url)
-    return bool(fs.exists(path))
+    with _answering(url):
+        return bool(fs.exists(path))
 
 
 def read_bytes(url: str) -> bytes:
     """Return an object's content. Raises FileNotFoundError."""
     fs, path = filesystem(url)
-    content = fs.cat_file(path)
-    return bytes(content)
+    with _answering(url):
+        return bytes(fs.cat_file(path))
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -90,13 +114,16 @@ def write_bytes(url: str, data: bytes) -> None:
     path = local_path(url)
     if path is None:
         fs, inner = filesystem(url)
-        fs.pipe_file(inner, data)
+        with _answering(url):
+            fs.pipe_file(inner, data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, url) from error  # the name that the caller knows
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -126,7 +153,8 @@ def list_names(url: str) -> list[str]:
     """
     fs, path = filesystem(url)
     try:
-        entries = fs.ls(path, detail=False)
+        with _answering(url):
+            entries = fs.ls(path, detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
     names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != path.rstrip("/")}
@@ -137,7 +165,8 @@ def remove(url: str, *, recursive: bool = False) -> None:
     """Remove an object, or a folder when `recursive`; one that is not there is no error."""
     fs, path = filesystem(url)
     try:
-        fs.rm(path, recursive=recursive)
+        with _answering(url):
+            fs.rm(path, recursive=recursive)
     except FileNotFoundError:
         return
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import dataset, schema, storage, targets
+from pipeline import dataset, schema, stages, storage, targets
 from pipeline.config import GRID_LENGTHS, ModelConfig, SurveyConfig
 from pipeline.finalize import Stage, stages_of
 from pipeline.plan import Chunk, Plan
@@ -72,6 +72,7 @@ def write_chunk(stage: Stage, plan: Plan, chunk: Chunk) -> None:
     arrays = chunk_arrays(stage, plan, chunk)
     dataset.write_region(stage.url, chunk, arrays)
     record = {"start": chunk.start, "stop": chunk.stop, "checksums": dataset.checksum(arrays)}
+    record["packages"] = stages.packages(["numpy", "torch"])
     stage.ledger.mark(chunk.index, record | ({"device": "cpu"} if stage.model else {}))
 
 

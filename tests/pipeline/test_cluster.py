@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import http.server
 import logging
 import os
+import socketserver
 import time
+from threading import Thread
 
 import pytest
 import torch
@@ -51,7 +54,7 @@ def test_a_scheduler_that_does_not_answer_is_refused_by_name(monkeypatch: pytest
     assert cluster.CONNECT_TIMEOUT <= 30
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1.0)
     start = time.monotonic()
-    with pytest.raises(ConfigError, match=r"--scheduler is 'tcp://127.0.0.1:9'.*no answer"):  # noqa: SIM117
+    with pytest.raises(ConfigError, match=r"--scheduler is 'tcp://127.0.0.1:9'.*no Dask scheduler answered"):  # noqa: SIM117
         with cluster.connect(scheduler="tcp://127.0.0.1:9"):
             pass
     assert time.monotonic() - start < 10
@@ -61,6 +64,26 @@ def test_a_scheduler_that_does_not_answer_is_refused_by_name(monkeypatch: pytest
 def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
     with pytest.raises(ConfigError, match="--scheduler"), cluster.connect(scheduler=address):
         pass
+
+
+def test_dask_is_quiet_while_it_works_for_us_and_as_before_afterwards() -> None:
+    client = logging.getLogger("distributed.client")
+    before = client.level
+    with cluster._quiet():
+        assert not client.isEnabledFor(logging.ERROR)
+    assert client.level == before
+
+
+def test_a_server_that_is_no_scheduler_is_refused_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 2.0)
+    with socketserver.TCPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        start = time.monotonic()
+        with pytest.raises(ConfigError, match="no Dask scheduler answered"), cluster.connect(scheduler=address):
+            pass
+        assert time.monotonic() - start < 30
+        server.shutdown()
 
 
 def test_a_scheduler_without_workers_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 import xarray as xr
 
 from pipeline import dataset, storage, targets
-from pipeline.config import ModelConfig
+from pipeline.config import ConfigError, ModelConfig
 from pipeline.finalize import Unfinished, finalize, stages_of, verify
 
 if TYPE_CHECKING:
@@ -66,6 +67,24 @@ def test_what_a_store_says_does_not_depend_on_the_mirror(tmp_path: Path, make_ru
         finalize(str(tmp_path / name), make_run(tmp_path / name, source=source))
     stores = [hashes(tmp_path / name / "spectra.zarr") for name in ("a", "b")]
     assert stores[0] == stores[1]
+
+
+def test_versions_are_those_that_made_the_numbers(tmp_path: Path, make_run: MakeRun) -> None:
+    plan = make_run(tmp_path)
+    ledger = stages_of(str(tmp_path), plan)[1].ledger
+    record = ledger.read(0)
+    ledger.mark(0, record | {"packages": {**record["packages"], "torch": "99.9"}, "micro_batch": 2})
+    finalize(str(tmp_path), plan)
+    attributes = xr.open_zarr(tmp_path / "encodings" / "toy.zarr").attrs
+    assert json.loads(attributes["package_versions"])["torch"].split(", ")[-1] == "99.9"
+    assert attributes["micro_batch_halved_to"] == 2
+
+
+def test_store_with_a_coordinate_gone_is_not_closed(tmp_path: Path, make_run: MakeRun) -> None:
+    plan = make_run(tmp_path)
+    shutil.rmtree(tmp_path / "spectra.zarr" / "fiberid")
+    with pytest.raises(ConfigError, match="coordinate fiberid cannot be read"):
+        finalize(str(tmp_path), plan)
 
 
 def test_finalizing_twice_changes_nothing(tmp_path: Path, make_run: MakeRun) -> None:

@@ -43,6 +43,26 @@ def encode(model: SpectrumAutoencoder, spectra: Spectra, micro_batch: int = 4, p
     return encode_spectra(model, *spectra, micro_batch=micro_batch, device=CPU, precision=precision)
 
 
+def test_a_negative_amplitude_leaves_the_latents_only() -> None:
+    flux, ivar, z, quality = make_spectra(3)
+    quality[:2] = np.uint32(Quality.NO_NORM)
+    model = make_model()
+    with torch.no_grad():  # a decoder that says the same of all spectra, near 1, makes the signs certain
+        for layer in model.decoder.mlp:
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.zero_()
+    flux[0], flux[1] = -1.0, 1.0
+    encoded = encode(model, (flux, ivar, z, quality))
+    assert Quality(int(encoded.quality[0])) & Quality.NEGATIVE_AMPLITUDE
+    assert not encoded.quality[1] & np.uint32(Quality.NEGATIVE_AMPLITUDE)
+    assert np.isfinite(encoded.latents).all()
+    assert np.isnan(encoded.restframe[0]).all()
+    assert np.isnan([encoded.chi2[0], encoded.amplitude[0]]).all()
+    assert encoded.n_pixels[0] == 0
+    assert np.isfinite(encoded.restframe[1:]).all()
+    assert encoded.amplitude[1] > 0
+
+
 @pytest.mark.parametrize("n_aux", [0, 1])
 def test_what_lands_is_what_the_model_says(n_aux: int) -> None:
     model, spectra = make_model(n_aux), make_spectra(4)

@@ -148,6 +148,7 @@ def test_plan_holds_no_secret_and_no_time(plan: Plan) -> None:
         "plan_version",
         "schema_version",
         "normalization_version",
+        "encoding_version",
         "config",
         "n_spectra",
         "shard",
@@ -165,10 +166,24 @@ def test_text_that_is_no_plan_is_refused(text: str | bytes) -> None:
         Plan.from_json(text)
 
 
-def test_plan_of_another_version_is_refused(plan: Plan) -> None:
-    values = json.loads(plan.to_json()) | {"plan_version": 99}
-    with pytest.raises(ConfigError, match="plan_version is 99, expected 1"):
+@pytest.mark.parametrize("version", ["plan", "schema", "normalization", "encoding"])
+def test_plan_of_another_release_is_refused(plan: Plan, version: str) -> None:
+    values = json.loads(plan.to_json()) | {f"{version}_version": 99}
+    with pytest.raises(ConfigError, match=f"{version}_version is 99, expected 1"):
         Plan.from_json(json.dumps(values))
+
+
+def test_model_edited_by_hand_is_refused(plan: Plan) -> None:
+    values = json.loads(plan.with_model(model()).to_json())
+    values["models"][0]["precision"] = "bf16"
+    with pytest.raises(ConfigError, match=r"plan\.json model_fingerprints"):
+        Plan.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_spectra", "x"), ("config", 3), ("models", 7)])
+def test_plan_edited_to_other_types_is_refused(plan: Plan, key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        Plan.from_json(json.dumps(json.loads(plan.to_json()) | {key: value}))
 
 
 @pytest.mark.parametrize(("key", "value"), [("shard", 3), ("n_spectra", 99), ("targets_sha256", "0" * 64)])
@@ -265,7 +280,7 @@ def test_fingerprints_are_pinned() -> None:
     # They name the ledger's folders: a change orphans every run that exists, so it must be meant, and be announced.
     plan = Plan(config=survey(), n_spectra=100, shard=4, chunk=2, targets_sha256="0" * 64, models=(model(),))
     assert plan.ingest_fingerprint == "087e08025827a3dff83c554fce2aacd19425019329062faf360d728d5794e01c"
-    assert plan.encode_fingerprint("m") == "2266d8c3cd0d8b094d6ce2a956ae5707955cd76f4da1efda96e045cf6e26d91f"
+    assert plan.encode_fingerprint("m") == "13aa5063d0a63995dd4ab92eb5b3465c44e124697e3ef20867d1b2c29c6dcc4c"
 
 
 def test_memory_counts_the_arrays_and_the_copies_of_the_largest(make_targets: MakeTargets) -> None:

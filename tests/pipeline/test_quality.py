@@ -16,7 +16,8 @@ def test_every_bit_is_one_bit_and_the_bits_are_contiguous():
 def test_bits_keep_the_values_of_the_stored_format():
     stored = (
         "not_processed no_file bad_file wrong_file fiber_masked truncated off_grid bad_pixels few_pixels no_pixels "
-        "no_redshift no_norm negative_norm zero_flux out_of_range no_overlap not_finite amplitude_fitted"
+        "no_redshift no_norm negative_norm zero_flux out_of_range no_overlap not_finite amplitude_fitted "
+        "negative_amplitude"
     )
     assert flag_attributes()["flag_meanings"] == stored
 

@@ -113,6 +113,12 @@ def test_a_spectrum_without_a_file_says_so(run: Run, tmp_path: Path) -> None:
     report.plot_spectrum(run, row, str(tmp_path / "none.png"))
 
 
+def test_limits_of_a_spectrum_that_is_all_nan_are_finite(run: Run) -> None:
+    spectrum = report.read_spectrum(run, 0, None)
+    blank = replace(spectrum, flux=np.full_like(spectrum.flux, np.nan))
+    assert np.isfinite(report._limits(blank)).all()
+
+
 def test_a_run_that_kept_no_restframe_says_so(run: Run) -> None:
     spectrum = report.read_spectrum(run, 0)
     nothing = np.full_like(spectrum.reconstruction, np.nan)

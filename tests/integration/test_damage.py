@@ -1,0 +1,116 @@
+"""What is damaged, changed or gone between two runs is noticed, named, and done again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import cli, dataset, stages, storage, targets
+from pipeline.plan import Plan
+from tests.running import file_hashes, make_root
+
+
+@pytest.fixture
+def run(tmp_path: Path, mirror: Path) -> tuple[Path, Plan]:
+    root, plan = make_root(tmp_path, mirror)
+    assert cli.main(["run", root, "--serial"]) == 0
+    return Path(root), plan
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: str, status: int = 1) -> str:
+    capsys.readouterr()
+    assert cli.main(list(command)) == status
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    return told.out + told.err
+
+
+def test_another_targets_table_is_refused(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    url = stages.targets_url(root)
+    frame = targets.read_rows(url, 0, plan.n_spectra)
+    frame["z"] = (frame["z"] + 0.1).astype(np.float32)
+    targets.write_targets(frame, url, row_group=plan.shard)
+    assert "targets.parquet" in refused(capsys, "run", root, "--serial")
+
+
+def test_a_mirror_that_vanished_makes_no_empty_spectra(
+    run: tuple[Path, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, plan = run
+    stages.ingest_ledger(str(root), plan).unmark(2)
+    (tmp_path / "empty" / "dr17").mkdir(parents=True)
+    assert cli.main(["plan", str(root), "--source", str(tmp_path / "empty" / "dr17")]) == 0
+    assert "none of" in refused(capsys, "run", str(root), "--serial")
+
+
+def test_spectra_ingested_anew_are_encoded_anew(run: tuple[Path, Plan]) -> None:
+    root, plan = run
+    before = file_hashes(root)
+    stages.ingest_ledger(str(root), plan).unmark(1)
+    url = dataset.encodings_url(str(root), "random")
+    chunk = plan.chunks()[1]
+    wrong = np.zeros((len(chunk), plan.models[0].n_latent or 0), np.float32)
+    dataset.write_region(url, chunk, {"latents": wrong})
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == before
+
+
+@pytest.mark.parametrize("store", ["spectra.zarr/flux", "encodings/random.zarr/latents"])
+def test_verify_finds_a_lost_shard_and_repair_brings_it_back(
+    run: tuple[Path, Plan], store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    before = file_hashes(root)
+    shard = next(path for path in sorted((root / store / "c").rglob("*")) if path.is_file())
+    shard.unlink()
+    told = refused(capsys, "verify", str(root), status=3)
+    assert "is not what was written" in told
+    assert "--repair" in told
+    assert "markers removed" in refused(capsys, "verify", str(root), "--repair", status=3)
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert cli.main(["verify", str(root)]) == 0
+    assert file_hashes(root) == before
+
+
+def test_damaged_spectra_are_not_blamed_on_the_model(
+    run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, plan = run
+    stages.encode_ledger(str(root), plan, "random").unmark(0)
+    shutil.rmtree(root / "spectra.zarr" / "flux" / "c" / "0")
+    told = refused(capsys, "run", str(root), "--serial", status=3)
+    assert "verify --repair" in told
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("command", ["status", "run", "finalize"])
+def test_a_damaged_marker_is_named(
+    run: tuple[Path, Plan], content: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, plan = run
+    ledger = stages.ingest_ledger(str(root), plan)
+    storage.write_bytes(f"{ledger.folder}/000001.json", content.encode())
+    assert "000001.json" in refused(capsys, command, str(root))
+
+
+def test_a_store_without_credentials_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    told = refused(capsys, "status", "s3://no-such-bucket/run")
+    assert "check the credentials and the endpoint" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_source_of_another_release_is_refused(run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]) -> None:
+    root, _ = run
+    told = refused(capsys, "plan", str(root), "--source", "https://data.sdss.org/sas/dr16")
+    assert "a mirror of dr17" in told
