@@ -56,6 +56,8 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 def _interrupted(command: str, error: BaseException) -> int:
     resumes = "; the same command resumes" if command in ("run", "ingest", "encode", "finalize", "train") else ""
+    # Zarr's event loop, in a thread of its own, reports at exit what it was writing; nothing of that is marked as done.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     terminated = isinstance(error, interrupt.Terminated)
     print(f"\n{'terminated' if terminated else 'interrupted'}{resumes}", file=sys.stderr)
     return TERMINATED if terminated else INTERRUPTED

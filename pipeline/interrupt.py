@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,19 @@ class Terminated(BaseException):
 def answered() -> Iterator[None]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM raise Terminated while the context lasts (main thread only)."""
     _received.clear()
-    with _handlers(_raise):
-        yield
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        # A signal that arrived in a callback, where nothing can be raised: `check` raises it again.
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        with _handlers(_raise):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 def check() -> None:

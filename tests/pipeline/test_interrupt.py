@@ -63,3 +63,19 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_a_signal_in_a_finalizer_is_raised_later_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    class Fragile:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def use() -> None:
+        with interrupt.answered():
+            fragile = Fragile()
+            del fragile  # the exception of the signal is lost in here
+            interrupt.check()
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert capsys.readouterr().err == ""
