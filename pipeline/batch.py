@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pipeline import storage
 from pipeline.fits import BadSpectrum, RawSpectrum, read_spec
+from pipeline.layouts import spec_lite_path
 from pipeline.normalize import Grid, normalize
 from pipeline.quality import Quality
-from pipeline.sources import Source, spec_lite_path
+from pipeline.sources import Source
 from spender_core.instrument import get_instrument
 
 ARCHIVE = "https://data.sdss.org/sas/dr17"

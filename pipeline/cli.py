@@ -18,8 +18,12 @@ REFUSED, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
 
 _SURVEY_OPTIONS = (
     ("--targets", "URL", "targets table, as written by the targets command"),
-    ("--source", "URL", "release root: the folder, on disk or at any fsspec URL, that holds sdss/ and eboss/"),
-    ("--layout", "NAME", "how files lie below the source: spec-lite (default)"),
+    (
+        "--source",
+        "URL",
+        "release root: the folder, on disk or at any fsspec URL, that holds sdss/ and eboss/ (SDSS-V: spectro/)",
+    ),
+    ("--layout", "NAME", "which of the source's files to read: spec-lite (default), spec or spPlate"),
     ("--instrument", "NAME", "wavelength grid of the spectra: sdss (default) or boss"),
 )
 
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         ("ingest", "fetch and normalize the spectra of pending chunks"),
         ("encode", "encode the spectra of pending chunks"),
     ):
-        _add_work(add(name, text), models=name != "ingest")
+        _add_work(add(name, text), models=name != "ingest", fetches=name != "encode")
     add("finalize", "check that all is done, write provenance, consolidate metadata")
     status = add("status", "show done, pending and failed chunks, spectra by quality, rate and time left")
     status.add_argument("--json", action="store_true", help="for programs")
@@ -119,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalog", metavar="CATALOG", help="specObj or spAll file: FITS, CSV or Parquet")
     parser.add_argument("--where", metavar="EXPR", help="condition on its columns: CLASS == 'GALAXY' and 0 < Z < 0.5")
+    parser.add_argument(
+        "--select",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a ready-made condition: main-galaxies, all-galaxies or clean; given more than once, all must hold",
+    )
     parser.add_argument("--output", metavar="URL", required=True, help="table to write, Parquet")
 
 
@@ -139,17 +150,27 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--micro-batch", metavar="N", type=int, help="spectra per forward pass")
     parser.add_argument("--shard", metavar="N", type=int, help="spectra per task, at most 4096")
     parser.add_argument("--chunk", metavar="N", type=int, help="spectra per unit of reading; divides --shard")
-    parser.add_argument("--concurrency", metavar="N", type=int, help="files in flight per task (default 8)")
+    parser.add_argument("--concurrency", metavar="N", type=int, help="files in flight per task (default 64; 8 on disk)")
+    parser.add_argument("--max-requests", metavar="N", type=int, help="files in flight of the whole run (default 256)")
+    _add_rate(parser)
+    parser.add_argument("--cache", metavar="URL", help="folder or bucket to look in first and to fill, as a mirror")
 
 
-def _add_work(parser: argparse.ArgumentParser, models: bool) -> None:
+def _add_work(parser: argparse.ArgumentParser, models: bool, fetches: bool) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one per core)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
     where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
+    if fetches:
+        _add_rate(parser)
     if models:
         parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
+
+
+def _add_rate(parser: argparse.ArgumentParser) -> None:
+    text = "requests that the whole run starts per second, at most (default: no limit)"
+    parser.add_argument("--max-requests-per-second", metavar="X", type=float, help=text)
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from pipeline import cluster, dataset, executor, finalize, stages, storage
+from pipeline import cluster, dataset, executor, finalize, layouts, selection, stages, storage
 from pipeline import status as run_status
 from pipeline import targets as target_table
 from pipeline.cli import SOME_FAILED
@@ -44,9 +44,11 @@ def describe(error: BaseException) -> str:
 
 def targets(args: Namespace) -> int:
     """Select targets from a catalog and write their table."""
-    frame = target_table.read_targets(args.catalog, args.where)
-    target_table.write_targets(frame, args.output)
-    print(f"{len(frame)} targets written to {args.output}")
+    found = target_table.find_targets(args.catalog, selection.combined(args.select, args.where))
+    target_table.write_targets(found.frame, args.output)
+    print(f"{len(found.frame)} targets of {found.rows} rows written to {args.output}")
+    for remark, count in found.remarks.items():
+        print(f"{count} {remark}")
     return 0
 
 
@@ -186,6 +188,9 @@ def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, li
         "shard": args.shard,
         "chunk": args.chunk,
         "concurrency": args.concurrency,
+        "max_requests": args.max_requests,
+        "max_requests_per_second": args.max_requests_per_second,
+        "cache": args.cache and _absolute(args.cache),
     }
     said = {key: value for key, value in choices.items() if value is not None}
     models = [_model(text, args) for text in args.model]
@@ -239,6 +244,7 @@ def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
 def _make_plan(config: SurveyConfig, existing: Plan | None, table: str) -> tuple[Plan, pd.DataFrame]:
     """Plan a survey over a targets table, and give its rows; what the existing plan has chosen stays chosen."""
     frame = target_table.read_rows(table, 0, target_table.count(table))
+    layouts.paths(config.layout, frame.drop_duplicates("run2d")["target"])  # refuses reductions that the layout lacks
     if existing is None:
         return Plan.create(config, frame), frame
     as_before = config
@@ -256,6 +262,8 @@ def _refuse_other(root: str, made: Plan, existing: Plan | None) -> None:
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     root = _absolute(args.root)
     made = stages.read_plan(root)
+    if getattr(args, "max_requests_per_second", None) is not None:
+        made = replace(made, config=replace(made.config, max_requests_per_second=args.max_requests_per_second))
     models = [model.name for model in made.models]
     if getattr(args, "model", None):
         models = [made.model(name).name for name in args.model]

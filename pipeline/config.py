@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from typing import Any, Self
 
 # The grids a survey can be put on, with their pinned lengths. DESI has published models but no archive layout here.
 GRID_LENGTHS = {"sdss": 3921, "boss": 4686}
-LAYOUTS = ("spec-lite",)
+LAYOUTS = ("spec-lite", "spec", "spPlate")
+MAX_CONCURRENCY = 100  # connections that fsspec's HTTP client opens at once
 PRECISIONS = ("float32", "tf32", "bf16")
 
 # Variables of an encodings store that a user may choose; quality always lands.
@@ -54,7 +56,10 @@ class SurveyConfig:
     layout: how the source arranges its files. instrument: the wavelength grid.
     release: data release, for the provenance; read from `source` when empty.
     shard, chunk: spectra per task and per inner chunk; None lets the plan choose.
-    concurrency: files in flight per task. retries: attempts after a transient fault.
+    concurrency: files in flight per task; None: 64 over the network, 8 from a disk.
+    max_requests: files in flight of the whole run. max_requests_per_second: started by the whole run; None: no limit.
+    retries: attempts after a transient fault. cache: URL of a folder or bucket that is looked in before the source
+    and filled with what is fetched.
     """
 
     source: str
@@ -64,8 +69,11 @@ class SurveyConfig:
     release: str = ""
     shard: int | None = None
     chunk: int | None = None
-    concurrency: int = 8
+    concurrency: int | None = None
+    max_requests: int = 256
+    max_requests_per_second: float | None = None
     retries: int = 4
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         _text("source", self.source, "the URL of a release root", "pass --source URL")
@@ -79,8 +87,18 @@ class SurveyConfig:
         for key in ("shard", "chunk"):
             if getattr(self, key) is not None:
                 _count(key, getattr(self, key), 1)
-        _count("concurrency", self.concurrency, 1)
+        if self.concurrency is not None:
+            _count("concurrency", self.concurrency, 1)
+            if self.concurrency > MAX_CONCURRENCY:
+                raise ConfigError(
+                    "concurrency", self.concurrency, f"at most {MAX_CONCURRENCY} files in flight per task"
+                )
+        _count("max_requests", self.max_requests, 1)
+        if self.max_requests_per_second is not None:
+            _positive("max_requests_per_second", self.max_requests_per_second)
         _count("retries", self.retries, 0)
+        if self.cache is not None:
+            _text("cache", self.cache, "the URL of a folder or bucket", "pass --cache URL, or nothing")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
@@ -196,6 +214,11 @@ def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 def _count(key: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(key, value, f"a whole number of at least {least}")
+
+
+def _positive(key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(key, value, "a number above 0")
 
 
 def _ordered(variables: object) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import mock, report, results
-from pipeline.sources import spec_lite_path
+from pipeline import mock, mock_release, report, results
+from pipeline.layouts import spec_lite_path
 from spender_core import SDSS, load_model
 from spender_core.weights import read_extras
 
@@ -56,8 +56,9 @@ def make_release(release: Path, restframes: mock.Restframes, mocks: int, seed: i
     """
     catalog = release / CATALOG
     if not catalog.exists():
-        files = real_spectra(release) + mock.write_spectra(release, restframes, mocks, seed)
-        mock.write_catalog(files, catalog)
+        real = [mock_release.entry_of(file) for file in real_spectra(release)]
+        mocks_written = mock_release.write_spectra(release, restframes, mocks, seed)
+        mock_release.write_catalog(real + mocks_written, catalog)
     return catalog
 
 

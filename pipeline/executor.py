@@ -16,7 +16,8 @@ from pipeline import dataset, interrupt, schema, stages, storage, targets, worke
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.plan import RESERVED, Chunk, Plan, projected_memory, targets_sha256
-from pipeline.sources import Source, SourceError
+from pipeline.quota import Quota, divide, turn
+from pipeline.sources import SourceError
 from pipeline.stages import Record
 
 logger = logging.getLogger(__name__)
@@ -220,15 +221,14 @@ def _check_source(job: _Job) -> None:
     pending = [task.chunk for task in job.tasks if task.model is None]
     if not pending:
         return
-    config = job.plan.config
     url = stages.targets_url(job.root)
     step = -(-len(pending) // PROBES)
     # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
     done = _rows_with_files(job)[:PROBES]
     rows = [chunk.start for chunk in pending[::step]] + done
     probes = pd.concat([targets.read_rows(url, row, row + 1) for row in rows])
-    source = Source(config.source, config.layout, config.concurrency, config.retries)
-    source.require_some(source.paths(probes))
+    archive = stages.archive_of(job.plan)
+    archive.source.require_some(archive.paths(probes))
 
 
 def _rows_with_files(job: _Job) -> list[int]:
@@ -300,17 +300,17 @@ def _store_stands(url: str, ledger: Ledger) -> bool:
     return False
 
 
-def attempt(root: str, fingerprint: str, task: Task, upstream: Outcome | None = None) -> Outcome:
+def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Outcome | None = None) -> Outcome:
     """Do one task, where it runs; never raises for a fault, so that no traceback travels or fills a worker's log.
 
-    upstream: the outcome of the ingest that an encoding waits for.
+    quota: what an ingest may ask of the source. upstream: the outcome of the ingest that an encoding waits for.
     """
     if upstream is not None and upstream.reason is not None:
         return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
     worker.prepare()
     for number in range(1, ATTEMPTS + 1):
         try:
-            return Outcome(task, _done_before(root, fingerprint, task) or _do(root, fingerprint, task))
+            return Outcome(task, _done_before(root, fingerprint, task) or _do(root, fingerprint, task, quota))
         except Exception as error:
             if number == ATTEMPTS or isinstance(error, _PERMANENT):
                 logger.debug("%s failed", task, exc_info=True)
@@ -328,9 +328,10 @@ def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
         return None
 
 
-def _do(root: str, fingerprint: str, task: Task) -> Record:
+def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:
     if task.model is None:
-        return stages.ingest_chunk(root, fingerprint, task.chunk)
+        with turn(quota) as share:
+            return stages.ingest_chunk(root, fingerprint, task.chunk, share)
     return stages.encode_chunk(root, fingerprint, task.model, task.chunk)
 
 
@@ -343,10 +344,11 @@ def _reason(error: BaseException, attempts: int = 1) -> str:
 def _serial(job: _Job) -> Iterator[Outcome]:
     """Do the tasks one after the other in this process."""
     ingested: dict[int, Outcome] = {}
+    quota = divide(job.plan.config, at_once=1)
     with worker.prepared():
         for task in job.tasks:
             upstream = ingested.get(task.chunk.index) if task.model else None
-            outcome = attempt(job.root, job.fingerprint(task), task, upstream)
+            outcome = attempt(job.root, job.fingerprint(task), task, quota, upstream)
             if task.model is None:
                 ingested[task.chunk.index] = outcome
             yield outcome
@@ -371,6 +373,8 @@ def _distributed(job: _Job, client: Client) -> Iterator[Outcome]:
 
 def _submit(job: _Job, client: Client) -> dict[Future[Outcome], Task]:
     workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    threads = sum(info["nthreads"] for info in workers.values())
+    quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))))
     has_gpu = any("GPU" in info.get("resources", {}) for info in workers.values())
     futures: dict[Future[Outcome], Task] = {}
     ingests: dict[int, Future[Outcome]] = {}
@@ -382,6 +386,7 @@ def _submit(job: _Job, client: Client) -> dict[Future[Outcome], Task]:
             job.root,
             fingerprint,
             task,
+            quota,
             upstream,
             # A tuple: Dask takes tasks of one prefix for a group, and feeds large groups to workers bit by bit.
             key=(f"{task.stage}-{task.model or 'spectra'}-{fingerprint[:8]}-{job.root}", task.chunk.index),

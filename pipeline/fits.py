@@ -1,16 +1,20 @@
-"""Bytes of an SDSS spec file -> arrays.
+"""Bytes of an SDSS spec or spPlate file -> arrays.
 
-Reads the two binary tables it needs straight from the bytes (FITS standard 4.0, section 7.3): astropy takes
+Reads the tables and images it needs straight from the bytes (FITS standard 4.0, sections 4 and 7): astropy takes
 about 30 ms a file, nearly all of it for the 130 to 240 column definitions of the second table, of which five
-matter here; this takes about 1 ms, and has one way to fail.
+matter here. Files of one reduction share those, so that they are understood once per process; a file then takes
+about 0.1 ms. There is one way to fail, BadSpectrum.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +24,17 @@ LOGLAM_STEP = 1e-4
 
 _BLOCK = 2880
 _CARD = 80
+_END = b"END     "
+_SIZE_CARDS = 10  # SIMPLE, BITPIX, NAXIS and, of an image, the lengths of its axes
 _BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _NUMBERS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _FORMAT = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])")
 _INTEGER = re.compile(r"[+-]?\d{1,18}$")
-_STRUCTURE = re.compile(r"(?:XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|(?:TTYPE|TFORM|TSCAL|TZERO)\d+)$")
+_DIGITS = re.compile(rb"\d{1,20}\Z")
+_STRUCTURAL = frozenset(
+    b"XTENSION BITPIX NAXIS PCOUNT GCOUNT BSCALE BZERO TFIELDS TTYPE TFORM TSCAL TZERO COEFF PLATEID MJD".split()
+)
+"""Keywords, without their numbers, that say how an HDU is laid out, and where a plate's pixels and fibers belong."""
 
 
 class BadSpectrum(ValueError):  # noqa: N818 - what it says is wrong is the file, not the program
@@ -38,7 +48,8 @@ class RawSpectrum:
     flux: shape (n,), float32, 1e-17 erg s-1 cm-2 Angstrom-1; ivar: shape (n,), float32, its inverse variance;
     loglam: shape (n,), float32, log10 of the vacuum heliocentric wavelength in Angstrom, steps of 1e-4;
     and_mask: shape (n,), int64, SPPIXMASK bits set in all exposures, in 0 ... 2^32 - 1.
-    plate, mjd, fiberid, z, z_err: from the second table; None where the file does not have them.
+    plate (SDSS-V: the field), mjd, fiberid, catalogid (SDSS-V), z, z_err: from the second table; None where the file
+    does not have them.
     """
 
     flux: NDArray[np.float32]
@@ -48,12 +59,16 @@ class RawSpectrum:
     plate: int | None = None
     mjd: int | None = None
     fiberid: int | None = None
+    catalogid: int | None = None
     z: float | None = None
     z_err: float | None = None
 
-    def belongs_to(self, plate: int, mjd: int, fiberid: int) -> bool:
-        """Whether the ids in the file are these; an id that the file does not have contradicts nothing."""
-        pairs = ((self.plate, plate), (self.mjd, mjd), (self.fiberid, fiberid))
+    def belongs_to(self, plate: int, mjd: int, last: int, *, is_sdss_v: bool = False) -> bool:
+        """Whether the ids in the file are these; an id that the file does not have contradicts nothing.
+
+        last: fiberid, or SDSS-V's catalogid.
+        """
+        pairs = ((self.plate, plate), (self.mjd, mjd), (self.catalogid if is_sdss_v else self.fiberid, last))
         return all(found is None or found == expected for found, expected in pairs)
 
 
@@ -61,6 +76,7 @@ class RawSpectrum:
 class _Header:
     """The structural keywords of one HDU, and where its data lie in the file."""
 
+    text: bytes
     cards: Mapping[str, str]
     data_start: int
 
@@ -97,35 +113,58 @@ class _Header:
         return self.data_start + -(-self.data_size // _BLOCK) * _BLOCK
 
 
-def _read_header(data: bytes, start: int) -> _Header:
-    """Parse the cards from `start` to END, keeping the structural ones."""
+def _read_header(data: bytes, start: int, cards: int | None = None) -> _Header:
+    """Parse the header that starts there, keeping the structural keywords; cards: look only at so many."""
+    end = start
+    while True:
+        end = data.find(_END, end)
+        if end < 0 or end + _CARD > len(data):
+            raise BadSpectrum("a header has no END card: truncated")
+        if (end - start) % _CARD == 0:
+            break
+        end += 1
+    text = data[start:end]
+    found = _structure(text if cards is None else text[: cards * _CARD])
+    return _Header(text, found, start + -(-(end + _CARD - start) // _BLOCK) * _BLOCK)
+
+
+@lru_cache(maxsize=512)
+def _structure(header: bytes) -> Mapping[str, str]:
+    """Read the structural keywords of a header, without its END."""
     cards: dict[str, str] = {}
-    for position in range(start, len(data) - _CARD + 1, _CARD):
-        keyword = data[position : position + 8].rstrip()
-        if keyword == b"END":
-            return _Header(cards, start + -(-(position + _CARD - start) // _BLOCK) * _BLOCK)
-        name = keyword.decode("ascii", "replace")
-        if data[position + 8 : position + 9] == b"=" and _STRUCTURE.match(name):
-            text = data[position + 10 : position + _CARD].decode("ascii", "replace").strip()
+    for position in range(0, len(header), _CARD):
+        name = header[position : position + 8]
+        if name.rstrip(b" 0123456789") in _STRUCTURAL and header[position + 8 : position + 9] == b"=":
+            text = header[position + 10 : position + _CARD].decode("ascii", "replace").strip()
             # a quoted value ends at its second quote (none of these holds one), any other at the comment
-            cards[name] = text[1:].split("'")[0].strip() if text[:1] == "'" else text.split("/")[0].strip()
-    raise BadSpectrum("a header has no END card: truncated")
+            value = text[1:].split("'")[0] if text[:1] == "'" else text.split("/")[0]
+            cards[name.rstrip().decode()] = value.strip()
+    return MappingProxyType(cards)
+
+
+class _Column(NamedTuple):
+    """Where a table's column lies: its number, FITS type letter, elements per row, byte offset in a row."""
+
+    number: int
+    letter: str
+    repeat: int
+    offset: int
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Columns of one binary table: name in lower case -> (column number, FITS type letter, byte offset)."""
+    """A binary table."""
 
     header: _Header
-    columns: Mapping[str, tuple[int, str, int]]
+    columns: Mapping[str, _Column]
     rows: NDArray[np.uint8]
 
     def column(self, name: str) -> NDArray[Any] | None:
         """Return the scaled values of a scalar numeric column, shape (rows,); None if it is absent."""
         if name not in self.columns:
             return None
-        number, letter, offset = self.columns[name]
-        if letter not in _NUMBERS:
+        number, letter, repeat, offset = self.columns[name]
+        if letter not in _NUMBERS or repeat != 1:
             raise BadSpectrum(f"column {name} is not a number per row")
         dtype = np.dtype(_NUMBERS[letter])
         raw = np.ascontiguousarray(self.rows[:, offset : offset + dtype.itemsize]).view(dtype)[:, 0]
@@ -135,6 +174,35 @@ class _Table:
             return values
         return np.asarray(values * scale + zero, dtype=np.float64)
 
+    def first(self, name: str) -> int | float | None:
+        """Return a column's value in the first row; None where there is none, or it is neither number nor digits."""
+        column = self.columns.get(name)
+        if column is None or not len(self.rows):
+            return None
+        if column.letter == "A":
+            digits = self.rows[0, column.offset : column.offset + column.repeat].tobytes().strip(b" \0")
+            return int(digits) if _DIGITS.match(digits) else None
+        if column.letter not in _NUMBERS or column.repeat != 1:
+            return None
+        values = self.column(name)
+        return None if values is None else values[0].item()
+
+
+@lru_cache(maxsize=64)
+def _columns(header: bytes, count: int) -> tuple[Mapping[str, _Column], int]:
+    """Lay out a table's columns; also give the bytes that they fill in a row."""
+    values = _structure(header)
+    columns: dict[str, _Column] = {}
+    offset = 0
+    for number in range(1, count + 1):
+        match = _FORMAT.match(values.get(f"TFORM{number}", ""))
+        if match is None:
+            raise BadSpectrum(f"column {number} has no readable format")
+        repeat, letter = int(match[1] or 1), match[2]
+        columns.setdefault(values.get(f"TTYPE{number}", "").lower(), _Column(number, letter, repeat, offset))
+        offset += -(-repeat // 8) if letter == "X" else repeat * _BYTES[letter]
+    return MappingProxyType(columns), offset
+
 
 def _read_table(data: bytes, header: _Header) -> _Table:
     if header.cards.get("XTENSION") != "BINTABLE":
@@ -142,19 +210,9 @@ def _read_table(data: bytes, header: _Header) -> _Table:
     width, length = header.integer("NAXIS1"), header.integer("NAXIS2")
     if header.integer("NAXIS") != 2 or header.integer("BITPIX") != 8 or width < 1 or length < 0:
         raise BadSpectrum("the binary table's shape is not valid")
-    columns: dict[str, tuple[int, str, int]] = {}
-    offset = 0
-    for number in range(1, header.integer("TFIELDS") + 1):
-        match = _FORMAT.match(header.cards.get(f"TFORM{number}", ""))
-        if match is None:
-            raise BadSpectrum(f"column {number} has no readable format")
-        repeat, letter = int(match[1] or 1), match[2]
-        # a vector gets a kind that no scalar has, so that it is refused by name when asked for
-        kind = letter if repeat == 1 else "vector"
-        columns.setdefault(header.cards.get(f"TTYPE{number}", "").lower(), (number, kind, offset))
-        offset += -(-repeat // 8) if letter == "X" else repeat * _BYTES[letter]
-    if offset != width:
-        raise BadSpectrum(f"columns fill {offset} bytes of rows of {width}")
+    columns, filled = _columns(header.text, header.integer("TFIELDS"))
+    if filled != width:
+        raise BadSpectrum(f"columns fill {filled} bytes of rows of {width}")
     if header.data_start + width * length > len(data):
         raise BadSpectrum("the table's data are truncated")
     rows = np.frombuffer(data, np.uint8, width * length, header.data_start).reshape(length, width)
@@ -185,28 +243,25 @@ def _bits(values: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _read_identity(data: bytes, start: int) -> dict[str, Any]:
-    """Ids and redshift from the table at `start`, if there is one; what is absent or not scalar is None."""
+    """Ids and redshift from the table at `start`, if there is one; what is absent or unreadable is None."""
     if start >= len(data):
         return {}
     header = _read_header(data, start)
     if header.cards.get("XTENSION") != "BINTABLE":
         return {}
     table = _read_table(data, header)
-    found: dict[str, Any] = {}
-    for name in ("plate", "mjd", "fiberid", "z", "z_err"):
-        known = name in table.columns and table.columns[name][1] in _NUMBERS and len(table.rows) > 0
-        value = _required(table, name)[0] if known else None
-        if value is None:
-            found[name] = None
-        elif name in ("z", "z_err"):
-            found[name] = float(value)
-        else:
-            found[name] = int(value) if np.isfinite(value) else None
+    found = {name: table.first(name) for name in ("plate", "field", "mjd", "fiberid", "catalogid", "z", "z_err")}
+    field = found.pop("field")
+    if found["plate"] is None:
+        found["plate"] = field
+    for name in ("plate", "mjd", "fiberid", "catalogid"):
+        value = found[name]
+        found[name] = int(value) if value is not None and math.isfinite(value) else None
     return found
 
 
 def read_spec(data: bytes) -> RawSpectrum:
-    """Read the co-added spectrum of a spec or spec-lite file (SDSS DR9 and later, SDSS, BOSS and eBOSS).
+    """Read the co-added spectrum of a spec or spec-lite file (DR9 and later: SDSS, BOSS, eBOSS and SDSS-V).
 
     data: the whole file. The spectrum is the first extension, found by position; ids and redshift come from
     the second, which may be missing. Column names are matched in any case; further columns and extensions are
@@ -216,7 +271,8 @@ def read_spec(data: bytes) -> RawSpectrum:
     """
     if not data.startswith(b"SIMPLE  ="):
         raise BadSpectrum("not a FITS file" if data else "empty file")
-    header = _read_header(data, _read_header(data, 0).next_start)
+    # Its size is in the first cards (standard 4.4.1); the others are the file's own, and many.
+    header = _read_header(data, _read_header(data, 0, _SIZE_CARDS).next_start)
     coadd = _read_table(data, header)
     if not len(coadd.rows):
         raise BadSpectrum("the spectrum has no pixels")
@@ -225,3 +281,92 @@ def read_spec(data: bytes) -> RawSpectrum:
         and_mask = _bits(_required(coadd, "and_mask"))
         _check_loglam(loglam)
         return RawSpectrum(flux, ivar, loglam, and_mask, **_read_identity(data, header.next_start))
+
+
+@dataclass(frozen=True)
+class Plate:
+    """The co-added spectra of a plate: views of an spPlate file's images, nothing copied.
+
+    flux, ivar, and_mask: shape (fibers, pixels), in the file's byte order, units as in `RawSpectrum`. loglam: shape
+    (pixels,), float32. rows: fiber number -> row; -1 for a fiber that is there more than once. plate, mjd: None where
+    the file does not say.
+    """
+
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    and_mask: NDArray[np.int32]
+    loglam: NDArray[np.float32]
+    rows: Mapping[int, int]
+    plate: int | None
+    mjd: int | None
+
+    def spectrum(self, fiberid: int) -> RawSpectrum:
+        """Return one fiber's spectrum, from the first to the last pixel with any flux or ivar, as spec files have it.
+
+        Raises BadSpectrum for a fiber that the plate does not have, or has twice, or that has no such pixel.
+        """
+        row = self.rows.get(fiberid)
+        if row is None or row < 0:
+            raise BadSpectrum(f"the plate has {'no' if row is None else 'more than one'} fiber {fiberid}")
+        flux, ivar = self.flux[row].astype(np.float32), self.ivar[row].astype(np.float32)
+        filled = np.flatnonzero((flux != 0) | (ivar != 0))
+        if not len(filled):
+            filled = np.array([0, len(flux) - 1])  # an unplugged fiber: no pixel carries weight, and that is told
+        span = slice(int(filled[0]), int(filled[-1]) + 1)
+        and_mask = _bits(self.and_mask[row, span])
+        return RawSpectrum(flux[span], ivar[span], self.loglam[span], and_mask, self.plate, self.mjd, fiberid)
+
+
+def read_plate(data: bytes) -> Plate:
+    """Read an spPlate file (SDSS DR8-DR17, BOSS and eBOSS).
+
+    data: the whole file; the images of flux, ivar and and_mask are its first three HDUs, the plug map its sixth. The
+    wavelengths are 10^(COEFF0 + COEFF1 i).
+    Raises BadSpectrum, and nothing else, for any bytes that do not hold such a plate.
+    Source: https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/PLATE4/spPlate.html
+    """
+    if not data.startswith(b"SIMPLE  ="):
+        raise BadSpectrum("not a FITS file" if data else "empty file")
+    primary = _read_header(data, 0)
+    flux = _read_image(data, primary, -32)
+    header = _read_header(data, primary.next_start)
+    ivar = _read_image(data, header, -32)
+    header = _read_header(data, header.next_start)
+    and_mask = _read_image(data, header, 32)
+    if not flux.shape == ivar.shape == and_mask.shape:
+        raise BadSpectrum(f"images of unlike shape: {flux.shape}, {ivar.shape}, {and_mask.shape}")
+    with np.errstate(all="ignore"):
+        pixels = np.arange(flux.shape[1])
+        loglam = (primary.number("COEFF0", math.nan) + primary.number("COEFF1", math.nan) * pixels).astype(np.float32)
+        _check_loglam(loglam)
+    for _ in range(3):  # over and_mask, or_mask and the dispersion
+        header = _read_header(data, header.next_start)
+    rows = _fibers(_read_table(data, header), len(flux))
+    ids = (primary.integer(key) if key in primary.cards else None for key in ("PLATEID", "MJD"))
+    return Plate(flux, ivar, and_mask, loglam, rows, *ids)
+
+
+def _read_image(data: bytes, header: _Header, bitpix: int) -> NDArray[Any]:
+    """View a two-dimensional image of one type in the file's bytes."""
+    if header.integer("NAXIS") != 2 or header.integer("BITPIX") != bitpix:
+        raise BadSpectrum(f"an image is not two-dimensional with BITPIX {bitpix}")
+    if (header.number("BSCALE", 1.0), header.number("BZERO", 0.0)) != (1.0, 0.0):
+        raise BadSpectrum("an image is scaled")
+    n_pixels, n_fibers = header.integer("NAXIS1"), header.integer("NAXIS2")
+    if n_pixels < 1 or n_fibers < 1:
+        raise BadSpectrum("an image is empty")
+    if header.data_start + 4 * n_pixels * n_fibers > len(data):
+        raise BadSpectrum("an image is truncated")
+    kind = ">f4" if bitpix == -32 else ">i4"
+    return np.frombuffer(data, kind, n_pixels * n_fibers, header.data_start).reshape(n_fibers, n_pixels)
+
+
+def _fibers(plugmap: _Table, count: int) -> dict[int, int]:
+    """Map fiber numbers to rows, -1 for one that is there twice."""
+    ids = _required(plugmap, "fiberid")
+    if len(ids) != count:
+        raise BadSpectrum(f"a plug map of {len(ids)} rows for {count} fibers")
+    rows: dict[int, int] = {}
+    for row, fiberid in enumerate(ids.tolist()):
+        rows[fiberid] = -1 if fiberid in rows else row
+    return rows

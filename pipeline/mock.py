@@ -1,7 +1,7 @@
-"""A survey that never was: spec-lite files and their catalog, as the archive has them.
+"""Spectra of a survey that never was: noise-free restframes seen through an SDSS-I/II spectrograph.
 
-Noise-free restframe spectra (of a model's decoder, or any other source) are redshifted, given the noise of an
-SDSS-I/II spectrograph and written in the archive's format under the archive's paths.
+Restframe spectra (of a model's decoder, or any other source) are redshifted and given sky, noise and masks;
+`mock_release` writes them as the archive has them.
 
 The noise model was read off 87 SDSS-I/II spectra of plates 266 to 2880 in DR17 (columns ivar, sky,
 wdisp, model and the masks): the variance of a pixel is its photons, object and sky, times a gain that
@@ -12,18 +12,14 @@ subtraction are not modelled.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import torch
-from astropy.io import fits
 from numpy.typing import NDArray
 
-from pipeline.sources import spec_lite_path
-from pipeline.targets import compose_specobjid
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import sky_lines
 
@@ -74,6 +70,9 @@ _FLUX_LEVEL, _FLUX_SCATTER = 18.0, 1.0  # median flux of a galaxy and the scatte
 _REDSHIFT_SHAPE, _REDSHIFT_SCALE = 2.0, 0.06  # gamma distribution: the main galaxy sample's median of 0.1
 _LOGLAM_START = (3.5784, 3.5832)  # first pixel, uniform between
 _LOGLAM_END = (3.9630, 3.9648)  # last pixel
+AXIS = _LOGLAM_START[0] + LOG_STEP * np.arange(round((_LOGLAM_END[1] - _LOGLAM_START[0]) / LOG_STEP) + 1)
+"""log10 of the wavelengths (Angstrom) of a plate's pixels; every spectrum has a run of them."""
+
 _DEAD_SPAN, _DEAD_FRACTION = (2, 60), 0.12  # pixels without data; the fraction of spectra that have them
 _CAMERA_SPLIT = 6000.0  # Angstrom, where the blue camera hands over to the red
 _FIBER_FLAGGED = 0.08  # fraction of spectra with a fiber-level flag over one camera's half
@@ -143,8 +142,11 @@ def smoothed(sample: NDArray[np.float32]) -> Latents:
     return latents
 
 
-def _sky(wavelength: Floats, wdisp: Floats) -> Floats:
-    """Sky brightness relative to the median continuum's: airglow lines on top of the continuum."""
+@cache
+def _sky() -> Floats:
+    """Sky brightness over `AXIS`, relative to the median continuum's: airglow lines on top of the continuum."""
+    wavelength = 10**AXIS
+    wdisp = np.interp(wavelength, _NODES[0], _NODES[3])
     lines, intensity = (np.asarray(values) for values in sky_lines())
     visible = (lines > wavelength[0]) & (lines < wavelength[-1])
     lines, intensity = lines[visible], np.minimum(intensity[visible], _SKY_LINE_CAP)
@@ -175,9 +177,10 @@ def observe(
     flux of 1 is in 1e-17 erg s-1 cm-2 Angstrom-1. Raises ValueError where the restframe does not cover
     the observed range.
     """
-    start = round(rng.uniform(*_LOGLAM_START), 4)
-    count = round((rng.uniform(*_LOGLAM_END) - start) / LOG_STEP) + 1
-    loglam = start + LOG_STEP * np.arange(count)
+    first = round((rng.uniform(*_LOGLAM_START) - AXIS[0]) / LOG_STEP)
+    last = round((rng.uniform(*_LOGLAM_END) - AXIS[0]) / LOG_STEP)
+    count = last + 1 - first
+    loglam = AXIS[first : last + 1]
     wavelength = 10**loglam
     if wavelength[0] < wave_rest[0] * (1 + z) or wavelength[-1] > wave_rest[-1] * (1 + z):
         raise ValueError(
@@ -185,7 +188,7 @@ def observe(
         )
     model = level * np.interp(wavelength, wave_rest * (1 + z), restframe)
     wdisp = np.interp(wavelength, _NODES[0], _NODES[3])
-    sky = _SKY_LEVEL * rng.lognormal(0, _SKY_SCATTER) * _sky(wavelength, wdisp)
+    sky = _SKY_LEVEL * rng.lognormal(0, _SKY_SCATTER) * _sky()[first : last + 1]
     gain = np.interp(wavelength, _NODES[0], _NODES[1]) * rng.lognormal(0, _EXPOSURE_SCATTER)
     sigma = np.sqrt(gain * (sky + np.clip(model, 0, None)))
     flux = model + sigma * rng.standard_normal(count)
@@ -196,10 +199,10 @@ def observe(
     or_mask = np.where(bright, _BRIGHT_SKY, 0) | np.where(rng.random(count) < 0.02, _COMBINE_REJECT, 0)
     if rng.random() < _DEAD_FRACTION:
         length = int(rng.integers(*_DEAD_SPAN))
-        first = int(rng.integers(1, count - length - 1))
-        dead = slice(first, first + length)
+        begin = int(rng.integers(1, count - length - 1))
+        dead = slice(begin, begin + length)
         ivar[dead] = 0
-        flux[dead] = np.linspace(flux[first - 1], flux[first + length], length)
+        flux[dead] = np.linspace(flux[begin - 1], flux[begin + length], length)
         and_mask[dead] |= _NEAR_BAD_PIXEL | _FULL_REJECT
     if rng.random() < _FIBER_FLAGGED:
         and_mask[(wavelength > _CAMERA_SPLIT) == (rng.random() < 0.5)] |= _MANY_BAD_PIXELS
@@ -208,67 +211,22 @@ def observe(
     return MockSpectrum(loglam, flux, ivar, *masks, wdisp, sky, model, float(np.float32(z)))
 
 
-def _specobjid(plate: int, fiberid: int) -> int:
-    ids = (np.array([value], dtype=np.int32) for value in (plate, MJD, fiberid))
-    return int(compose_specobjid(np.array([RUN2D]), *ids)[0])
+@dataclass(frozen=True)
+class MockTarget:
+    """A fiber of a mock survey: its number on its plate, its position on the sky in degrees, and what it saw."""
+
+    plate: int
+    fiberid: int
+    ra: float
+    dec: float
+    spectrum: MockSpectrum
 
 
-def _hdus(spectrum: MockSpectrum, plate: int, fiberid: int, ra: float, dec: float) -> fits.HDUList:
-    """Lay a spectrum out as spec-lite files are: header, COADD, SPECOBJ, SPZLINE."""
-    ids = {"PLATEID": plate, "MJD": MJD, "FIBERID": fiberid}
-    primary = fits.PrimaryHDU()
-    primary.header.update({**ids, "COEFF0": float(spectrum.loglam[0]), "COEFF1": LOG_STEP, "TELESCOP": "MOCK"})
-    formats = dict.fromkeys(("flux", "loglam", "ivar", "and_mask", "or_mask", "wdisp", "sky", "model"), "E")
-    formats.update(and_mask="J", or_mask="J")
-    coadd = [fits.Column(name, form, array=getattr(spectrum, name)) for name, form in formats.items()]
-    row: list[tuple[str, str, object]] = [
-        ("SURVEY", "6A", "mock"),
-        ("INSTRUMENT", "4A", "SDSS"),
-        ("PLATEQUALITY", "8A", "good"),
-        ("SPECPRIMARY", "B", 1),
-        ("SPECOBJID", "22A", str(_specobjid(plate, fiberid))),
-        ("RUN2D", "3A", RUN2D),
-        ("TARGETTYPE", "8A", "SCIENCE"),
-        ("SOURCETYPE", "19A", "GALAXY"),
-        ("PLATE", "J", plate),
-        ("MJD", "J", MJD),
-        ("FIBERID", "J", fiberid),
-        ("PLUG_RA", "D", ra),
-        ("PLUG_DEC", "D", dec),
-        ("CLASS", "6A", "GALAXY"),
-        ("SUBCLASS", "21A", ""),
-        ("Z", "E", spectrum.z),
-        ("Z_ERR", "E", 1e-5),
-        ("ZWARNING", "J", 0),
-        ("SN_MEDIAN_ALL", "E", spectrum.sn_median),
-    ]
-    lines = (("[O_II] 3725", 3727.09), ("H_beta", 4862.68), ("[O_III] 5007", 5008.24), ("H_alpha", 6564.61))
-    spzline = [
-        fits.Column("PLATE", "J", array=np.full(len(lines), plate)),
-        fits.Column("MJD", "J", array=np.full(len(lines), MJD)),
-        fits.Column("FIBERID", "J", array=np.full(len(lines), fiberid)),
-        fits.Column("LINENAME", "13A", array=[name for name, _ in lines]),
-        fits.Column("LINEWAVE", "D", array=[wavelength for _, wavelength in lines]),
-        fits.Column("LINEZ", "E", array=np.full(len(lines), spectrum.z)),
-        fits.Column("LINEZ_ERR", "E", array=np.full(len(lines), -1.0)),  # -1: not measured
-    ]
-    return fits.HDUList(
-        [
-            primary,
-            fits.BinTableHDU.from_columns(coadd, name="COADD"),
-            fits.BinTableHDU.from_columns([fits.Column(n, f, array=[v]) for n, f, v in row], name="SPECOBJ"),
-            fits.BinTableHDU.from_columns(spzline, name="SPZLINE"),
-        ]
-    )
+def draw(restframes: Restframes, n: int, seed: int = 0) -> Iterator[MockTarget]:
+    """Draw n fibers, plate by plate of `FIBERS`, from `PLATE` on.
 
-
-def write_spectra(root: str | Path, restframes: Restframes, n: int, seed: int = 0) -> list[Path]:
-    """Write n mock spectra as spec-lite files below a release root.
-
-    restframes: source of noise-free spectra. Plates of 640 fibers, from PLATE on. The same arguments give the
-    same bytes, and the first spectra of a longer survey are those of a shorter one. Returns the files.
+    The same arguments give the same spectra, and the first ones of a longer survey are those of a shorter one.
     """
-    files = []
     for index in range(n):
         # one stream per spectrum, so that a spectrum depends on the seed and its own number only
         rng = np.random.default_rng((seed, index))
@@ -277,46 +235,5 @@ def write_spectra(root: str | Path, restframes: Restframes, n: int, seed: int = 
         z_min = max(10 ** (_LOGLAM_END[1] + LOG_STEP) / float(wave_rest[-1]) - 1, 0.005)
         z = float(np.clip(rng.gamma(_REDSHIFT_SHAPE, _REDSHIFT_SCALE), z_min, z_max))
         spectrum = observe(rng, wave_rest, flux[0], z, _FLUX_LEVEL * rng.lognormal(0, _FLUX_SCATTER))
-        plate, fiberid = PLATE + index // FIBERS, index % FIBERS + 1
         ra, dec = float(rng.uniform(0, 360)), float(np.degrees(np.arcsin(rng.uniform(-1, 1))))
-        file = Path(root) / spec_lite_path(RUN2D, plate, MJD, fiberid)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _hdus(spectrum, plate, fiberid, ra, dec).writeto(file, overwrite=True)
-        files.append(file)
-    return files
-
-
-_CATALOG = {
-    "SPECOBJID": "22A",
-    "RUN2D": "7A",
-    "PLATE": "J",
-    "MJD": "J",
-    "FIBERID": "J",
-    "PLUG_RA": "D",
-    "PLUG_DEC": "D",
-    "CLASS": "6A",
-    "SUBCLASS": "21A",
-    "Z": "E",
-    "Z_ERR": "E",
-    "ZWARNING": "J",
-    "SN_MEDIAN_ALL": "E",
-}
-"""Columns of a catalog and their FITS formats: those that targets are selected by."""
-
-
-def write_catalog(files: Iterable[str | Path], output: str | Path) -> None:
-    """Write a specObj-like catalog of spec files, mock or real: one row per file, from its second table.
-
-    Rows are in the order of the files.
-    """
-    rows = []
-    for file in files:
-        with fits.open(file) as hdus:
-            rows.append([hdus[2].data[name][0] for name in _CATALOG])
-    values = list(zip(*rows, strict=True)) or [()] * len(_CATALOG)
-    table = [
-        fits.Column(name, form, array=list(column))
-        for (name, form), column in zip(_CATALOG.items(), values, strict=True)
-    ]
-    os.makedirs(Path(output).parent, exist_ok=True)
-    fits.BinTableHDU.from_columns(table, name="SPECOBJ").writeto(output, overwrite=True)
+        yield MockTarget(PLATE + index // FIBERS, index % FIBERS + 1, ra, dec, spectrum)

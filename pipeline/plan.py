@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pipeline import schema
-from pipeline.config import GRID_LENGTHS, ConfigError, ModelConfig, SurveyConfig
+from pipeline.config import GRID_LENGTHS, MAX_CONCURRENCY, ConfigError, ModelConfig, SurveyConfig
+from pipeline.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +43,10 @@ CHUNK = 32
 MICRO_BATCH = 64
 
 # Memory of a task, bytes. Measured: an interpreter with torch, Zarr, Dask and a model; what writing a shard
-# of noise takes over the array itself (2.1 to 2.5 times); two lots of 64 files of 0.25 MB, with their parsed
-# columns; the two copies of the encoder's first layer (128 features per pixel) that a forward pass holds.
+# of noise takes over the array itself (2.1 to 2.5 times); the two copies of the encoder's first layer (128
+# features per pixel) that a forward pass holds.
 RESERVED = 450 * 2**20
 WRITE_COPIES = 2.5
-FILES_AT_ONCE = 64 * 2**20
 FEATURES = 128
 ACTIVATION_COPIES = 2
 
@@ -289,13 +289,26 @@ def projected_memory(plan: Plan, stage: str, model: ModelConfig | None = None) -
     """
     inputs = _sizes(plan, schema.SPECTRA_VARIABLES)
     if stage == "ingest":
-        return RESERVED + sum(inputs) + int(WRITE_COPIES * max(inputs)) + FILES_AT_ONCE
+        return RESERVED + sum(inputs) + max(int(WRITE_COPIES * max(inputs)), _files_in_memory(plan)) + _kept(plan)
     if model is None:
         raise ValueError("the memory of an encode task depends on its model")
     outputs = _sizes(plan, schema.ENCODING_VARIABLES, model)
     activations = ACTIVATION_COPIES * (model.micro_batch or MICRO_BATCH) * FEATURES * plan.n_pixels * 4
     # The inputs stay until the outputs are written; activations and copies never meet.
-    return RESERVED + sum(inputs) + sum(outputs) + max(activations, int(WRITE_COPIES * max(outputs)))
+    return RESERVED + _kept(plan) + sum(inputs) + sum(outputs) + max(activations, int(WRITE_COPIES * max(outputs)))
+
+
+def _files_in_memory(plan: Plan) -> int:
+    """Bytes of the files that a task has fetched or under way; a connection holds its file twice when it ends."""
+    layout = LAYOUTS[plan.config.layout]
+    at_once = min(plan.config.concurrency or MAX_CONCURRENCY, layout.at_once)
+    return (3 if layout.shared else 2) * at_once * layout.size
+
+
+def _kept(plan: Plan) -> int:
+    """Bytes that a process keeps between tasks: its last plate."""
+    layout = LAYOUTS[plan.config.layout]
+    return layout.size if layout.shared else 0
 
 
 def _sizes(plan: Plan, variables: Mapping[str, schema.Variable], model: ModelConfig | None = None) -> list[int]:

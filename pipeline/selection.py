@@ -10,7 +10,7 @@ import ast
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -20,6 +20,19 @@ from numpy.typing import NDArray
 from pipeline.config import ConfigError
 
 MAX_LENGTH = 10_000
+
+SELECTIONS = {
+    "main-galaxies": "SURVEY == 'sdss' and PLATEQUALITY == 'good' and TARGETTYPE == 'SCIENCE' "
+    "and SOURCETYPE == 'GALAXY' and CLASS == 'GALAXY' and Z > 0 and Z_ERR < 1e-4",
+    "all-galaxies": "CLASS == 'GALAXY'",
+    "clean": "SPECPRIMARY == 1 and ZWARNING == 0",
+}
+"""Ready-made selections over specObj's columns, by name.
+
+main-galaxies: the sample of paper I (arXiv:2211.07890), as upstream's `SDSS.query` cuts it. all-galaxies: every
+spectrum that the SDSS pipeline classified so, whatever its target was. clean: one spectrum per position (the best
+within 2 arcsec), without any redshift warning.
+"""
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -63,13 +76,34 @@ class _Value:
         return {"b": "truth", "U": "text", "S": "text"}.get(self.data.dtype.kind, "number")
 
 
+def combined(selections: Sequence[str], where: str | None) -> str | None:
+    """Return the one expression for ready-made selections, by name, and an expression of the user's; None for neither.
+
+    Raises ConfigError for an unknown name.
+    """
+    for name in selections:
+        if name not in SELECTIONS:
+            raise ConfigError(
+                "select", name, f"one of {', '.join(SELECTIONS)}", "write any other condition with --where"
+            )
+    expressions = [SELECTIONS[name] for name in selections] + ([] if where is None else [where])
+    if where is not None:
+        names(where)  # by itself: an expression of two halves must not be mended by the parentheses round it
+    if len(expressions) > 1:
+        return " and ".join(f"({expression})" for expression in expressions)
+    return expressions[0] if expressions else None
+
+
 def names(expression: str) -> frozenset[str]:
     """Return the names in an expression, in lower case: what a reader must load before calling `select`.
 
     Raises ConfigError for whatever `select` would refuse without looking at the columns.
     """
     tree = _parse(expression)
-    return frozenset(node.id.lower() for node in ast.walk(tree) if isinstance(node, ast.Name))
+    found = frozenset(node.id.lower() for node in ast.walk(tree) if isinstance(node, ast.Name))
+    if not found:
+        raise ConfigError("where", _shorten(expression), "a condition on columns of the catalog: this names none")
+    return found
 
 
 def select(expression: str, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -1,30 +1,39 @@
-"""Targets -> files of an archive or a mirror of it, fetched concurrently, transient faults retried."""
+"""An archive or a mirror of it: files fetched concurrently and gently, transient faults retried."""
 
 from __future__ import annotations
 
+import asyncio
+import email.utils
 import itertools
 import random
 import re
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
-import pandas as pd
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, get_loop
 
 from pipeline import storage
 from pipeline.config import ConfigError
 
 MAX_BACKOFF = 20.0
-"""Seconds; the longest wait between two attempts."""
+"""Seconds; the longest wait between two attempts that a server did not ask for."""
 
-# Files fetched or under way per file in flight: one slow file must not leave the others' connections idle.
-_AHEAD = 4
+MAX_RETRY_AFTER = 600.0
+"""Seconds; a server that asks for a longer pause fails the files, so that a run never sleeps unnoticed."""
+
+# Fetched or under way per file in flight: one slow file must not leave the others' connections idle.
+AHEAD = 2
+REMOTE_CONCURRENCY, LOCAL_CONCURRENCY = 64, 8
+_PROBE = 80  # bytes; a FITS file's first card
 _PERMANENT_STATUS = frozenset({400, 401, 402, 403, 405, 406, 410, 411, 414, 416, 451, 501, 505})
-_PERMANENT_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+_PERMANENT_ERRORS = (PermissionError, NotADirectoryError, NotImplementedError)
 _SECRETS = re.compile(r"//[^/@\s]*@|\?[^\s'\"]*")
 
 
@@ -32,113 +41,226 @@ class SourceError(RuntimeError):
     """A file that could not be fetched although it may exist: a fault of the source or of the way to it."""
 
 
-def spec_lite_path(run2d: str, plate: int, mjd: int, fiberid: int) -> str:
-    """Return where DR9-DR17 keep a spec-lite file, relative to the release root.
+class Pace:
+    """When requests may start: evenly spaced in time, all of them held back when the server asks for it.
 
-    Numeric reductions (26, 103, 104) are of SDSS-I/II, others (v5_13_2) of BOSS and eBOSS.
+    per_second: requests started in any one second, None for no limit. Shared by a process's tasks.
     """
-    survey = "sdss" if run2d.isdecimal() else "eboss"
-    name = f"spec-{plate:04d}-{mjd}-{fiberid:04d}.fits"
-    return f"{survey}/spectro/redux/{run2d}/spectra/lite/{plate:04d}/{name}"
+
+    def __init__(self, per_second: float | None = None) -> None:
+        self._interval = 1 / per_second if per_second else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    async def wait(self) -> None:
+        """Return when the caller's request may start."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + self._interval
+        if start > now:
+            await asyncio.sleep(start - now)
+
+    def hold(self, seconds: float) -> None:
+        """Let no request start for so long."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
 
 
-_LAYOUTS = {"spec-lite": spec_lite_path}
+@lru_cache(maxsize=16)
+def pace_of(url: str, per_second: float | None) -> Pace:
+    """Return this process's pace for a source: it lasts from one task to the next."""
+    return Pace(per_second)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of a run's tasks may ask of the source: files in flight, and requests per second (None: no limit)."""
+
+    concurrency: int
+    per_second: float | None = None
 
 
 @dataclass(frozen=True)
 class Source:
     """An archive's release root, and how to fetch files from it.
 
-    url: the folder that holds `sdss/` and `eboss/`, any fsspec URL. layout: how files are arranged there.
-    concurrency: files in flight at once. retries: further attempts after a transient fault, with exponential
-    waits that start at about `backoff` seconds. timeout: seconds for one attempt over the network.
+    url: the folder that holds `sdss/`, `eboss/` or `spectro/`, any fsspec URL. concurrency: files in flight at
+    once; None takes 64 over the network, 8 from a disk. per_second: requests started per second, at most.
+    retries: further attempts after a transient fault, with exponential waits that start at about `backoff`
+    seconds and the longer ones that a server asks for (Retry-After). timeout: seconds for one attempt over
+    the network. cache: folder or bucket that is looked in first, and filled with what is fetched, in the
+    archive's layout. first: only so many bytes of each file, where the source can give a part; None: all.
     """
 
     url: str
-    layout: str = "spec-lite"
-    concurrency: int = 8
+    concurrency: int | None = None
+    per_second: float | None = None
     retries: int = 4
     timeout: float = 60.0
     backoff: float = 0.5
+    cache: str | None = None
+    first: int | None = None
 
     def __post_init__(self) -> None:
-        if self.layout not in _LAYOUTS:
-            raise ConfigError("layout", self.layout, f"one of {', '.join(_LAYOUTS)}")
-        if self.concurrency < 1:
+        if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError("concurrency", self.concurrency, "a whole number of at least 1")
+        if self.per_second is not None and not self.per_second > 0:
+            raise ConfigError("max_requests_per_second", self.per_second, "a number above 0")
         if self.retries < 0:
             raise ConfigError("retries", self.retries, "a whole number of at least 0")
 
-    def path(self, row: Mapping[str, Any]) -> str:
-        """Return a target's path relative to `url`. row: gives run2d, plate, mjd, fiberid by name."""
-        return _LAYOUTS[self.layout](str(row["run2d"]), int(row["plate"]), int(row["mjd"]), int(row["fiberid"]))
-
-    def paths(self, targets: pd.DataFrame) -> list[str]:
-        """Return the paths of all rows of a targets table, in order."""
-        columns = (targets[name].tolist() for name in ("run2d", "plate", "mjd", "fiberid"))
-        return [_LAYOUTS[self.layout](*ids) for ids in zip(*columns, strict=True)]
+    @property
+    def at_once(self) -> int:
+        """Files in flight."""
+        return self.concurrency or default_concurrency(self.url)
 
     def fetch(self, paths: Sequence[str]) -> list[bytes | FileNotFoundError]:
         """Fetch files, in the order of `paths`; for one that the source does not have, its FileNotFoundError.
 
         Raises SourceError, naming the file, when one cannot be fetched after all retries or access is denied; the
-        others of the call are then given up.
+        others of the call are then given up. Raises ConfigError for a source that nobody can open.
         """
         return list(self.stream(paths))
 
     def stream(self, paths: Iterable[str]) -> Iterator[bytes | FileNotFoundError]:
         """Fetch files as `fetch` does, one by one: what waits in memory is bounded by `concurrency`, not by `paths`."""
+        # All requests live in fsspec's own event loop: a thread for each would cost more than the request.
+        loop = get_loop()
+        limit = asyncio.Semaphore(self.at_once)
         waiting: deque[Future[bytes | FileNotFoundError]] = deque()
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            for path in paths:
-                waiting.append(pool.submit(self._fetch_one, path))
-                if len(waiting) > _AHEAD * self.concurrency:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        remaining = iter(paths)
+        with _threads(self.at_once) as threads, _quick_turns():
+
+            def submit(path: str) -> None:
+                waiting.append(asyncio.run_coroutine_threadsafe(self._fetch_one(path, limit, threads), loop))
+
+            try:
+                for path in itertools.islice(remaining, AHEAD * self.at_once):
+                    submit(path)
+                while waiting:
+                    content = waiting.popleft().result()
+                    for path in itertools.islice(remaining, 1):
+                        submit(path)
+                    yield content
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     def require_some(self, paths: Sequence[str]) -> None:
         """Refuse a source that has none of these files: a wrong root would make every target one without a file.
 
         Raises ConfigError, also where the source cannot be reached.
         """
-        expected = "a release root, the folder that holds sdss/ and eboss/"
+        expected = "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
         url = _SECRETS.sub(_redact, self.url)
         try:
-            if any(isinstance(content, bytes) for content in self.stream(paths)):
+            probe = replace(self, first=_PROBE, cache=None)
+            if any(isinstance(content, bytes) for content in probe.stream(paths)):
                 return
         except SourceError as error:
             raise ConfigError("source", url, expected, str(error)) from error
         raise ConfigError("source", url, expected, f"it has none of {len(paths)} files tried, such as {paths[0]}")
 
-    def _fetch_one(self, path: str) -> bytes | FileNotFoundError:
+    async def _fetch_one(
+        self, path: str, limit: asyncio.Semaphore, threads: ThreadPoolExecutor
+    ) -> bytes | FileNotFoundError:
+        """Take a file from the cache, or from the source and keep it there."""
+        run = asyncio.get_running_loop().run_in_executor
+        if self.cache is not None:
+            try:
+                return await run(threads, storage.read_bytes, storage.join(self.cache, path))
+            except FileNotFoundError:
+                pass
+        content = await self._retried(path, limit, threads)
+        if self.cache is not None and isinstance(content, bytes):
+            await run(threads, storage.write_bytes, storage.join(self.cache, path), content)
+        return content
+
+    async def _retried(
+        self, path: str, limit: asyncio.Semaphore, threads: ThreadPoolExecutor
+    ) -> bytes | FileNotFoundError:
+        pace = pace_of(self.url, self.per_second)
         for attempt in itertools.count():
             try:
-                return self._read(path)
+                async with limit:
+                    await pace.wait()
+                    return await self._read(path, threads)
             except FileNotFoundError:
                 return FileNotFoundError(path)
+            except IsADirectoryError:
+                return b""  # a folder in the file's place: the source has something there, and it is no spectrum
+            except ConfigError:
+                raise
             except Exception as error:
                 # every backend raises classes of its own, and no fault of theirs may pass for a missing file
-                if attempt == self.retries or _is_permanent(error):
+                asked = _retry_after(error)
+                if attempt == self.retries or _is_permanent(error) or asked > MAX_RETRY_AFTER:
                     reason = f"{type(error).__name__}: {_SECRETS.sub(_redact, str(error))}"
+                    if asked > MAX_RETRY_AFTER:
+                        reason += f", and asks to be left alone for {asked:.0f} s"
                     raise SourceError(f"{path}: {reason} (attempt {attempt + 1})") from error
-            wait = min(self.backoff * 2**attempt, MAX_BACKOFF)
-            time.sleep(wait * random.uniform(0.5, 1.0))
+            if asked:
+                pace.hold(asked)  # every request of this process: the server is busy, not the file
+            await asyncio.sleep(min(self.backoff * 2**attempt, MAX_BACKOFF) * random.uniform(0.5, 1.0))
         raise AssertionError("itertools.count() ended")
 
-    def _read(self, path: str) -> bytes:
+    async def _read(self, path: str, threads: ThreadPoolExecutor) -> bytes:
         fs, inner = storage.filesystem(storage.join(self.url, path))
         if isinstance(fs, AsyncFileSystem):
-            # fsspec's bridge to its event loop takes the limit; without one a dead connection holds the chunk
-            return bytes(fs.cat_file(inner, timeout=self.timeout))
-        return bytes(fs.cat_file(inner))
+            # without a limit a dead connection holds the chunk
+            return bytes(await asyncio.wait_for(fs._cat_file(inner, end=self.first), self.timeout))
+        reading = asyncio.get_running_loop().run_in_executor(threads, partial(fs.cat_file, inner, end=self.first))
+        return bytes(await reading)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads for what waits on a disk; at the end, nobody waits for them."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Let the event loop have its turn soon while the caller computes: at Python's 5 ms, connections lie idle.
+
+    Measured with 64 files in flight: 720-830 files/s fetched and prepared by one process, 510-610 without.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, 2e-4))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def default_concurrency(url: str) -> int:
+    """Return the files in flight when nobody chose: many hide the latency of a network, a disk has next to none."""
+    return LOCAL_CONCURRENCY if storage.local_path(url) is not None else REMOTE_CONCURRENCY
 
 
 def _is_permanent(error: Exception) -> bool:
-    return isinstance(error, _PERMANENT_ERRORS) or getattr(error, "status", None) in _PERMANENT_STATUS
+    return (
+        isinstance(error, _PERMANENT_ERRORS)
+        or getattr(error, "status", None) in _PERMANENT_STATUS
+        or storage.is_misconfigured(error)
+    )
+
+
+def _retry_after(error: Exception) -> float:
+    """Return the pause that a server asks for, in seconds, 0 for none (RFC 9110, section 10.2.3)."""
+    headers = getattr(error, "headers", None) or {}
+    text = str(headers.get("Retry-After", "")).strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()) if text else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _redact(match: re.Match[str]) -> str:

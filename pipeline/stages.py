@@ -15,14 +15,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline import dataset, fits, infer, normalize, schema, storage, targets, worker
+from pipeline import dataset, infer, layouts, normalize, schema, storage, targets, worker
+from pipeline.archive import Archive
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.plan import Chunk, Plan
 from pipeline.quality import Quality
-from pipeline.sources import Source
+from pipeline.sources import Share, Source, default_concurrency
 
 logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 60.0
+"""Seconds for one attempt at a file, beside the time that its bytes take."""
+
+SLOWEST = 1e6
+"""Bytes per second of a connection that still counts as alive."""
 
 Record = dict[str, Any]
 """A chunk's marker or summary: JSON-ready."""
@@ -69,18 +76,19 @@ def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
     return Ledger(root, "encode", plan.encode_fingerprint(model), model)
 
 
-def ingest_chunk(root: str, fingerprint: str, chunk: Chunk) -> Record:
+def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
     """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
 
-    Returns the marker's counts and the timings. Raises ConfigError when ROOT's plan has another fingerprint,
-    SourceError when a file cannot be fetched, OSError when the store cannot be written.
+    share: what this task may ask of the source; None: all that the plan allows. Returns the marker's counts and the
+    timings. Raises ConfigError when ROOT's plan has another fingerprint, SourceError when a file cannot be fetched,
+    OSError when the store cannot be written.
     """
     clock = Timings()
     plan = read_plan(root)
     _require_same(plan.ingest_fingerprint, fingerprint, "ingest")
     with clock.part("targets"):
         rows = targets.read_rows(targets_url(root), chunk.start, chunk.stop)
-    arrays = _ingest(plan, rows, clock)
+    arrays = _ingest(plan, rows, share, clock)
     with clock.part("write"):
         dataset.write_region(dataset.spectra_url(root), chunk, arrays)
     record = _record(chunk, arrays)
@@ -172,11 +180,25 @@ def _require_same(found: str, expected: str, what: str) -> None:
         )
 
 
-def _ingest(plan: Plan, rows: pd.DataFrame, clock: Timings) -> dict[str, NDArray[Any]]:
-    """Arrays of a chunk's spectra store, row by row of the targets."""
+def archive_of(plan: Plan, share: Share | None = None) -> Archive:
+    """Return where a plan's spectra come from. share: what a task may ask of it; None: what the plan says."""
     config = plan.config
-    grid = worker.grid(config.instrument)
-    source = Source(config.source, config.layout, config.concurrency, config.retries)
+    layout = layouts.LAYOUTS[config.layout]
+    share = share or Share(config.concurrency or default_concurrency(config.source), config.max_requests_per_second)
+    source = Source(
+        config.source,
+        concurrency=min(share.concurrency, layout.at_once),
+        per_second=share.per_second,
+        retries=config.retries,
+        timeout=REQUEST_TIMEOUT + layout.size / SLOWEST,
+        cache=config.cache,
+    )
+    return Archive(source, config.layout)
+
+
+def _ingest(plan: Plan, rows: pd.DataFrame, share: Share | None, clock: Timings) -> dict[str, NDArray[Any]]:
+    """Arrays of a chunk's spectra store, row by row of the targets."""
+    grid = worker.grid(plan.config.instrument)
     n = len(rows)
     arrays: dict[str, NDArray[Any]] = {
         "flux": np.empty((n, plan.n_pixels), np.float32),
@@ -184,44 +206,16 @@ def _ingest(plan: Plan, rows: pd.DataFrame, clock: Timings) -> dict[str, NDArray
         "norm": np.empty(n, np.float32),
         "quality": np.empty(n, np.uint32),
     }
-    for i, (row, content) in enumerate(zip(_rows(rows), _fetched(source, rows, clock), strict=True)):
+    spectra = archive_of(plan, share).spectra(rows, clock.part)
+    for i, (z, raw) in enumerate(zip(rows["z"].tolist(), spectra, strict=True)):
         with clock.part("normalize"):
-            spectrum = _spectrum(row, content, grid)
+            if isinstance(raw, Quality):
+                spectrum = normalize.empty(grid, raw)
+            else:
+                spectrum = normalize.normalize(raw, z, grid)
         for name, values in arrays.items():
             values[i] = getattr(spectrum, name)
     return arrays
-
-
-def _rows(rows: pd.DataFrame) -> Iterator[Mapping[str, Any]]:
-    names = ("run2d", "plate", "mjd", "fiberid", "z")
-    for values in zip(*(rows[name].tolist() for name in names), strict=True):
-        yield dict(zip(names, values, strict=True))
-
-
-def _fetched(source: Source, rows: pd.DataFrame, clock: Timings) -> Iterator[bytes | FileNotFoundError]:
-    """Give the contents of the rows' files in order, and count the time that they are waited for."""
-    contents = source.stream(source.paths(rows))
-    while True:
-        with clock.part("fetch"):
-            content = next(contents, None)
-        if content is None:
-            return
-        yield content
-
-
-def _spectrum(
-    row: Mapping[str, Any], content: bytes | FileNotFoundError, grid: normalize.Grid
-) -> normalize.NormalizedSpectrum:
-    """One target's spectrum; whatever is wrong with its file is said by quality bits."""
-    if isinstance(content, FileNotFoundError):
-        return normalize.empty(grid, Quality.NO_FILE)
-    try:
-        raw = fits.read_spec(content)
-    except fits.BadSpectrum:
-        return normalize.empty(grid, Quality.BAD_FILE)
-    if not raw.belongs_to(row["plate"], row["mjd"], row["fiberid"]):
-        return normalize.empty(grid, Quality.WRONG_FILE)
-    return normalize.normalize(raw, row["z"], grid)
 
 
 def _record(chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> Record:

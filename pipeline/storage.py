@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
+from pipeline import __version__
 from pipeline.config import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 # Listings must show what is there now: another process may have written since the last look. Timeouts and retries of
 # single requests are s3fs's own (5 and 15 s, five attempts).
 _FRESH_LISTINGS = {"use_listings_cache": False}
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": _FRESH_LISTINGS, "http": _FRESH_LISTINGS, "https": _FRESH_LISTINGS}
+_HTTP = {**_FRESH_LISTINGS, "client_kwargs": {"headers": {"User-Agent": f"spender-pipeline/{__version__}"}}}
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": _FRESH_LISTINGS, "http": _HTTP, "https": _HTTP}
 
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
@@ -74,6 +77,11 @@ def join(url: str, *parts: str) -> str:
     return "/".join([base, *(part.strip("/") for part in parts)])
 
 
+def is_misconfigured(error: BaseException) -> bool:
+    """Tell whether what a storage client raised is the user's to mend: no credentials, no such profile, ..."""
+    return isinstance(error, BotoCoreError) and not isinstance(error, (HTTPClientError, BotoConnectionError))
+
+
 @contextmanager
 def _answering(url: str) -> Iterator[None]:
     """Turn what storage clients raise of their own into what our callers expect.
@@ -86,7 +94,7 @@ def _answering(url: str) -> Iterator[None]:
         if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _CLIENTS:
             raise
         told = f"{type(error).__name__}: {error}"
-        if isinstance(error, HTTPClientError) or not isinstance(error, BotoCoreError):
+        if not is_misconfigured(error):
             raise OSError(f"{url}: {told}") from error
         remedy = f"check the credentials and the endpoint, the standard AWS variables or profile ({told})"
         raise ConfigError("URL", url, "storage that can be reached", remedy) from error

@@ -5,22 +5,22 @@ The row number in this table is the position along `spectrum` in every store of 
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import selection, storage
+from pipeline import catalog, selection, storage
+from pipeline.catalog import Columns
 from pipeline.config import ConfigError
 
 SCHEMA = pa.schema(
@@ -44,53 +44,79 @@ SCHEMA = pa.schema(
 
 ALIASES = {
     "specobjid": ("specobjid",),
-    "plate": ("plate",),
+    "plate": ("plate", "field"),
     "mjd": ("mjd",),
     "fiberid": ("fiberid",),
+    "catalogid": ("catalogid",),
     "run2d": ("run2d",),
-    "ra": ("plug_ra", "ra"),
-    "dec": ("plug_dec", "dec"),
+    "ra": ("plug_ra", "fiber_ra", "racat", "ra"),
+    "dec": ("plug_dec", "fiber_dec", "deccat", "dec"),
     "z": ("z",),
     "z_err": ("z_err", "zerr"),
     "zwarning": ("zwarning", "zwarn"),
     "class": ("class",),
     "sn_median": ("sn_median_all", "sn_median"),
 }
-"""Names that specObj, spAll and SkyServer use for our columns, in lower case, the preferred one first."""
+"""Names that specObj, spAll (BOSS, eBOSS and SDSS-V) and SkyServer use for our columns, in lower case, the preferred
+first. Sources: the SDSS datamodel's pages of specObj and spAll, and SkyServer's schema of SpecObjAll and spAll."""
 
 REQUIRED = ("z", "plate", "mjd", "fiberid", "run2d")
+SDSS_V = {"plate": "field", "fiberid": "catalogid"}
+"""What SDSS-V's catalogs (DR18 and later) name a spectrum by, in the places of plate and fiberid."""
 
-_TEXT = ("run2d", "specobjid", "class", "target")
 _RUN2D = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")  # it becomes a folder of the archive's path
 _EBOSS = re.compile(r"v5_(\d{1,2})_(\d{1,2})\Z")
 
-Columns = dict[str, NDArray[Any]]
-Choose = Callable[[Sequence[str]], list[str]]  # all column names of a catalog -> those to read
+
+@dataclass(frozen=True)
+class Found:
+    """Targets found in a catalog of so many rows; remarks: what a user should know of them, with how many."""
+
+    frame: pd.DataFrame
+    rows: int
+    remarks: dict[str, int]
 
 
 def read_targets(catalog_url: str, where: str | None = None) -> pd.DataFrame:
-    """Read the targets of a catalog.
+    """Read the targets of a catalog: the frame of `find_targets`."""
+    return find_targets(catalog_url, where).frame
 
-    catalog_url: FITS (its first table), CSV or Parquet, by suffix, anywhere fsspec reaches; only the columns
-    needed are read, a local FITS file is memory-mapped, a remote catalog is copied to a temporary file first.
+
+def find_targets(catalog_url: str, where: str | None = None, block: int = catalog.BLOCK) -> Found:
+    """Find the targets of a catalog.
+
+    catalog_url: FITS (its first table), CSV or Parquet, by suffix, anywhere fsspec reaches; it is read in blocks of so
+    many rows, of which the chosen ones are kept.
     where: a `selection.select` expression over the catalog's own columns; None takes every row.
     Returns the columns of `SCHEMA`, sorted by run2d (as text), plate, mjd, fiberid. Column names match in any
-    case, `ALIASES` too. Absent columns are filled: specobjid is composed from the ids (0 where the release
-    has none), ra, dec, z_err and sn_median are NaN, zwarning is -1 (unknown), class "".
+    case, `ALIASES` too. A catalog with FIELD and CATALOGID in the place of PLATE and FIBERID is SDSS-V's: field becomes
+    the plate, catalogid the last part of the key, fiberid is 0. Absent columns are filled: specobjid is composed from
+    the ids (0 where the release has none), ra, dec, z_err and sn_median are NaN, zwarning is -1 (unknown), class "".
     Raises ConfigError for an unreadable catalog, missing columns, ids that are not whole numbers, duplicates,
     no rows.
     """
-    conditions = selection.names(where) if where else frozenset[str]()
-    with _local_copy(catalog_url) as path:
-        columns = _read_catalog(path, catalog_url, where, conditions)
-    if where:
-        rows = selection.select(where, columns)
-        if not rows.any():
-            raise ConfigError("where", where, f"at least one of the catalog's {len(rows)} rows to match")
-        columns = {name: values[rows] for name, values in columns.items()}
-    if not columns or not len(next(iter(columns.values()))):
+    conditions = selection.names(where) if where is not None else frozenset[str]()
+
+    def choose(available: Sequence[str]) -> list[str]:
+        return _choose(available, catalog_url, where, conditions)
+
+    rows = 0
+    parts: list[pa.Table] = []
+    for columns in catalog.read_blocks(catalog_url, choose, block):
+        size = len(next(iter(columns.values())))
+        rows += size
+        if where is not None and size:
+            chosen = selection.select(where, columns)
+            columns = {name: values[chosen] for name, values in columns.items()}
+            size = int(chosen.sum())
+        if size:
+            parts.append(_to_table(columns, catalog_url))
+    if not rows:
         raise ConfigError("CATALOG", catalog_url, "a catalog with at least one row")
-    return _sorted(_to_frame(columns, catalog_url))
+    if not parts:
+        raise ConfigError("where", where, f"at least one of the catalog's {rows} rows to match")
+    table = _sorted(pa.concat_tables(parts).unify_dictionaries())
+    return Found(_to_frame(table), rows, _remarks(table))
 
 
 def write_targets(frame: pd.DataFrame, url: str, row_group: int | None = None) -> None:
@@ -98,7 +124,7 @@ def write_targets(frame: pd.DataFrame, url: str, row_group: int | None = None) -
 
     row_group: rows per group, the unit that `read_rows` reads; a plan uses its shard.
     """
-    arrays = [pa.array(frame[field.name].to_numpy(), type=field.type) for field in SCHEMA]
+    arrays = [pa.array(frame[field.name], type=field.type, from_pandas=False) for field in SCHEMA]
     buffer = io.BytesIO()
     pq.write_table(pa.table(arrays, schema=SCHEMA), buffer, row_group_size=row_group, compression="zstd")
     storage.write_bytes(url, buffer.getvalue())
@@ -140,139 +166,40 @@ def _open_table(url: str) -> Iterator[pq.ParquetFile]:
         raise ConfigError("targets", url, "a targets table in Parquet", remedy) from error
 
 
-@contextmanager
-def _local_copy(url: str) -> Iterator[Path]:
-    """Give a local path to a catalog: its own, or that of a temporary copy that keeps the name."""
-    path = storage.local_path(url)
-    if path is not None:
-        if not path.is_file():
-            raise ConfigError("CATALOG", url, "a file that exists")
-        yield path
-        return
-    fs, inner = storage.filesystem(url)
-    with tempfile.TemporaryDirectory(prefix="spender-catalog-") as folder:
-        copy = Path(folder) / inner.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-        try:
-            fs.get_file(inner, str(copy))
-        except FileNotFoundError as error:
-            raise ConfigError("CATALOG", url, "a file that exists") from error
-        except Exception as error:  # refused, unreachable, no credentials: every backend has its own classes
-            remedy = f"{type(error).__name__}: {error}"
-            raise ConfigError("CATALOG", url, "a file that can be read", remedy) from error
-        yield copy
+def _choose(available: Sequence[str], url: str, where: str | None, conditions: frozenset[str]) -> list[str]:
+    """Name the columns to read: those of the targets and those of the selection."""
+    chosen = _our_columns(available, url)
+    has = f"the catalog has {', '.join(sorted(available)) or 'no columns'}"
+    missing = [name.upper() for name in REQUIRED if name not in chosen]
+    if missing:
+        raise ConfigError("CATALOG", url, f"a catalog with the columns {', '.join(missing)}", has)
+    unknown = sorted(conditions - {name.lower() for name in available})
+    if unknown:
+        raise ConfigError("where", where, f"columns of the catalog, not {', '.join(unknown)}", has)
+    return [name for name in available if name in chosen.values() or name.lower() in conditions]
 
 
-def _read_catalog(path: Path, url: str, where: str | None, conditions: frozenset[str]) -> Columns:
-    """Read the columns of targets and of the selection, under the catalog's own names."""
-    readers: dict[str, Callable[[Path, Choose], Columns]] = {
-        ".fits": _read_fits,
-        ".fit": _read_fits,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-        ".pq": _read_parquet,
-    }
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    if not suffixes or suffixes[-1] not in readers:
-        raise ConfigError("CATALOG", url, f"a file name that ends with one of {', '.join(readers)}")
-
-    def choose(available: Sequence[str]) -> list[str]:
-        chosen = _our_columns(available)
-        has = f"the catalog has {', '.join(sorted(available)) or 'no columns'}"
-        missing = [name.upper() for name in REQUIRED if name not in chosen]
-        if missing:
-            raise ConfigError("CATALOG", url, f"a catalog with the columns {', '.join(missing)}", has)
-        unknown = sorted(conditions - {name.lower() for name in available})
-        if unknown:
-            raise ConfigError("where", where, f"columns of the catalog, not {', '.join(unknown)}", has)
-        return [name for name in available if name in chosen.values() or name.lower() in conditions]
-
-    try:
-        return readers[suffixes[-1]](path, choose)
-    except ConfigError:
-        raise
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError("CATALOG", url, f"a readable {suffixes[-1][1:]} catalog", reason) from error
-
-
-def _our_columns(available: Iterable[str]) -> dict[str, str]:
+def _our_columns(available: Sequence[str], url: str) -> dict[str, str]:
     """Map our column names to the catalog's, as far as it has them."""
     by_lower: dict[str, str] = {}
     for name in available:
+        if name.lower() in by_lower and any(name.lower() in names for names in ALIASES.values()):
+            raise ConfigError("CATALOG", url, "one of two columns", f"{by_lower[name.lower()]} and {name} say the same")
         by_lower.setdefault(name.lower(), name)
     found = {ours: [by_lower[alias] for alias in names if alias in by_lower] for ours, names in ALIASES.items()}
-    return {ours: names[0] for ours, names in found.items() if names}
+    chosen = {ours: names[0] for ours, names in found.items() if names}
+    if not {"plate", "fiberid"} <= by_lower.keys() and set(SDSS_V.values()) <= by_lower.keys():
+        return {**chosen, **{ours: by_lower[theirs] for ours, theirs in SDSS_V.items()}}
+    chosen.pop("catalogid", None)
+    if "plate" not in by_lower:
+        chosen.pop("plate", None)
+    return chosen
 
 
-def _read_fits(path: Path, choose: Choose) -> Columns:
-    from astropy.io import fits
-
-    with fits.open(path, memmap=True) as hdus:
-        if len(hdus) < 2 or not isinstance(hdus[1], fits.BinTableHDU):
-            raise ValueError("its first extension is not a binary table")
-        table = hdus[1]
-        # the bare array: astropy's own field() makes text four times as large
-        raw = table.data.view(np.ndarray)
-        columns: Columns = {}
-        for name in choose(table.columns.names):
-            values = raw[name]
-            if values.dtype.kind != "S":
-                values = np.asarray(table.data.field(name))
-                values = values.astype(values.dtype.newbyteorder("="))
-            null = table.columns[name].null
-            columns[name] = np.array(values) if null is None else np.ma.masked_equal(raw[name], null)
-        return columns
-
-
-def _read_csv(path: Path, choose: Choose) -> Columns:
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        # SkyServer's downloads begin with a line such as "#Table1"
-        skipped = 0
-        while (line := file.readline()).startswith("#"):
-            skipped += 1
-    chosen = choose(list(pd.read_csv(io.StringIO(line), nrows=0, skipinitialspace=True).columns))
-    frame = pd.read_csv(
-        path,
-        skiprows=skipped,
-        skipinitialspace=True,
-        usecols=chosen,
-        dtype={name: str for name in chosen if name.lower() in _TEXT},
-        low_memory=False,
-    )
-    columns: Columns = {}
-    for name in chosen:
-        column = frame[name]
-        is_text = pd.api.types.is_string_dtype(column.dtype)
-        columns[name] = column.fillna("").to_numpy(dtype=np.str_) if is_text else column.to_numpy()
-    return columns
-
-
-def _read_parquet(path: Path, choose: Choose) -> Columns:
-    with pq.ParquetFile(path) as file:
-        table = file.read(columns=choose(file.schema_arrow.names))
-    return {name: _from_arrow(table.column(name)) for name in table.column_names}
-
-
-def _from_arrow(column: pa.ChunkedArray) -> NDArray[Any]:
-    """Convert a column to numpy, nulls masked; one that is neither number nor text gets the shape (N, 0)."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = kind.value_type
-    missing = column.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        data = np.array(column.fill_null("").to_pylist(), dtype=np.str_)
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        data = column.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
-    else:
-        return np.empty((len(column), 0))
-    return np.ma.array(data, mask=missing) if missing.any() else data
-
-
-def _to_frame(columns: Columns, url: str) -> pd.DataFrame:
-    """Bring a catalog's columns to the names, types and fills of `SCHEMA`."""
-    names = {ours: name for ours, name in _our_columns(columns).items() if columns[name].ndim == 1}
+def _to_table(columns: Columns, url: str) -> pa.Table:
+    """Bring a block of a catalog to the names, types and fills of a target, `last` for the last part of its key."""
+    names = {ours: name for ours, name in _our_columns(list(columns), url).items() if columns[name].ndim == 1}
+    is_sdss_v = names["fiberid"].lower() == SDSS_V["fiberid"]
     size = len(next(iter(columns.values())))
 
     def numbers(ours: str) -> NDArray[np.float64]:
@@ -296,74 +223,129 @@ def _to_frame(columns: Columns, url: str) -> pd.DataFrame:
             raise ConfigError(f"CATALOG column {names[ours]}", float(example), "whole numbers that fit 32 bits")
         return values.astype(np.int32)
 
-    plate, mjd, fiberid = (integers(name) for name in ("plate", "mjd", "fiberid"))
+    plate, mjd = integers("plate"), integers("mjd")
+    last = _catalogids(columns[names["fiberid"]], names["fiberid"]) if is_sdss_v else integers("fiberid")
+    fiberid = np.zeros(size, np.int32) if is_sdss_v else last.astype(np.int32)
     run2d = _run2d(columns[names["run2d"]])
-    composed = compose_specobjid(run2d, plate, mjd, fiberid)
+    composed = np.zeros(size, np.uint64) if is_sdss_v else compose_specobjid(run2d, plate, mjd, fiberid)
+    specobjid, is_beyond = composed, np.zeros(size, np.bool_)
+    if "specobjid" in names:
+        specobjid, is_beyond = _specobjid(columns[names["specobjid"]], composed)
     with np.errstate(over="ignore"):
-        return pd.DataFrame(
+        return pa.table(
             {
-                "target": [f"{r}/{p}-{m}-{f}" for r, p, m, f in zip(run2d, plate, mjd, fiberid, strict=True)],
-                "specobjid": _specobjid(columns[names["specobjid"]], composed) if "specobjid" in names else composed,
+                "specobjid": specobjid,
                 "plate": plate,
                 "mjd": mjd,
                 "fiberid": fiberid,
-                "run2d": run2d.tolist(),
+                "last": last.astype(np.int64),
+                "run2d": run2d,
                 "ra": numbers("ra"),
                 "dec": numbers("dec"),
                 "z": numbers("z").astype(np.float32),
                 "z_err": numbers("z_err").astype(np.float32),
                 "zwarning": integers("zwarning", fill=-1),
-                "class": _text(columns[names["class"]]).tolist() if "class" in names else [""] * size,
+                "class": _text(columns[names["class"]] if "class" in names else np.full(size, "")),
                 "sn_median": numbers("sn_median").astype(np.float32),
+                "beyond": is_beyond,
             }
         )
 
 
-def _text(column: NDArray[Any]) -> NDArray[np.str_]:
+def _text(column: NDArray[Any]) -> pa.DictionaryArray:
     """Convert a column to stripped text, "" where missing; whole numbers lose their decimal point."""
     data = np.ma.getdata(column)
-    if data.dtype.kind == "S":
-        data = np.char.decode(data, "utf-8", "replace")
-    elif data.dtype.kind == "f":
+    if data.dtype.kind == "f":
         data = np.array([f"{value:.0f}" if value == np.floor(value) else str(value) for value in data])
-    text = np.char.strip(data.astype(np.str_), " \t\0")
-    return np.where(np.ma.getmaskarray(column), "", text)
+    elif data.dtype.kind == "S" and data.dtype.itemsize == 0:
+        data = np.full(len(data), "")
+    elif data.dtype.kind != "S":
+        data = data.astype(np.str_)
+    text = pa.array(data, mask=np.ma.getmaskarray(column)).dictionary_encode()
+    values = [
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in _list(text.dictionary)
+    ]
+    stripped = pa.array([value.strip(" \t\0") for value in values] + [""], pa.string())
+    filled = pc.fill_null(text.indices, len(values))
+    # words that became the same are one word again
+    return pa.DictionaryArray.from_arrays(filled, stripped).cast(pa.string()).dictionary_encode()
 
 
-def _run2d(column: NDArray[Any]) -> NDArray[np.str_]:
-    run2d = _text(column)
-    for value in np.unique(run2d):
+def _list(values: pa.Array) -> list[Any]:
+    return list(values.to_pylist())
+
+
+def _run2d(column: NDArray[Any]) -> pa.DictionaryArray:
+    """Read the names of reductions: they become folders. Numbers are written without leading zeros, as in paths."""
+    text = _text(column)
+    names = _list(text.dictionary)
+    for value in names:
         if not _RUN2D.match(value):
             expected = "the name of a reduction, such as 26 or v5_13_2"
             raise ConfigError("CATALOG column RUN2D", str(value), expected, "select rows that have one with --where")
-    return run2d
+    plain = pa.array([str(int(name)) if name.isdecimal() else name for name in names], pa.string())
+    return pa.DictionaryArray.from_arrays(text.indices, plain).cast(pa.string()).dictionary_encode()
 
 
-def _specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _catalogids(column: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Read SDSS-V's catalogids: numbers beyond what floats hold exactly, as integers or as text."""
+    data = np.ma.getdata(column)
+    if data.dtype.kind == "f" or np.ma.getmaskarray(column).any():
+        raise ConfigError(f"CATALOG column {name}", str(data.dtype), "whole numbers in every row, not floats")
+    try:
+        values = data.astype(np.int64) if data.dtype.kind in "iu" else np.array([int(item) for item in data], np.int64)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"CATALOG column {name}", str(error), "whole numbers") from error
+    if (values < 0).any():
+        raise ConfigError(f"CATALOG column {name}", int(values.min()), "whole numbers of at least 0")
+    return values
+
+
+def _specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Read ids as unsigned numbers: real ones exceed 2^63, so catalogs hold them as text or negative.
 
-    A column of floats has lost the last digits and is ignored; so is what is missing. Ids beyond 64 bits
-    become 0.
+    A column of floats has lost the last digits and is ignored; so is what is missing. Ids beyond 64 bits become 0;
+    also tells which.
     """
-    if np.ma.getdata(column).dtype.kind == "f":
-        return composed
-    text = _text(column).tolist()
+    data = np.ma.getdata(column)
+    within = np.zeros(len(data), np.bool_)
+    if data.dtype.kind == "f":
+        return composed, within
+    if data.dtype.kind in "iub":
+        return np.where(np.ma.getmaskarray(column), composed, data.astype(np.uint64)), within
+    text = pc.utf8_trim(pa.array(data, mask=np.ma.getmaskarray(column)).cast(pa.string()), " \t\0")
+    text = pc.if_else(pc.equal(text, ""), None, text)
     try:
-        values = [int(item) if item else own for item, own in zip(text, composed.tolist(), strict=True)]
+        return _filled(text.cast(pa.uint64()), composed), within
+    except pa.ArrowInvalid:
+        pass  # signed ids, ids of more than 64 bits, or no ids at all: one by one
+    try:
+        values = [int(item) if item else own for item, own in zip(_list(text), composed.tolist(), strict=True)]
     except ValueError as error:
         raise ConfigError("CATALOG column SPECOBJID", str(error), "whole numbers") from error
-    return np.array([v % 2**64 if -(2**63) <= v < 2**64 else 0 for v in values], dtype=np.uint64)
+    fits = [-(2**63) <= value < 2**64 for value in values]
+    ids = np.array([value % 2**64 if fit else 0 for value, fit in zip(values, fits, strict=True)], dtype=np.uint64)
+    return ids, ~np.array(fits, np.bool_)
+
+
+def _filled(ids: pa.Array, composed: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    missing = ids.is_null().to_numpy(zero_copy_only=False)
+    return np.where(missing, composed, ids.fill_null(0).to_numpy(zero_copy_only=False))
 
 
 def compose_specobjid(
-    run2d: NDArray[np.str_], plate: NDArray[np.int32], mjd: NDArray[np.int32], fiberid: NDArray[np.int32]
+    run2d: pa.DictionaryArray | NDArray[np.str_],
+    plate: NDArray[np.int32],
+    mjd: NDArray[np.int32],
+    fiberid: NDArray[np.int32],
 ) -> NDArray[np.uint64]:
     """Compose SPECOBJID from ids, shape (N,) each, as sdss_specobjid does for SDSS and (e)BOSS; else 0.
 
     Bits: plate from 50, fiberid from 38, mjd - 50000 from 24, run2d from 10 (v5_m_p as 100 m + p).
     """
-    reductions, where = np.unique(run2d, return_inverse=True)
-    numbers = np.array([_reduction_number(str(name)) for name in reductions], dtype=np.int64)[where]
+    names = run2d if isinstance(run2d, pa.DictionaryArray) else pa.array(run2d).dictionary_encode()
+    packed = np.array([_reduction_number(str(name)) for name in _list(names.dictionary)], dtype=np.int64)
+    numbers = packed[names.indices.to_numpy()]
     day = mjd.astype(np.int64) - 50000
     fits = (numbers >= 0) & (plate < 2**14) & (fiberid < 2**12) & (day >= 0) & (day < 2**14)
     parts = ((plate, 50), (fiberid, 38), (np.where(fits, day, 0), 24), (np.where(fits, numbers, 0), 10))
@@ -381,12 +363,40 @@ def _reduction_number(run2d: str) -> int:
     return int(run2d) if run2d.isdecimal() and int(run2d) < 2**14 else -1
 
 
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sort by run2d, plate, mjd, fiberid; refuse a spectrum that is there twice."""
-    frame = frame.sort_values(["run2d", "plate", "mjd", "fiberid"], kind="stable", ignore_index=True)
-    twice = frame["target"][frame["target"].duplicated()].unique()
-    if len(twice):
-        shown = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
+def _sorted(table: pa.Table) -> pa.Table:
+    """Sort by run2d, plate, mjd and the last part of the key; refuse a spectrum that is there twice."""
+    keys = ("run2d", "plate", "mjd", "last")
+    # sorting needs the words themselves; the rest of the table keeps their numbers
+    words = table.set_column(table.schema.get_field_index("run2d"), "run2d", table["run2d"].cast(pa.string()))
+    table = table.take(pc.sort_indices(words.select(keys), sort_keys=[(key, "ascending") for key in keys]))
+    same = np.ones(max(len(table) - 1, 0), np.bool_)
+    for key in keys:
+        column = table[key].cast(pa.string()) if key == "run2d" else table[key]
+        same &= pc.equal(column[1:], column[:-1]).to_numpy()
+    if same.any():
+        repeated = list(dict.fromkeys(_list(_keys(table.take(np.flatnonzero(same))))))
+        shown = ", ".join(repeated[:3]) + (f" and {len(repeated) - 3} more" if len(repeated) > 3 else "")
         remedy = "remove the repeated rows, or select with --where"
         raise ConfigError("CATALOG", shown, "each spectrum once", remedy)
-    return frame
+    return table
+
+
+def _keys(table: pa.Table) -> pa.ChunkedArray:
+    """Compose the targets' keys, run2d/plate-mjd-last."""
+    numbers = [table[name].cast(pa.string()) for name in ("plate", "mjd", "last")]
+    key = pc.binary_join_element_wise(*numbers, "-")
+    return pc.binary_join_element_wise(table["run2d"].cast(pa.string()), key, "/")
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    columns = {name: table[name] for name in SCHEMA.names if name != "target"}
+    return pa.table({"target": _keys(table), **columns}).select(SCHEMA.names).cast(SCHEMA).to_pandas()
+
+
+def _remarks(table: pa.Table) -> dict[str, int]:
+    z = table["z"].to_numpy()
+    found = {
+        "without a usable redshift: they get no latents": int((~(np.isfinite(z) & (z > -1))).sum()),
+        "with a SPECOBJID of more than 64 bits: 0 in the table": int(pc.sum(table["beyond"]).as_py()),
+    }
+    return {text: count for text, count in found.items() if count}

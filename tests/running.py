@@ -38,7 +38,7 @@ def make_root(
     """Plan a run over the first n targets of a mirror, with untrained models of these names."""
     root = str(tmp_path / name)
     frame = targets.read_targets(str(mirror / "sdss" / "spectro" / "redux" / "specObj-dr17.fits")).iloc[:n]
-    plan = Plan.create(SurveyConfig(source=source or str(mirror), targets="targets", shard=shard), frame)
+    plan = Plan.create(SurveyConfig(source=source or str(mirror), targets="targets", shard=shard, retries=1), frame)
     for seed, model_name in enumerate(models):
         checkpoint = str(random_checkpoint(tmp_path.parent, seed))
         facts = worker.inspect(checkpoint, "sdss")
@@ -47,6 +47,13 @@ def make_root(
     targets.write_targets(frame, stages.targets_url(root), row_group=plan.shard)
     storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
     return root, plan
+
+
+def break_file(path: Path) -> None:
+    """Put a link to itself in a file's place: nobody can read it, and it is not missing - a fault of the source."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
 
 
 def file_hashes(root: Path) -> dict[str, str]:

@@ -18,12 +18,14 @@ PURE = {
     "fits": set(),
     "normalize": {"fits"},
     "infer": set(),
-    "plan": {"config", "schema"},
+    "layouts": {"config"},
+    "plan": {"config", "schema", "layouts"},
     "schema": {"plan"},
 }
 INPUT_OUTPUT = {
     "storage": set(),
-    "targets": {"storage", "selection"},
+    "catalog": {"storage"},
+    "targets": {"storage", "selection", "catalog"},
     "sources": {"storage"},
     "dataset": {"storage", "schema", "plan"},
     "ledger": {"storage"},
@@ -32,18 +34,19 @@ LAYERS: list[set[str]] = [
     set(PURE),
     set(INPUT_OUTPUT),
     {"worker", "interrupt"},
+    {"archive", "quota"},
     {"stages"},
     {"executor", "progress"},
     {"finalize"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
-    {"report", "cluster", "mock", "train"},
+    {"report", "cluster", "mock", "mock_release", "train"},
     {"commands", "cli", "demo", "__main__"},
 ]
 SPENDER_CORE = {"infer", "worker", "batch", "commands", "cli", "report", "mock", "demo", "train"}
 ONLY_IN = {
-    "distributed": {"executor", "worker", "cluster"},
+    "distributed": {"executor", "worker", "cluster", "quota"},
     "zarr": {"dataset", "finalize", "schema", "storage"},
-    "astropy": {"fits", "targets", "mock"},
+    "astropy": {"catalog", "mock_release"},
     "s3fs": {"storage"},
     "matplotlib": {"report"},
 }

@@ -14,7 +14,7 @@ import torch
 import pipeline
 from pipeline.batch import make_batch
 from pipeline.fits import BadSpectrum, read_spec
-from pipeline.sources import spec_lite_path
+from pipeline.layouts import spec_lite_path
 
 IDS = ((266, 51630, 486), (266, 51602, 1), (412, 52254, 308))
 PRESENT = IDS[:2]

@@ -16,7 +16,7 @@ from pipeline.plan import Plan
 from spender_core.training import VALID_FRACTION
 from spender_core.weights import PUBLISHED
 
-from ..running import markers, random_checkpoint
+from ..running import break_file, markers, random_checkpoint
 
 FEW = "PLATE == 266 and FIBERID < 200"
 
@@ -172,8 +172,7 @@ def test_failed_chunks_end_with_3_and_the_same_command_resumes(
     for file in files:
         (source / plate / file.name).write_bytes(file.read_bytes())
     broken = source / plate / files[1].name
-    broken.unlink()
-    broken.mkdir()
+    break_file(broken)
     assert make_plan(tmp_path / "run", table, source) == 0
     assert cli.main(["run", str(tmp_path / "run"), "--serial"]) == 3
     told = capsys.readouterr().err
@@ -182,7 +181,7 @@ def test_failed_chunks_end_with_3_and_the_same_command_resumes(
     assert "same command resumes" in told
     assert cli.main(["status", str(tmp_path / "run")]) == 0
     assert broken.name in capsys.readouterr().out
-    broken.rmdir()
+    broken.unlink()
     broken.write_bytes((mirror / plate / broken.name).read_bytes())
     assert cli.main(["run", str(tmp_path / "run"), "--serial"]) == 0
     assert not list((tmp_path / "run" / "ledger").glob("*/failed/*"))

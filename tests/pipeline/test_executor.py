@@ -11,14 +11,14 @@ import psutil
 import pytest
 from distributed import Client
 
-from pipeline import cluster, dataset, executor, stages, storage, targets
+from pipeline import cluster, dataset, executor, layouts, stages, storage, targets
 from pipeline.config import ConfigError
 from pipeline.executor import Outcome, Summary
 from pipeline.plan import Plan
 from pipeline.quality import Quality
-from pipeline.sources import Source
+from pipeline.quota import divide
 
-from ..running import make_root
+from ..running import break_file, make_root
 
 BOTH = ("ingest", "encode")
 
@@ -55,11 +55,11 @@ def run(
     return executor.run(root, plan, client, stage_names, models, told or Told())
 
 
-def break_file(root: str, source: Path, row: int) -> Path:
-    """Put a folder where a target's file should be: a fault that is not the spectrum's."""
-    path = source / Source(str(source)).paths(targets.read_rows(stages.targets_url(root), row, row + 1))[0]
-    path.unlink(missing_ok=True)
-    path.mkdir(parents=True)
+def break_row(root: str, source: Path, row: int) -> Path:
+    """Make a target's file unreadable: a fault that is not the spectrum's."""
+    rows = targets.read_rows(stages.targets_url(root), row, row + 1)
+    path = source / layouts.paths("spec-lite", rows["target"])[0]
+    break_file(path)
     return path
 
 
@@ -113,7 +113,7 @@ def test_a_failed_chunk_is_recorded_and_the_others_go_on(
     source = tmp_path / "sas"
     root, plan = make_root(tmp_path, mirror, source=str(source))
     shutil.copytree(mirror, source, ignore=shutil.ignore_patterns("eboss", "*dr17.fits"))
-    broken = break_file(root, source, 2)
+    broken = break_row(root, source, 2)
     on = client if where == "workers" else None
     summary = run(root, plan, on)
     assert summary.done == 4
@@ -126,7 +126,7 @@ def test_a_failed_chunk_is_recorded_and_the_others_go_on(
     quality = dataset.read_chunk(dataset.encodings_url(root, "random"), ["quality"], 0, 6)["quality"]
     assert (quality[2:4] == Quality.NOT_PROCESSED).all()
 
-    broken.rmdir()
+    broken.unlink()
     again = run(root, plan, on)
     assert (again.done, again.failed) == (2, ())
     assert stages.ingest_ledger(root, plan).failures() == {}
@@ -147,7 +147,7 @@ def test_a_task_that_is_done_already_is_not_done_again(tmp_path: Path, mirror: P
     run(root, plan, stage_names=("ingest",))
     shutil.rmtree(Path(root) / "spectra.zarr")
     task = executor.Task("ingest", None, plan.chunks()[0])
-    outcome = executor.attempt(root, plan.ingest_fingerprint, task)
+    outcome = executor.attempt(root, plan.ingest_fingerprint, task, divide(plan.config, at_once=1))
     assert outcome.record is not None
     assert outcome.record["spectra"] == 2
 

@@ -1,31 +1,13 @@
-"""Mock spectra: the archive's format, an SDSS-like noise, the same bytes every time."""
+"""Mock spectra: an SDSS-like spectrograph over any restframe."""
 
 from __future__ import annotations
-
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from pipeline import mock
-from pipeline.fits import read_spec
-from pipeline.targets import read_targets
-
-FORMATS = {
-    "flux": "E",
-    "loglam": "E",
-    "ivar": "E",
-    "and_mask": "J",
-    "or_mask": "J",
-    "wdisp": "E",
-    "sky": "E",
-    "model": "E",
-}
-FIBER_BITS = 0xFFFF
 
 
 def flat_galaxies(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -37,139 +19,25 @@ def flat_galaxies(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float32]
     return wavelength, flux.astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def survey(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return mock.write_spectra(tmp_path_factory.mktemp("release"), flat_galaxies, 40, seed=3)
+def test_the_first_spectra_of_a_longer_survey_are_those_of_a_shorter_one() -> None:
+    short, longer = list(mock.draw(flat_galaxies, 2, seed=5)), list(mock.draw(flat_galaxies, 4, seed=5))
+    for one, other in zip(short, longer, strict=False):
+        np.testing.assert_array_equal(one.spectrum.flux, other.spectrum.flux)
+        assert (one.plate, one.fiberid, one.ra, one.dec) == (other.plate, other.fiberid, other.ra, other.dec)
 
 
-def test_files_lie_where_the_archive_would_have_them(survey: list[Path]) -> None:
-    assert survey[0].as_posix().endswith("sdss/spectro/redux/26/spectra/lite/9901/spec-9901-51544-0001.fits")
-    assert len(set(survey)) == 40
+def test_every_spectrum_lies_on_the_axis_of_its_plate() -> None:
+    for target in mock.draw(flat_galaxies, 10):
+        steps = (target.spectrum.loglam - mock.AXIS[0]) / mock.LOG_STEP
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
+        assert steps[0] > -0.5
+        assert steps[-1] < len(mock.AXIS) - 0.5
 
 
-def test_a_second_plate_begins_after_640_fibers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mock.FIBERS == 640
-    monkeypatch.setattr(mock, "FIBERS", 2)
-    files = mock.write_spectra(tmp_path, flat_galaxies, 3)
-    names = ["spec-9901-51544-0001.fits", "spec-9901-51544-0002.fits", "spec-9902-51544-0001.fits"]
-    assert [file.name for file in files] == names
-
-
-def test_tables_and_columns_are_those_of_spec_lite_files(survey: list[Path]) -> None:
-    with fits.open(survey[5]) as hdus:
-        assert [hdu.name for hdu in hdus] == ["PRIMARY", "COADD", "SPECOBJ", "SPZLINE"]
-        header = hdus[0].header
-        assert (header["PLATEID"], header["MJD"], header["FIBERID"]) == (9901, 51544, 6)
-        assert dict(zip(hdus[1].columns.names, hdus[1].columns.formats, strict=True)) == FORMATS
-        row = hdus[2].data[0]
-        assert (row["PLATE"], row["MJD"], row["FIBERID"], row["RUN2D"]) == (9901, 51544, 6, "26")
-        assert row["CLASS"] == "GALAXY"
-        assert int(row["SPECOBJID"]) == 9901 << 50 | 6 << 38 | 1544 << 24 | 26 << 10
-
-
-def test_columns_are_those_of_a_real_file(survey: list[Path], mirror: Path) -> None:
-    real = mirror / "sdss/spectro/redux/26/spectra/lite/0266/spec-0266-51630-0486.fits"
-    with fits.open(survey[0]) as ours, fits.open(real) as theirs:
-        assert ours[1].columns.names == theirs[1].columns.names
-        assert ours[1].columns.formats == theirs[1].columns.formats
-        assert ours[2].name == theirs[2].name
-        assert set(ours[2].columns.names) <= set(theirs[2].columns.names)
-        assert ours[0].header["COEFF1"] == theirs[0].header["COEFF1"]
-
-
-def test_grid_steps_and_length_are_those_of_the_survey(survey: list[Path]) -> None:
-    lengths = set()
-    for file in survey:
-        loglam = read_spec(file.read_bytes()).loglam
-        lengths.add(len(loglam))
-        assert 3.5783 < loglam[0] < 3.5833
-        assert np.abs(np.diff(loglam.astype(float)) - 1e-4).max() < 1e-6
-    assert 3750 < min(lengths) < max(lengths) < 3875
-
-
-def test_our_reader_and_upstream_see_the_same_spectrum(survey: list[Path]) -> None:
-    from spender.data.sdss import SDSS
-
-    compared = 0
-    for file in survey:
-        raw = read_spec(file.read_bytes())
-        if (raw.and_mask & FIBER_BITS).any():  # upstream drops those pixels
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            spec, weight, norm, z, z_err = SDSS.prepare_spectrum(str(file))
-        assert torch.isfinite(spec).all()
-        assert (weight > 0).sum() > 2500
-        start = round((float(raw.loglam[0]) - 3.578) / 1e-4)
-        ours = torch.from_numpy(raw.flux)
-        torch.testing.assert_close(spec[start : start + len(ours)] * norm, ours, rtol=1e-5, atol=1e-5)
-        assert float(z) == pytest.approx(raw.z)
-        assert float(z_err) == pytest.approx(1e-5)
-        compared += 1
-    assert compared > 30
-
-
-def test_noise_is_as_large_as_the_file_says(survey: list[Path]) -> None:
-    deviations = []
-    for file in survey:
-        with fits.open(file) as hdus:
-            table = hdus[1].data
-            good = table["ivar"] > 0
-            deviations.append(((table["flux"] - table["model"]) * np.sqrt(table["ivar"]))[good])
-    pulls = np.concatenate(deviations)
-    assert abs(pulls.mean()) < 0.01
-    assert pulls.std() == pytest.approx(1, abs=0.01)
-
-
-def test_noise_is_as_large_as_in_real_spectra(survey: list[Path], mirror: Path) -> None:
-    real = sorted((mirror / "sdss").glob("**/spec-*.fits"))
-
-    def noise(files: list[Path]) -> NDArray[np.float64]:
-        bands = []
-        for file in files:
-            with fits.open(file) as hdus:
-                table = hdus[1].data
-                good = table["ivar"] > 0
-                sigma = table["ivar"][good] ** -0.5
-                photons = np.sqrt(np.clip(table["model"][good], 0, None) + table["sky"][good])
-                band = np.digitize(table["loglam"][good], np.linspace(3.585, 3.96, 16))
-            if set(band) >= set(range(1, 16)):  # a real file may lack a whole camera's half
-                bands.append([np.median((sigma / photons)[band == b]) for b in range(1, 16)])
-        return np.asarray(np.median(bands, axis=0))
-
-    assert np.all(np.abs(np.log(noise(survey) / noise(real))) < 0.3)
-
-
-def test_some_spectra_have_flagged_pixels_dead_spans_and_fiber_bits(survey: list[Path]) -> None:
-    masks = [read_spec(file.read_bytes()) for file in survey]
-    bright = [(raw.and_mask & 1 << 23 != 0).mean() for raw in masks]
-    assert 0.005 < float(np.median(bright)) < 0.06
-    assert 0 < sum((raw.ivar == 0).any() for raw in masks) < 20
-    assert 0 < sum((raw.and_mask & FIBER_BITS != 0).any() for raw in masks) < 12
-
-
-def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path: Path, survey: list[Path]) -> None:
-    again = mock.write_spectra(tmp_path / "again", flat_galaxies, 3, seed=3)
-    assert [file.read_bytes() for file in again] == [file.read_bytes() for file in survey[:3]]
-    other = mock.write_spectra(tmp_path / "other", flat_galaxies, 1, seed=4)
-    assert other[0].read_bytes() != survey[0].read_bytes()
-
-
-def test_catalog_is_read_back_as_targets(tmp_path: Path, survey: list[Path]) -> None:
-    mock.write_catalog(survey, tmp_path / "catalog.fits")
-    targets = read_targets(str(tmp_path / "catalog.fits"), where="CLASS == 'GALAXY' and Z < 1")
-    assert len(targets) == len(survey)
-    assert targets["target"].iloc[0] == "26/9901-51544-1"
-    assert targets["specobjid"].iloc[0] == 9901 << 50 | 1 << 38 | 1544 << 24 | 26 << 10
-    z = [read_spec(file.read_bytes()).z for file in survey]
-    assert targets["z"].tolist() == pytest.approx(z)
-    assert (targets["sn_median"] > 0).all()
-
-
-def test_catalog_takes_real_files_too(tmp_path: Path, mirror: Path) -> None:
-    real = sorted((mirror / "sdss").glob("**/spec-0266-*.fits"))
-    mock.write_catalog(real, tmp_path / "catalog.fits")
-    assert len(read_targets(str(tmp_path / "catalog.fits"))) == len(real)
+def test_the_sky_has_its_lines() -> None:
+    sky, wavelength = mock._sky(), 10**mock.AXIS
+    near = np.abs(wavelength - 5578.9) < 3  # [O I], in vacuum
+    assert sky[near].max() > 10 * np.median(sky)
 
 
 def test_a_redshift_that_the_restframe_does_not_cover_is_refused() -> None:
@@ -179,7 +47,7 @@ def test_a_redshift_that_the_restframe_does_not_cover_is_refused() -> None:
         mock.observe(rng, wavelength, flux[0], 0.9, 10.0)
 
 
-def test_decoder_is_a_source_of_restframes(tmp_path: Path) -> None:
+def test_decoder_is_a_source_of_restframes() -> None:
     from spender_core.autoencoder import SpectrumAutoencoder
     from spender_core.instrument import SDSS
 
@@ -193,5 +61,5 @@ def test_decoder_is_a_source_of_restframes(tmp_path: Path) -> None:
     wavelength, flux = restframes(np.random.default_rng(1), 4)
     assert wavelength.shape == (3000,)
     assert flux.shape == (4, 3000)
-    files = mock.write_spectra(tmp_path, restframes, 2)
-    assert not np.array_equal(*(read_spec(file.read_bytes()).flux[:3000] for file in files))
+    first, second = mock.draw(restframes, 2)
+    assert not np.array_equal(first.spectrum.flux[:3000], second.spectrum.flux[:3000])

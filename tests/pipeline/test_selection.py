@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError
-from pipeline.selection import MAX_LENGTH, names, select
+from pipeline.selection import MAX_LENGTH, SELECTIONS, combined, names, select
 
 COLUMNS = {
     "CLASS": np.array([b"GALAXY ", b"QSO    ", b"STAR   ", b"GALAXY "]),
@@ -211,3 +213,58 @@ def test_any_text_is_a_selection_or_a_refusal(text: str):
 def test_comparisons_agree_with_numpy(values: list[float], limit: float):
     column = np.array(values, dtype=np.float32)
     np.testing.assert_array_equal(select(f"X <= {limit!r}", {"X": column}), column <= np.float32(limit))
+
+
+# --- ready-made selections ---
+
+
+def test_the_main_galaxies_are_those_that_upstream_selects(catalog: Path):
+    with fits.open(catalog) as hdus:
+        rows = hdus[1].data
+        padded = {name: np.char.strip(rows[name]) for name in ("SURVEY", "PLATEQUALITY", "TARGETTYPE", "SOURCETYPE")}
+        expected = (
+            (padded["SURVEY"] == "sdss")
+            & (padded["PLATEQUALITY"] == "good")
+            & (padded["TARGETTYPE"] == "SCIENCE")
+            & (rows["Z"] > 0.0)
+            & (rows["Z_ERR"] < 1e-4)
+            & (padded["SOURCETYPE"] == "GALAXY")
+            & (np.char.strip(rows["CLASS"]) == "GALAXY")
+        )
+        columns = {name: np.array(rows[name]) for name in rows.names if name != "THETA"}
+    found = select(SELECTIONS["main-galaxies"], columns)
+    np.testing.assert_array_equal(found, expected)
+    assert 0 < found.sum() < len(found)
+
+
+@pytest.mark.parametrize("name", sorted(SELECTIONS))
+def test_every_ready_made_selection_chooses_some_of_the_real_catalog(catalog: Path, name: str):
+    with fits.open(catalog) as hdus:
+        columns = {column: np.array(hdus[1].data[column]) for column in hdus[1].data.names if column != "THETA"}
+    assert 0 < select(SELECTIONS[name], columns).sum() < len(columns["Z"])
+
+
+def test_several_selections_must_all_hold():
+    columns = {"CLASS": np.array(["GALAXY", "GALAXY", "QSO"]), "SPECPRIMARY": np.array([1, 1, 1])}
+    columns |= {"ZWARNING": np.array([0, 4, 0]), "Z": np.array([0.1, 0.2, 0.3])}
+    both = combined(["all-galaxies", "clean"], "Z < 1 or Z > 2")
+    assert both is not None
+    assert select(both, columns).tolist() == [True, False, False]
+    assert combined([], "Z > 1") == "Z > 1"
+    assert combined([], None) is None
+
+
+@pytest.mark.parametrize("where", ["", " ", "1 / 0 > 1", "True", "1 < 2"])
+def test_what_names_no_column_is_refused(where: str):
+    with pytest.raises(ConfigError, match="where"):
+        combined([], where)
+
+
+def test_an_unknown_selection_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match="one of main-galaxies, all-galaxies, clean"):
+        combined(["galaxies"], None)
+
+
+def test_half_an_expression_is_not_mended_by_what_stands_beside_it():
+    with pytest.raises(ConfigError, match="where"):
+        combined(["clean"], "Z > 0) or (Z < 1")

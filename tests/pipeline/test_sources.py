@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import email.utils
 import pickle
 import re
 import subprocess
@@ -15,10 +16,12 @@ import fsspec
 import pandas as pd
 import pytest
 
-from pipeline import targets
+import pipeline
+from pipeline import layouts, targets
 from pipeline.config import ConfigError
 from pipeline.fits import read_spec
-from pipeline.sources import Source, SourceError, spec_lite_path
+from pipeline.layouts import spec_lite_path
+from pipeline.sources import MAX_RETRY_AFTER, Source, SourceError
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,9 @@ class Faults(BaseHTTPRequestHandler):
     """Answers after what the path says: /<fault>/<times>/name fails that often, then serves its own path."""
 
     seen: dict[str, int] = {}
+    agents: set[str] = set()
+    times: list[float] = []
+    ranges: set[str | None] = set()
     lock = threading.Lock()
     running = 0
     most = 0
@@ -50,6 +56,9 @@ class Faults(BaseHTTPRequestHandler):
         with Faults.lock:
             Faults.running += 1
             Faults.most = max(Faults.most, Faults.running)
+            Faults.agents.add(self.headers["User-Agent"])
+            Faults.ranges.add(self.headers["Range"])
+            Faults.times.append(time.monotonic())
             count = Faults.seen[self.path] = Faults.seen.get(self.path, 0) + 1
         try:
             fault, times = self.path.split("/")[1:3]
@@ -60,8 +69,10 @@ class Faults(BaseHTTPRequestHandler):
 
     def answer(self, fault: str) -> None:
         body = self.path.encode()
-        if fault.isdecimal():
-            self.send_response(int(fault))
+        if fault.isdecimal() or fault.startswith("busy"):
+            self.send_response(int(fault) if fault.isdecimal() else 503)
+            if fault.startswith("busy"):
+                self.send_header("Retry-After", fault.removeprefix("busy").replace("_", " "))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -92,7 +103,7 @@ class QuietServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def faulty() -> Iterator[str]:
-    Faults.seen, Faults.most = {}, 0
+    Faults.seen, Faults.most, Faults.agents, Faults.ranges, Faults.times = {}, 0, set(), set(), []
     with QuietServer(("127.0.0.1", 0), Faults) as http:
         thread = threading.Thread(target=http.serve_forever, daemon=True)
         thread.start()
@@ -101,39 +112,25 @@ def faulty() -> Iterator[str]:
         thread.join()
 
 
-# --- paths ---
+def real_paths(catalog: Path) -> list[str]:
+    return layouts.paths("spec-lite", targets.read_targets(str(catalog))["target"])
 
 
-def test_every_real_file_lies_where_its_target_says(mirror: Path, catalog: Path):
-    paths = Source(str(mirror)).paths(targets.read_targets(str(catalog)))
-    assert len(paths) == len(set(paths))
-    assert sorted(paths) == sorted(str(path.relative_to(mirror)) for path in mirror.glob("*/**/spec-*.fits"))
+# --- settings ---
 
 
 @pytest.mark.parametrize(
-    ("ids", "path"),
-    [
-        (("26", 266, 51602, 1), "sdss/spectro/redux/26/spectra/lite/0266/spec-0266-51602-0001.fits"),
-        (("104", 2865, 54497, 640), "sdss/spectro/redux/104/spectra/lite/2865/spec-2865-54497-0640.fits"),
-        (("v5_13_2", 10467, 58138, 1000), "eboss/spectro/redux/v5_13_2/spectra/lite/10467/spec-10467-58138-1000.fits"),
-    ],
+    "wrong", [{"concurrency": 0}, {"retries": -1}, {"per_second": 0.0}, {"per_second": float("nan")}]
 )
-def test_paths_are_those_of_the_archive(ids: tuple[str, int, int, int], path: str):
-    assert spec_lite_path(*ids) == path
-    row = dict(zip(("run2d", "plate", "mjd", "fiberid"), ids, strict=True))
-    assert Source("https://data.sdss.org/sas/dr17").path(row) == path
-
-
-def test_a_row_of_the_targets_table_gives_its_path(mirror: Path, catalog: Path):
-    frame = targets.read_targets(str(catalog))
-    source = Source(str(mirror))
-    assert [source.path(frame.iloc[i]) for i in range(len(frame))] == source.paths(frame)
-
-
-@pytest.mark.parametrize("wrong", [{"layout": "spPlate2"}, {"concurrency": 0}, {"retries": -1}])
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Source("/data", **wrong)  # type: ignore[arg-type]
+
+
+def test_a_network_is_asked_for_many_files_at_once_and_a_disk_for_few():
+    assert Source("https://data.sdss.org/sas/dr17").at_once == Source("s3://bucket/dr17").at_once == 64
+    assert Source("/data/dr17").at_once == Source("file:///data/dr17").at_once == 8
+    assert Source("s3://bucket/dr17", concurrency=3).at_once == 3
 
 
 # --- fetching ---
@@ -143,7 +140,7 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]):
 def test_files_come_in_the_order_asked_for_from_any_source(mirror: Path, catalog: Path, server: str, scheme: str):
     memory = f"memory://{uuid.uuid4().hex}"
     url = {"plain": str(mirror), "file": f"file://{mirror}/", "http": server, "memory": memory}[scheme]
-    paths = Source(url).paths(targets.read_targets(str(catalog)))[::-1]
+    paths = real_paths(catalog)[::-1]
     if scheme == "memory":
         for path in paths:
             with fsspec.open(f"{memory}/{path}", "wb") as file:
@@ -167,7 +164,7 @@ def test_a_catalog_that_is_refused_or_unreachable_is_a_mistake_with_a_message(fa
 @pytest.mark.parametrize("scheme", ["file", "http", "memory"])
 def test_a_missing_file_is_returned_in_its_place(mirror: Path, catalog: Path, server: str, scheme: str):
     url = {"file": str(mirror), "http": server, "memory": f"memory://{uuid.uuid4().hex}"}[scheme]
-    real = Source(url).paths(targets.read_targets(str(catalog)))[0]
+    real = real_paths(catalog)[0]
     missing = spec_lite_path("26", 1, 2, 3)
     found = Source(url, retries=0).fetch([missing, real, missing])
     assert [isinstance(item, FileNotFoundError) for item in found] == [True, scheme == "memory", True]
@@ -196,7 +193,7 @@ def test_a_stream_that_is_left_stops_fetching(faulty: str):
 
 
 def test_a_root_without_any_of_the_files_is_refused_before_a_run(mirror: Path, catalog: Path, faulty: str):
-    paths = Source(str(mirror)).paths(targets.read_targets(str(catalog)))[:3]
+    paths = real_paths(catalog)[:3]
     Source(str(mirror)).require_some([spec_lite_path("26", 1, 2, 3), *paths])
     with pytest.raises(ConfigError, match="it has none of 3 files tried, such as sdss/spectro"):
         Source(str(mirror / "sdss")).require_some(paths)
@@ -254,10 +251,105 @@ def test_nobody_listening_is_a_fault_of_the_source():
         Source(url, retries=1, backoff=0.01).fetch(["name"])
 
 
-def test_an_unreadable_local_file_is_a_fault_and_not_missing(tmp_path: Path):
+def test_a_folder_in_a_files_place_is_no_spectrum_and_no_fault(tmp_path: Path):
     (tmp_path / "name").mkdir()
-    with pytest.raises(SourceError, match="IsADirectoryError"):
-        Source(str(tmp_path)).fetch(["name"])
+    assert Source(str(tmp_path)).fetch(["name"]) == [b""]
+
+
+def test_an_unreadable_local_file_is_a_fault_and_not_missing(tmp_path: Path):
+    (tmp_path / "folder").write_bytes(b"a file where a folder should be")
+    with pytest.raises(SourceError, match="NotADirectoryError"):
+        Source(str(tmp_path)).fetch(["folder/name"])
+
+
+@pytest.mark.parametrize(("url", "told"), [("foo://a/b", "foo"), ("s3://bucket/dr17", "credentials")])
+def test_a_source_that_nobody_can_open_is_refused_at_once(url: str, told: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=told):
+        Source(url, backoff=10).require_some(["name"])
+    assert time.monotonic() - started < 8  # no attempt was waited for
+
+
+# --- gently ---
+
+
+def test_requests_name_the_project(faulty: str):
+    Source(faulty).fetch(["ok/0/name"])
+    assert Faults.agents == {f"spender-pipeline/{pipeline.__version__}"}
+
+
+def test_requests_start_no_faster_than_allowed(faulty: str):
+    Source(faulty, concurrency=8, per_second=20).fetch([f"ok/0/{i}" for i in range(11)])
+    started = sorted(Faults.times)
+    # Ten gaps of 1/20 s, whatever a busy machine adds; two that start late may come close to each other.
+    assert started[-1] - started[0] >= 0.45
+    assert all(late - early >= 0.45 for early, late in zip(started, started[10:], strict=False))
+
+
+def test_retries_count_as_requests(faulty: str):
+    Source(faulty, per_second=10, retries=4, backoff=0.001).fetch(["503/4/name"])
+    assert max(Faults.times) - min(Faults.times) >= 0.35
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(faulty: str, form: str):
+    asked = "2" if form == "seconds" else email.utils.formatdate(time.time() + 3, usegmt=True).replace(" ", "_")
+    Source(faulty, retries=1, backoff=0.001, concurrency=1).fetch([f"busy{asked}/1/name", "ok/0/other"])
+    # A date has whole seconds: 3 s ahead is at least 2 s. The other file waits as well.
+    assert len(Faults.times) == 3
+    assert Faults.times[1] - Faults.times[0] >= 1.9
+
+
+def test_a_server_that_asks_for_too_long_a_pause_fails_the_file(faulty: str):
+    path = f"busy{MAX_RETRY_AFTER + 1:.0f}/9/name"
+    with pytest.raises(SourceError, match=r"asks to be left alone for 601 s \(attempt 1\)"):
+        Source(faulty).fetch([path])
+
+
+def test_a_pace_lasts_from_one_task_to_the_next(faulty: str):
+    for i in range(5):
+        Source(faulty, per_second=10).fetch([f"ok/0/{i}"])
+    assert max(Faults.times) - min(Faults.times) >= 0.35
+
+
+def test_work_that_is_given_up_waits_for_nothing(faulty: str):
+    stream = Source(faulty, per_second=0.01).stream(f"ok/0/{i}" for i in range(60))
+    started = time.monotonic()
+    next(stream)
+    stream.close()
+    assert time.monotonic() - started < 5
+    time.sleep(0.3)
+    assert len(Faults.seen) == 1
+
+
+# --- a mirror as a by-product ---
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_a_cache_is_filled_and_then_asked_instead(faulty: str, tmp_path: Path, scheme: str):
+    cache = str(tmp_path / "mirror") if scheme == "file" else f"memory://{uuid.uuid4().hex}"
+    source = Source(faulty, cache=cache)
+    paths = ["ok/0/a", "404/9/b", "ok/0/c"]
+    first, again = source.fetch(paths), source.fetch(paths)
+    assert first[::2] == again[::2] == [b"/ok/0/a", b"/ok/0/c"]
+    assert Faults.seen == {"/ok/0/a": 1, "/404/9/b": 2, "/ok/0/c": 1}  # that a file is missing is asked again
+    assert Source(cache).fetch(["ok/0/a"]) == [b"/ok/0/a"]  # the cache is a mirror
+
+
+def test_a_cut_file_never_reaches_the_cache(faulty: str, tmp_path: Path):
+    with pytest.raises(SourceError):
+        Source(faulty, cache=str(tmp_path), retries=1, backoff=0.01).fetch(["cut/9/name"])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_looking_whether_a_source_is_right_asks_only_for_the_files_beginnings(faulty: str):
+    Source(faulty).require_some(["ok/0/a", "404/9/b"])
+    assert Faults.ranges == {"bytes=0-79"}
 
 
 def test_credentials_in_a_url_stay_out_of_messages(faulty: str):

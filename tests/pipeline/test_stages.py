@@ -4,16 +4,17 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from pipeline import dataset, executor, normalize, stages, storage, targets, worker
+from pipeline import dataset, executor, layouts, normalize, stages, storage, targets, worker
 from pipeline.config import ConfigError
 from pipeline.fits import read_spec
 from pipeline.plan import Chunk, Plan
 from pipeline.quality import Quality
 from pipeline.sources import SourceError
 
-from ..running import make_root
+from ..running import break_file, make_root
 
 
 def create_stores(root: str, plan: Plan) -> None:
@@ -81,10 +82,8 @@ def test_missing_bad_and_wrong_files_get_their_bits(mirror: Path, tmp_path: Path
     assert record["quality"].items() >= {"BAD_FILE": 1, "WRONG_FILE": 1, "NO_FILE": 1}.items()
 
 
-def _paths(rows: object) -> list[str]:
-    from pipeline.sources import Source
-
-    return Source("anywhere").paths(rows)  # type: ignore[arg-type]
+def _paths(rows: pd.DataFrame) -> list[str]:
+    return layouts.paths("spec-lite", rows["target"])
 
 
 def test_encode_writes_the_plans_variables_and_marks(mirror: Path, tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_a_source_that_does_not_answer_fails_the_chunk_and_writes_nothing(mirror
     locked = tmp_path / "locked"
     root, plan = make_root(tmp_path, mirror, source=str(locked))
     rows = targets.read_rows(stages.targets_url(root), 0, 1)
-    (locked / _paths(rows)[0]).mkdir(parents=True)  # a folder where a file should be
+    break_file(locked / _paths(rows)[0])
     create_stores(root, plan)
     with pytest.raises(SourceError, match="spec-"):
         stages.ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[0])

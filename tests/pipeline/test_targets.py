@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits as astropy_fits
+from astropy.table import Table
 
 from pipeline import storage, targets
 from pipeline.config import ConfigError
@@ -391,3 +392,81 @@ def test_a_table_that_is_not_of_targets_is_refused(tmp_path: Path):
     for name, message in (("other", "with the columns target"), ("text", "in Parquet"), ("none", "exists")):
         with pytest.raises(ConfigError, match=message):
             targets.count(str(tmp_path / f"{name}.parquet"))
+
+
+# --- SDSS-V ---
+
+
+def sdss_v(**replaced: Any) -> dict[str, Any]:
+    rows: dict[str, Any] = {
+        "FIELD": [101077, 15000, 15000],
+        "MJD": [60000, 59146, 59146],
+        "CATALOGID": np.array([63050394784953920, 27021597780, 4375924486]),
+        "RUN2D": ["v6_1_3"] * 3,
+        "FIBERID_LIST": ["17 18", "2", "3"],
+        "RACAT": [1.0, 2.0, 3.0],
+        "DECCAT": [-1.0, -2.0, -3.0],
+        "Z": [0.1, 0.2, 0.3],
+        "ZWARNING": [0, 0, 4],
+        "SPECOBJID": ["200000000000000000000000000", "7", ""],
+    }
+    return {name: values for name, values in (rows | replaced).items() if values is not None}
+
+
+@pytest.mark.parametrize("form", ["fits", "parquet", "csv"])
+def test_a_catalog_of_sdss_v_names_its_spectra_by_field_mjd_and_catalogid(tmp_path: Path, form: str):
+    path = tmp_path / f"spAll.{form}"
+    if form == "fits":
+        Table(sdss_v()).write(path)
+    else:
+        frame = pd.DataFrame(sdss_v())
+        frame.to_parquet(path) if form == "parquet" else frame.to_csv(path, index=False)
+    found = targets.find_targets(str(path))
+    frame = found.frame
+    assert frame["target"].tolist() == [
+        "v6_1_3/15000-59146-4375924486",
+        "v6_1_3/15000-59146-27021597780",
+        "v6_1_3/101077-60000-63050394784953920",
+    ]
+    assert frame["plate"].tolist() == [15000, 15000, 101077]
+    assert frame["fiberid"].tolist() == [0, 0, 0]
+    assert frame["specobjid"].tolist() == [0, 7, 0]
+    assert frame["ra"].tolist() == [3.0, 2.0, 1.0]
+    assert found.remarks == {"with a SPECOBJID of more than 64 bits: 0 in the table": 1}
+
+
+def test_a_legacy_catalog_with_catalogids_beside_stays_legacy(tmp_path: Path):
+    frame = targets.read_targets(csv(tmp_path, FIELD=[1, 2, 3], CATALOGID=[4, 5, 6]))
+    assert frame["target"].tolist() == ["26/266-51602-1", "26/266-51602-9", "v5_13_2/10467-58138-636"]
+
+
+@pytest.mark.parametrize("wrong", [[1.5, 2.5, 3.5], [-1, 2, 3], ["a", "b", "c"]])
+def test_catalogids_that_are_no_ids_are_refused(tmp_path: Path, wrong: list[Any]):
+    pd.DataFrame(sdss_v(CATALOGID=wrong)).to_parquet(tmp_path / "spAll.parquet")
+    with pytest.raises(ConfigError, match="CATALOGID"):
+        targets.read_targets(str(tmp_path / "spAll.parquet"))
+
+
+# --- what users should know ---
+
+
+def test_targets_without_a_redshift_are_counted(tmp_path: Path):
+    found = targets.find_targets(csv(tmp_path, Z=[0.1, None, -1]))
+    assert found.remarks == {"without a usable redshift: they get no latents": 2}
+    assert found.rows == len(found.frame) == 3
+
+
+def test_two_columns_that_say_the_same_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="PLATE and plate say the same"):
+        targets.read_targets(csv(tmp_path, plate=[1, 2, 3]))
+
+
+def test_a_run2d_with_leading_zeros_is_the_one_without(tmp_path: Path):
+    frame = targets.read_targets(csv(tmp_path, RUN2D=["026", "26", "v5_13_2"]))
+    assert frame["run2d"].tolist() == ["26", "26", "v5_13_2"]
+
+
+def test_ids_of_a_csv_file_are_compared_as_numbers(tmp_path: Path):
+    path = csv(tmp_path, SPECOBJID=[11784853866143041536 // 2, 299489676975171584, 7])
+    assert targets.read_targets(path, "SPECOBJID == 299489676975171584")["fiberid"].tolist() == [1]
+    assert len(targets.read_targets(path, "SPECOBJID > 7")) == 2
