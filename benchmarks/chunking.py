@@ -6,7 +6,8 @@ One shard of each array is written and read back per choice, restframes first, t
 the real spectra under --data, normalized, each copy shifted along the grid and rescaled at random so that no two rows
 share bytes; restframes are random mixtures of the SDSS pipeline's eigenspectra. Without the data both are smooth
 made-up continua, the observed ones with noise. Columns: stored bytes per spectrum, write and read rate of the
-uncompressed bytes, time to read one spectrum, kB fetched for it (its inner chunks and the shards' indices).
+uncompressed bytes, time to read one spectrum, kB fetched for it (its inner chunks and the shards' indices). Then the
+requests that readers of a spectra store make, counted at a store of two shards: each is one GET of an object store.
 The last line is the time to read flux and ivar of one spectrum from the largest chunk over that from the chosen one.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
 from astropy.io import fits as astropy_fits
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, LoggingStore
 
-from pipeline import fits, normalize, plan, schema
+from pipeline import dataset, fits, normalize, plan, schema
+from pipeline.config import SurveyConfig
 from spender_core import SDSS
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -164,6 +168,43 @@ def choices(chunks: list[int], n: int) -> Iterator[tuple[str, int]]:
     yield from ((codec, min(plan.CHUNK, n)) for codec in CODECS if codec != CHOSEN)
 
 
+def requests(folder: str, n: int, shard: int) -> dict[str, int]:
+    """Count the objects or parts of objects fetched from a spectra store of n spectra, for what readers do with it."""
+    targets = pd.DataFrame({name: _column(coordinate.dtype, n) for name, coordinate in schema.COORDINATES.items()})
+    config = SurveyConfig(source="archive", targets="catalog", shard=shard)
+    made = plan.Plan.create(config, targets)
+    wavelength = normalize.Grid.of(SDSS()).wavelength
+    url = dataset.spectra_url(folder)
+    dataset.create(url, *schema.spectra_template(made, targets, wavelength))
+    noise = np.random.default_rng(3).standard_normal((shard, made.n_pixels), np.float32)
+    for chunk in made.chunks():
+        arrays = {"flux": noise, "ivar": noise**2, "norm": noise[:, 0] ** 2, "quality": np.zeros(shard, np.uint32)}
+        dataset.write_region(url, chunk, arrays)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Zarr's specification does not know consolidated metadata yet
+        zarr.consolidate_metadata(LocalStore(url))
+    found: dict[str, int] = {}
+    for what, names, rows in (
+        ("open", (), slice(0)),
+        ("one spectrum", ("flux", "ivar"), slice(5, 6)),
+        (f"{plan.CHUNK} spectra of one chunk", ("flux", "ivar"), slice(0, plan.CHUNK)),
+        (f"one shard, {shard} spectra", ("flux", "ivar"), slice(0, shard)),
+        (f"all redshifts, {n}", ("z",), slice(n)),
+        (f"all of quality, {n}", ("quality",), slice(n)),
+    ):
+        store = LoggingStore(LocalStore(url, read_only=True), log_level="CRITICAL")
+        group = zarr.open_group(store, mode="r", zarr_format=3)
+        opened = store.counter["get"]
+        for name in names:
+            group[name][rows]  # type: ignore[index]
+        found[what] = store.counter["get"] - (opened if names else 0)
+    return found
+
+
+def _column(dtype: str, n: int) -> NDArray[Any] | list[str]:
+    return [f"26/266-51602-{i}" for i in range(n)] if dtype == "str" else np.arange(n).astype(dtype)
+
+
 def main() -> None:
     """Measure, print the tables and the ratio."""
     parser = argparse.ArgumentParser(description="Choose the inner chunk and the compression of the stores.")
@@ -181,6 +222,11 @@ def main() -> None:
             print(f"{codec:24} {chunk:5d} {row}", flush=True)
             if codec == CHOSEN:
                 one[chunk] = row.one
+    with tempfile.TemporaryDirectory() as folder:
+        shard = min(1024, options.spectra)
+        print(f"{'read of spectra.zarr':32} {'requests':>8}")
+        for what, count in requests(folder, 2 * shard, shard).items():
+            print(f"{what:32} {count:8d}")
     print(f"ratio: {one[max(one)] / one.get(plan.CHUNK, one[min(one)]):.2f}")
 
 

@@ -22,7 +22,28 @@ MIN_IVAR = 1e-6
 """Inverse variances up to this, in (1e-17 erg s-1 cm-2 Angstrom-1)^-2, count as masked (paper I)."""
 
 PIXEL_BITS = 0xFFFF0000
-"""SPPIXMASK bits 16-31 speak of the pixel; 0-15 of the fiber, set on all of an exposure, good pixels too."""
+"""SPPIXMASK bits that mask a pixel: 16-31, which speak of the pixel. Those set in all exposures count (and_mask).
+
+In brackets: on how many of 117 real files of DR9-DR17 a bit stands, and on what share of their pixels.
+
+    16 NEARBADPIXEL   beside a bad pixel (42, 1.2 %)         17 LOWFLAT        flat field below 0.5 (15, 0.3 %)
+    18 FULLREJECT     all of the pixel rejected (8, 0.1 %)   19 PARTIALREJECT  part of it (13, 0.1 %)
+    20 SCATTEREDLIGHT scattered light (23, 0.3 %)            21 CROSSTALK      crosstalk of another fiber (0)
+    22 NOSKY          sky level unknown (1, 0.0 %)           23 BRIGHTSKY      sky > flux + 10 sigma (113, 4.4 %)
+    24 NODATA         no data (0)                            25 COMBINEREJ     rejected when combined (0)
+    26 BADFLUXFACTOR  flux calibration off (4, 0.0 %)        27 BADSKYCHI      sky fitted badly (42, 0.0 %)
+    28 REDMONSTER     stray light in the red (0)             29-31             not in use
+
+All of them mask, as in paper I: each says that the flux or its variance there is not to be trusted, although most
+pixels with 16 and 23 have a positive ivar. Bits 0-15 do not mask:
+
+    0 NOPLUG  1 BADTRACE  2 BADFLAT  3 BADARC  4 MANYBADCOLUMNS  5 MANYREJECTED  6 LARGESHIFT  7 BADSKYFIBER
+    8 NEARWHOPPER  9 WHOPPER  10 SMEARIMAGE  11 SMEARHIGHSN  12 SMEARMEDSN
+
+They tell how a fiber fared in an exposure and stand on all pixels of one camera, good ones too (bit 4 on 9 files, 3.3 %
+of all pixels, nine tenths of them with a positive ivar): masking them would blank half of a spectrum. They are told by
+FIBER_MASKED. Source: https://www.sdss.org/dr17/algorithms/bitmasks/#SPPIXMASK
+"""
 
 MIN_PIXELS = 1000
 """Fewer weighted pixels set FEW_PIXELS: a third of what an SDSS spectrum usually has (about 3,100)."""
