@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from .convolution import TiledConvolution, first_stage, second_stage, third_stage
 from .instrument import Instrument
+from .packed import PackedLinear
 
 CHANNELS = (128, 256, 512)
 KERNELS = (5, 11, 21)
 N_FEATURE = CHANNELS[-1] // 2  # half of the last channels are values, half are keys of the attention
 HIDDEN = (128, 64, 32)
+
+# Spectra at once on a CPU: those of a block leave the second convolution together and stay in its cache, a batch shares
+# the weights of the third, 64 MB once transformed.
+BLOCK = 32
+BATCH = 64
 
 
 def perceptron(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Sequential:
@@ -24,13 +32,41 @@ def perceptron(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Seq
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers[str(3 * i)] = nn.Linear(n_in, n_out)
+        layers[str(3 * i)] = PackedLinear(n_in, n_out)
         layers[str(3 * i + 1)] = activations[i]
     return nn.Sequential(layers)
 
 
-def _convolution(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(n_in, n_out, kernel, padding=kernel // 2), nn.InstanceNorm1d(n_out), nn.PReLU(n_out))
+class Stage(nn.Sequential):
+    """Convolution, instance norm and PReLU; the layers have the names of published checkpoints: 0, 1, 2."""
+
+    def __init__(self, convolution: nn.Conv1d) -> None:
+        n = convolution.out_channels
+        super().__init__(convolution, nn.InstanceNorm1d(n), nn.PReLU(n))
+
+    @property
+    def weight(self) -> Tensor:
+        """The convolution's, shape (C out, C in, K)."""
+        return self.get_parameter("0.weight")
+
+    @property
+    def slope(self) -> Tensor:
+        """The PReLU's, shape (C out,)."""
+        return self.get_parameter("2.weight")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply, shape (N, C in, L) -> (N, C out, L)."""
+        y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+class TiledStage(Stage):
+    """A stage whose convolution can be had by tiles."""
+
+    @property
+    def convolution(self) -> TiledConvolution:
+        """The layer 0."""
+        return cast("TiledConvolution", self[0])
 
 
 class SpectrumEncoder(nn.Module):
@@ -45,19 +81,45 @@ class SpectrumEncoder(nn.Module):
         self.instrument = instrument
         self.n_latent = n_latent
         self.n_aux = n_aux
-        self.conv1 = _convolution(1, CHANNELS[0], KERNELS[0])
-        self.conv2 = _convolution(CHANNELS[0], CHANNELS[1], KERNELS[1])
-        self.conv3 = _convolution(CHANNELS[1], CHANNELS[2], KERNELS[2])
+        second = -(-len(instrument.wave_obs) // KERNELS[0])
+        third = -(-second // KERNELS[1])
+        self.conv1 = Stage(nn.Conv1d(1, CHANNELS[0], KERNELS[0], padding=KERNELS[0] // 2))
+        self.conv2 = TiledStage(TiledConvolution(CHANNELS[0], CHANNELS[1], KERNELS[1], second))
+        self.conv3 = TiledStage(TiledConvolution(CHANNELS[1], CHANNELS[2], KERNELS[2], third))
         self.pool1, self.pool2 = (nn.MaxPool1d(k, padding=k // 2) for k in KERNELS[:2])
         activations = [*(nn.PReLU(n) for n in HIDDEN), nn.Identity()]  # no activation last: latents center on 0
         self.mlp = perceptron((N_FEATURE + n_aux, *HIDDEN, n_latent), activations)
 
     def features(self, spec: Tensor) -> Tensor:
         """Attended features before the perceptron, shape (N, L) -> (N, 256)."""
+        if self._is_tiled(spec):
+            spectra = self.conv2.convolution.spectra(), self.conv3.convolution.spectra()
+            return torch.cat([self._tiled(block, *spectra) for block in torch.split(spec, BATCH)])
         x = self.pool1(self.conv1(spec.unsqueeze(1)))
         x = self.conv3(self.pool2(self.conv2(x)))
-        value, key = x.split(N_FEATURE, dim=1)
+        value, key = torch.split(x, N_FEATURE, dim=1)
         return torch.sum(value * torch.softmax(key, dim=-1), dim=2)
+
+    def _is_tiled(self, spec: Tensor) -> bool:
+        """Tell whether `convolution` serves: in float32 on a CPU, and not for gradients with respect to the spectra."""
+        return (
+            len(spec) > 0
+            and spec.device.type == "cpu"
+            and spec.dtype == self.conv1.weight.dtype == torch.float32
+            and not (spec.requires_grad and torch.is_grad_enabled())
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def _tiled(self, spec: Tensor, spectra2: Tensor, spectra3: Tensor) -> Tensor:
+        """`features`, by the transformed weights of the second and third convolution."""
+        blocks = []
+        for block in torch.split(spec, BLOCK):
+            x = first_stage(block, self.conv1.weight, self.conv1.slope, KERNELS[0])
+            x = self.conv2.convolution.tiled(x, spectra2)
+            blocks.append(second_stage(x, self.conv2.slope, KERNELS[1]))
+        x = third_stage(self.conv3.convolution.tiled(torch.cat(blocks, dim=1), spectra3), self.conv3.slope)
+        value, key = torch.split(x, N_FEATURE, dim=2)
+        return torch.sum(value * torch.softmax(key, dim=0), dim=0)
 
     def forward(self, spec: Tensor, aux: Tensor | None = None) -> Tensor:
         """Encode normalized spectra.

@@ -9,30 +9,36 @@ from torch import Tensor
 from torchinterp1d import Interp1d
 
 # a grid counts as uniform if no bin lies further than this from its ideal place, in bins: float32 wavelengths do
-# (1e-3), and the index found from the spacing is then at most one off, which `_uniform` corrects
+# (1e-3), and the index found from the spacing is then at most one off, which `_nodes` corrects
 UNIFORM_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """A uniform grid: bin i lies at origin + i * step, in wavelength or its natural logarithm."""
+    """A uniform grid: bin i lies at origin + i * step, in wavelength or its natural logarithm.
+
+    slack: how far, in bins, a bin or a wavelength compared with it may be from there, by rounding.
+    """
 
     origin: float
     step: float
     logarithmic: bool
+    slack: float
 
 
 def spacing(wave: Tensor) -> Spacing | None:
     """Find the spacing of a grid, shape (R,), uniform in wavelength or in its logarithm; None for any other."""
     if len(wave) < 2 or not bool((wave.diff() > 0).all()):
         raise ValueError("wavelengths are not increasing, expected at least two in increasing order")
+    rounding = 8 * torch.finfo(wave.dtype).eps * (wave[-1] / wave.diff().min()).item()
     wave = wave.double()
     for logarithmic in (False, True):
         x = wave.log() if logarithmic else wave
         origin, step = x[0].item(), ((x[-1] - x[0]) / (len(x) - 1)).item()
         ideal = origin + step * torch.arange(len(x), device=x.device)
-        if ((x - ideal).abs() < UNIFORM_TOLERANCE * step).all():
-            return Spacing(origin, step, logarithmic)
+        deviation = ((x - ideal).abs().max() / step).item()
+        if deviation < UNIFORM_TOLERANCE:
+            return Spacing(origin, step, logarithmic, deviation + rounding)
     return None
 
 
@@ -58,18 +64,34 @@ def resample(restframe: Tensor, wave_rest: Tensor, wave_obs: Tensor, z: Tensor, 
 def _uniform(restframe: Tensor, wave_rest: Tensor, wave_obs: Tensor, z: Tensor, grid: Spacing) -> Tensor:
     stretch = 1 + z[:, None]
     with torch.no_grad():
-        x = wave_obs.double() / stretch.double()
-        place = ((x.log() if grid.logarithmic else x) - grid.origin) / grid.step
-        last = len(wave_rest) - 2
-        left = place.long().clamp(0, last)
-        # rounding of the float32 wavelengths can put a bin on the other side of the node
-        left += (wave_rest[left + 1] * stretch < wave_obs).long()
-        left.clamp_(0, last)
-        left -= (wave_rest[left] * stretch >= wave_obs).long()
-        left.clamp_(0, last)
-    lower, upper = wave_rest[left] * stretch, wave_rest[left + 1] * stretch
-    y_lower, y_upper = restframe.gather(1, left), restframe.gather(1, left + 1)
+        left = _nodes(wave_rest, wave_obs, stretch, grid)
+    nodes = wave_rest.expand(len(left), -1)
+    lower, upper = nodes.gather(1, left) * stretch, nodes[:, 1:].gather(1, left) * stretch
+    y_lower, y_upper = restframe.gather(1, left), restframe[:, 1:].gather(1, left)
     return (y_lower + (y_upper - y_lower) / (upper - lower) * (wave_obs - lower)).to(restframe.dtype)
+
+
+def _nodes(wave_rest: Tensor, wave_obs: Tensor, stretch: Tensor, grid: Spacing) -> Tensor:
+    """Index of the last redshifted restframe bin below each observed one, int64, shape (N, L)."""
+    last = len(wave_rest) - 2
+    dtype = torch.promote_types(wave_rest.dtype, wave_obs.dtype)
+    if grid.logarithmic:
+        own, shift = (wave_obs.double().log() - grid.origin) / grid.step, stretch.double().log() / grid.step
+        place = own.to(dtype) - shift.to(dtype)
+    else:
+        place = wave_obs * (1 / (stretch.double() * grid.step)).to(dtype)
+        place.sub_(grid.origin / grid.step)
+    place.clamp_(0, last)
+    left = place.long()
+    # So close to a node, rounding can have put the bin on its other side: these few are compared with the node itself.
+    is_close = place.frac_().sub_(0.5).abs_() > 0.5 - grid.slack
+    row, column = is_close.nonzero(as_tuple=True)
+    near, own, observed = left[row, column], stretch[row, 0], wave_obs[column]
+    near += (wave_rest[near + 1] * own < observed).long()
+    near.clamp_(0, last)
+    near -= (wave_rest[near] * own >= observed).long()
+    left[row, column] = near.clamp_(0, last)
+    return left
 
 
 class _Context:
