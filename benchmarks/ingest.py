@@ -87,14 +87,14 @@ def make_survey(layout: str, release: Path, n: int) -> Path:
 
 
 @contextmanager
-def watched(url: str) -> Iterator[Watch]:
-    """Look at the server and at this process's children, again and again, while the context lasts."""
+def watched(url: str | None = None) -> Iterator[Watch]:
+    """Look at this process's children and at the server at a URL, again and again, while the context lasts."""
     watch = Watch()
     done = threading.Event()
 
     def look() -> None:
         while not done.wait(0.25):
-            watch.in_flight = max(watch.in_flight, in_flight(url))
+            watch.in_flight = max(watch.in_flight, in_flight(url) if url else 0)
             for child in psutil.Process().children(recursive=True):
                 try:
                     is_worker = "spawn_main" in " ".join(child.cmdline())

@@ -31,6 +31,10 @@ CONNECT_TIMEOUT = 20.0
 WORKERS_TIMEOUT = 60.0
 """Seconds to wait for a scheduler's first worker."""
 
+THREADS = 2
+"""Tasks at once in a local worker process, memory permitting: while one computes, the next is read or the last written.
+Computing itself is one at a time (`worker.compute_lock`)."""
+
 # Worker processes come up with one thread per operation: tasks run side by side, and sums do not depend on the machine.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -55,12 +59,14 @@ def connect(
     serial: bool = False,
     memory_limit: str | int | None = None,
     memory_needed: int = 0,
+    memory_to_overlap: int = 0,
 ) -> Iterator[Client | None]:
     """Yield a client of a local cluster or of a scheduler that is running elsewhere, or None for in-process work.
 
-    workers: processes on this machine, one thread each; default as many as cores and `memory_needed` (bytes per
-    process) allow. scheduler: address such as tcp://host:8786; it is used as it is and left running.
-    memory_limit: bytes per local worker, or text such as "4 GB"; default an equal share of the machine's memory.
+    workers: processes on this machine; default as many as cores and `memory_needed` (bytes per process) allow. Each has
+    one thread, or THREADS where its memory is at least `memory_to_overlap`. scheduler: address such as tcp://host:8786;
+    it is used as it is and left running. memory_limit: bytes per local worker, or text such as "4 GB"; default an equal
+    share of the machine's memory.
     Raises ConfigError for settings that contradict each other, and for a scheduler or workers that do not answer.
     """
     if sum((workers is not None, scheduler is not None, serial)) > 1:
@@ -78,7 +84,8 @@ def connect(
     else:
         count = _worker_count(workers, memory_needed)
         limit = _memory_limit(memory_limit, count)
-        with _quiet(), _local(count, limit) as client:
+        threads = THREADS if limit >= memory_to_overlap else 1
+        with _quiet(), _local(count, threads, limit) as client:
             yield client
 
 
@@ -104,7 +111,7 @@ def _memory_limit(memory_limit: str | int | None, workers: int) -> int:
 
 
 @contextmanager
-def _local(workers: int, memory_limit: int) -> Iterator[Client]:
+def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
     cluster = None
     with dask.config.set(_LOCAL_SETTINGS):
         try:
@@ -112,7 +119,7 @@ def _local(workers: int, memory_limit: int) -> Iterator[Client]:
             with interrupt.held(), _inherited_by_workers():
                 cluster = SpecCluster(  # type: ignore[no-untyped-call]
                     scheduler={"cls": Scheduler, "options": _SCHEDULER_OPTIONS},
-                    workers=_worker_specs(workers, memory_limit, torch.cuda.device_count()),
+                    workers=_worker_specs(workers, threads, memory_limit, torch.cuda.device_count()),
                     silence_logs=logging.CRITICAL,
                 )
             with Client(cluster, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -123,13 +130,13 @@ def _local(workers: int, memory_limit: int) -> Iterator[Client]:
                     cluster.close()
 
 
-def _worker_specs(workers: int, memory_limit: int, gpus: int) -> dict[int, dict[str, Any]]:
+def _worker_specs(workers: int, threads: int, memory_limit: int, gpus: int) -> dict[int, dict[str, Any]]:
     """Describe each worker process: where there are GPUs, one has each and offers it as the resource "GPU"."""
     specs: dict[int, dict[str, Any]] = {}
     for number in range(max(workers, gpus)):
         options: dict[str, Any] = {
             "host": "127.0.0.1",
-            "nthreads": 1,
+            "nthreads": threads,
             "memory_limit": memory_limit,
             "dashboard": False,
             "silence_logs": logging.CRITICAL,
@@ -189,7 +196,7 @@ def _remote(address: str) -> Iterator[Client]:
                 "--scheduler",
                 address,
                 f"a scheduler that has workers ({WORKERS_TIMEOUT:.0f} s waited)",
-                f"start some with: dask worker {address} --nthreads 1",
+                f"start some with: dask worker {address} --nthreads 2",
             ) from error
         yield client
 

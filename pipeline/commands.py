@@ -277,6 +277,7 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         serial=serial,
         memory_limit=args.memory_limit,
         memory_needed=int(needed / executor.MEMORY_FRACTION),
+        memory_to_overlap=int(executor.memory_at_once(needed, cluster.THREADS) / executor.MEMORY_FRACTION),
     ) as client:
         summary = executor.run(root, made, client, stage_names, models, make_progress())
     if summary.failed:

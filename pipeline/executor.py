@@ -196,7 +196,7 @@ def check_memory(plan: Plan, client: Client | None, tasks: Iterable[Task]) -> No
         return
     for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
         if info["memory_limit"]:
-            at_once = RESERVED + info["nthreads"] * (needed - RESERVED)
+            at_once = memory_at_once(needed, info["nthreads"])
             _require_memory(f"memory limit of worker {address}", info["memory_limit"], at_once)
 
 
@@ -204,6 +204,11 @@ def memory_needed(plan: Plan, kinds: Iterable[tuple[str, str | None]]) -> int:
     """Give the projected peak of the largest task among (stage, model) pairs, in bytes; 0 when there are none."""
     projections = (projected_memory(plan, stage, plan.model(model) if model else None) for stage, model in kinds)
     return max(projections, default=0)
+
+
+def memory_at_once(needed: int, threads: int) -> int:
+    """Give the projected peak of a process that does so many tasks of a projected peak at once, in bytes."""
+    return RESERVED + threads * (needed - RESERVED) if needed else 0
 
 
 def _require_memory(key: str, limit: int, needed: int) -> None:

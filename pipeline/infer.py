@@ -16,6 +16,9 @@ from spender_core.precision import arithmetic
 # Spectra whose `norm` is no measure of the model's scale: their amplitude is fitted.
 _UNSCALED = Quality.NO_NORM | Quality.NEGATIVE_NORM
 
+# What comes back from the device; all but the last is part of the result.
+_COMPUTED = ("latents", "restframe", "reconstruction", "chi2", "n_pixels", "amplitude", "n_weighted")
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -63,20 +66,30 @@ def encode_spectra(
     result = _blank(n, model, micro_batch, quality)
     start = 0
     size = micro_batch
+    # One batch behind: a GPU computes this one while the last one's numbers are fetched and sorted into the result.
+    last: _Computed | None = None
     with torch.inference_mode(), arithmetic(precision, device):
         while start < n:
             rows = slice(start, min(start + size, n))
             if usable[rows].any():
                 try:
-                    batch = _pad(flux, ivar, z, usable, rows, size, device)
-                    _compute(model, batch, rows, usable[rows], result)
+                    computed = _compute(model, _pad(flux, ivar, z, usable, rows, size, device), rows, quality)
                 except torch.OutOfMemoryError:
-                    if size == 1:
+                    if last is None and size == 1:
                         raise
-                    size = -(-size // 2)
+                    if last is None:
+                        size = -(-size // 2)
+                    else:
+                        _collect(last, usable, result)
+                        last = None
                     torch.cuda.empty_cache()
                     continue
+                if last is not None:
+                    _collect(last, usable, result)
+                last = computed
             start = rows.stop
+        if last is not None:
+            _collect(last, usable, result)
     return replace(result, micro_batch=size)
 
 
@@ -123,48 +136,69 @@ def _pad(
 ) -> _Batch:
     n = rows.stop - rows.start
     keep = usable[rows]
-    batch = _Batch(torch.zeros(size, flux.shape[1]), torch.zeros(size, flux.shape[1]), torch.zeros(size))
+    pinned = device.type == "cuda"
+    shapes = (size, flux.shape[1]), (size, flux.shape[1]), (size,)
+    batch = _Batch(*(torch.zeros(shape, pin_memory=pinned) for shape in shapes))
     # Unusable rows stay zero: whatever stands in them, it can neither raise nor reach a neighbour.
     batch.flux[:n] = torch.from_numpy(np.where(keep[:, None], flux[rows], np.float32(0)))
     batch.ivar[:n] = torch.from_numpy(np.where(keep[:, None], ivar[rows], np.float32(0)))
     batch.z[:n] = torch.from_numpy(np.where(keep, z[rows], 0).astype(np.float32))
-    return _Batch(batch.flux.to(device), batch.ivar.to(device), batch.z.to(device))
+    return _Batch(*(values.to(device, non_blocking=pinned) for values in (batch.flux, batch.ivar, batch.z)))
 
 
-def _compute(
-    model: SpectrumAutoencoder, batch: _Batch, rows: slice, usable: NDArray[np.bool_], result: Encoded
-) -> None:
-    """Compute one micro-batch and put its usable rows into `result`."""
+@dataclass(frozen=True)
+class _Computed:
+    """What a micro-batch of M spectra gave, on the device: the first len(rows) of these belong to `rows`."""
+
+    rows: slice
+    latents: Tensor  # (M, S)
+    restframe: Tensor  # (M, R)
+    reconstruction: Tensor  # (M, L)
+    chi2: Tensor  # (M,), NaN without pixels
+    n_pixels: Tensor  # (M,)
+    n_weighted: Tensor  # (M,)
+    amplitude: Tensor  # (M,)
+
+
+def _compute(model: SpectrumAutoencoder, batch: _Batch, rows: slice, quality: NDArray[np.uint32]) -> _Computed:
+    """Start to compute one micro-batch; nothing here waits for a GPU."""
     latents, restframe, reconstruction, valid = model.reconstruct(batch.flux, z=batch.z)
     latents, restframe, reconstruction = latents.float(), restframe.float(), reconstruction.float()
     weight = batch.ivar * valid
-    n = rows.stop - rows.start
-    fitted = usable & ((result.quality[rows] & np.uint32(_UNSCALED)) != 0)
-    scale = torch.ones_like(batch.z)
-    scale[:n] = torch.where(
-        torch.from_numpy(fitted).to(scale.device), fit_amplitude(batch.flux, weight, reconstruction)[:n], 1.0
+    fitted = torch.zeros(len(batch.z), dtype=torch.bool)
+    fitted[: rows.stop - rows.start] = torch.from_numpy((quality[rows] & np.uint32(_UNSCALED)) != 0)
+    scale = torch.where(
+        fitted.to(batch.z.device, non_blocking=True), fit_amplitude(batch.flux, weight, reconstruction), 1.0
     )
     restframe, reconstruction = restframe * scale[:, None], reconstruction * scale[:, None]
     chi2 = torch.sum(weight * (batch.flux - reconstruction) ** 2, dim=1)
     n_pixels = torch.count_nonzero(weight, dim=1)
-    n_weighted = torch.count_nonzero(batch.ivar, dim=1)
+    return _Computed(
+        rows,
+        latents,
+        restframe,
+        torch.where(valid, reconstruction, torch.nan),
+        torch.where(n_pixels > 0, chi2, torch.nan),
+        n_pixels,
+        torch.count_nonzero(batch.ivar, dim=1),
+        scale,
+    )
 
-    def put(name: str, values: Tensor) -> None:
-        getattr(result, name)[rows][usable] = values[:n].cpu().numpy()[usable]
 
-    put("latents", latents)
-    put("restframe", restframe)
-    put("reconstruction", torch.where(valid, reconstruction, torch.nan))
-    put("chi2", torch.where(n_pixels > 0, chi2, torch.nan))
-    put("n_pixels", n_pixels)
-    put("amplitude", scale)
+def _collect(computed: _Computed, all_usable: NDArray[np.bool_], result: Encoded) -> None:
+    """Put a micro-batch's usable rows into `result`, with the bits that the model's answer adds."""
+    rows = computed.rows
+    n, usable = rows.stop - rows.start, all_usable[rows]
+    found = {name: getattr(computed, name)[:n].cpu().numpy() for name in _COMPUTED}
+    for name in _COMPUTED[:-1]:
+        getattr(result, name)[rows][usable] = found[name][usable]
     result.quality[rows] |= _judge(
         usable,
-        fitted,
-        finite=torch.isfinite(latents).all(dim=1)[:n].cpu().numpy(),
-        positive=(scale > 0)[:n].cpu().numpy(),
-        n_pixels=n_pixels[:n].cpu().numpy(),
-        n_weighted=n_weighted[:n].cpu().numpy(),
+        usable & ((result.quality[rows] & np.uint32(_UNSCALED)) != 0),
+        finite=np.isfinite(found["latents"]).all(axis=1),
+        positive=found["amplitude"] > 0,
+        n_pixels=found["n_pixels"],
+        n_weighted=found["n_weighted"],
     )
     _hide(result, rows)
 

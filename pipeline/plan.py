@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PLAN_VERSION = 1
 SCHEMA_VERSION = 1
 NORMALIZATION_VERSION = 1
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones round otherwise
 
 MAX_SHARD = 4096
@@ -39,16 +39,23 @@ MIN_CHUNKS = 16
 # request to an object store costs. Whole shards are read at 0.6 GB/s from chunks of 8, 0.7 of 16, 0.9 of 32 and 1.0-1.1
 # above; one spectrum per chunk reads at 0.1 and writes at a third of the rate.
 CHUNK = 32
-# Spectra per forward pass: the encoder's activations take 4.0 MB each on the SDSS grid (measured), so some 260 MB.
+# Spectra per forward pass. More are no faster on a CPU, where the encoder works through 64 at a time.
 MICRO_BATCH = 64
 
-# Memory of a task, bytes. Measured: an interpreter with torch, Zarr, Dask and a model; what writing a shard
-# of noise takes over the array itself (2.1 to 2.5 times); the two copies of the encoder's first layer (128
-# features per pixel) that a forward pass holds.
+# Memory of a task, bytes. Measured: an interpreter with torch, Zarr, Dask and a model; what writing a shard of noise
+# takes over the array itself (2.1 to 2.5 times); the encoder's weights a second time, transformed, and the decoder's,
+# packed, 4 KiB per restframe bin, which a process keeps.
 RESERVED = 450 * 2**20
 WRITE_COPIES = 2.5
+TRANSFORMED = 82 * 2**20
+PACKED = 4 * 2**10
+# A forward pass holds so many copies of the encoder's first layer (128 features per pixel) of the spectra that are in
+# it at once, and of each spectrum's pixels and restframe bins. In bfloat16 the plain layers hold all spectra at once.
 FEATURES = 128
-ACTIVATION_COPIES = 2
+ACTIVATION_COPIES = 1
+PLAIN_COPIES = 2
+OUTPUT_COPIES = 10
+ENCODED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -293,9 +300,21 @@ def projected_memory(plan: Plan, stage: str, model: ModelConfig | None = None) -
     if model is None:
         raise ValueError("the memory of an encode task depends on its model")
     outputs = _sizes(plan, schema.ENCODING_VARIABLES, model)
-    activations = ACTIVATION_COPIES * (model.micro_batch or MICRO_BATCH) * FEATURES * plan.n_pixels * 4
     # The inputs stay until the outputs are written; activations and copies never meet.
-    return RESERVED + _kept(plan) + sum(inputs) + sum(outputs) + max(activations, int(WRITE_COPIES * max(outputs)))
+    copies = max(_activations(plan, model), int(WRITE_COPIES * max(outputs)))
+    weights = TRANSFORMED + PACKED * (model.n_rest or 0)
+    return RESERVED + _kept(plan) + weights + sum(inputs) + sum(outputs) + copies
+
+
+def _activations(plan: Plan, model: ModelConfig) -> int:
+    """Bytes that a forward pass holds at once, its input and output included."""
+    batch = model.micro_batch or MICRO_BATCH
+    layer = FEATURES * plan.n_pixels * 4
+    if model.precision == "bf16":
+        encoder = PLAIN_COPIES * batch * layer
+    else:
+        encoder = ACTIVATION_COPIES * min(batch, ENCODED_AT_ONCE) * layer
+    return encoder + OUTPUT_COPIES * batch * (plan.n_pixels + (model.n_rest or 0)) * 4
 
 
 def _files_in_memory(plan: Plan) -> int:

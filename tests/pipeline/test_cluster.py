@@ -30,7 +30,7 @@ def test_serial_work_has_no_client() -> None:
         assert client is None
 
 
-def test_local_workers_are_processes_of_one_thread_whatever_the_caller_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_workers_compute_in_one_thread_whatever_the_caller_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     with cluster.connect(workers=2, memory_limit="1 GB") as client:
@@ -39,7 +39,7 @@ def test_local_workers_are_processes_of_one_thread_whatever_the_caller_has(monke
         workers = client.scheduler_info()["workers"].values()
         assert len({about["pid"] for about in told} | {os.getpid()}) == 3
         assert all((about["openmp"], about["mkl"], about["threads"]) == ("1", "1", 1) for about in told)
-        assert all((info["nthreads"], info["memory_limit"]) == (1, 10**9) for info in workers)
+        assert all((info["nthreads"], info["memory_limit"]) == (cluster.THREADS, 10**9) for info in workers)
         assert all(info["host"] == "127.0.0.1" for info in workers)
         address = client.scheduler_info()["address"]
         with cluster.connect(scheduler=address) as second:
@@ -88,7 +88,7 @@ def test_a_server_that_is_no_scheduler_is_refused_in_bounded_time(monkeypatch: p
 
 def test_a_scheduler_without_workers_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
-    options = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    options = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
     with SpecCluster(scheduler=options, workers={}) as empty:
         with pytest.raises(ConfigError, match="dask worker"):  # noqa: SIM117
             with cluster.connect(scheduler=empty.scheduler_address):
@@ -118,7 +118,7 @@ def test_memory_bounds_the_default_number_of_workers() -> None:
 
 
 def test_each_gpu_belongs_to_one_worker_and_is_offered_as_a_resource() -> None:
-    specs = cluster._worker_specs(workers=3, memory_limit=1, gpus=2)
+    specs = cluster._worker_specs(workers=3, threads=2, memory_limit=1, gpus=2)
     options = [specs[i]["options"] for i in range(3)]
     assert [each["env"]["CUDA_VISIBLE_DEVICES"] for each in options] == ["0", "1", ""]
     assert [each["resources"] for each in options] == [{"GPU": 1}, {"GPU": 1}, {}]
