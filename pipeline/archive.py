@@ -19,8 +19,9 @@ Content = bytes | FileNotFoundError
 Timer = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a named part of the work, whose time is taken."""
 
-# The plate that this process read last, by source and path: the next chunk often begins on it.
-_last_plate: dict[tuple[str, str], Plate | Quality] = {}
+# The plate that this process read last, by source and path: the next chunk often begins on it. Only a good one: a
+# plate that is missing or damaged may be mended while workers live on.
+_last_plate: dict[tuple[str, str], Plate] = {}
 
 
 def _untimed(part: str) -> AbstractContextManager[None]:
@@ -58,7 +59,7 @@ class Archive:
         """Read each plate once for all its rows, which follow one another in a sorted table."""
         pairs = itertools.groupby(zip(paths, ids, strict=True), key=lambda pair: pair[0])
         groups = [(path, [each for _, each in members]) for path, members in pairs]
-        plate = _last_plate.get((self.source.url, groups[0][0])) if groups else None
+        plate: Plate | Quality | None = _last_plate.get((self.source.url, groups[0][0])) if groups else None
         first = 0 if plate is None else 1
         contents = self._fetched([path for path, _ in groups[first:]], timer)
         for number, (path, members) in enumerate(groups):
@@ -66,7 +67,9 @@ class Archive:
                 content = next(contents)
                 _last_plate.clear()
                 with timer("parse"):
-                    plate = _last_plate[self.source.url, path] = _plate(content)
+                    plate = _plate(content)
+                if isinstance(plate, Plate):
+                    _last_plate[self.source.url, path] = plate
             for each in members:
                 with timer("parse"):
                     spectrum = _from_plate(plate, each)

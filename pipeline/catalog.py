@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
+import math
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,16 +21,26 @@ from typing import IO, Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.io import fits
 from astropy.io.fits import Column
+from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import ConfigError
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 250_000
-"""Rows at a time: some 300 MB of the widest catalog there is, specObj's 1.3 kB per row."""
+"""Rows at a time, at most."""
+
+BLOCK_BYTES = 2**28
+"""Bytes of a binary table at a time, at most: 200,000 rows of specObj's 1.3 kB."""
+
+RETRIES = 5
+"""Further attempts at a range of a remote catalog, after pauses of 1, 2, 4, 8 and 16 s."""
 
 READ_AHEAD = 16 * 2**20
 """Bytes per request of a remote catalog."""
@@ -58,8 +72,8 @@ def read_blocks(url: str, choose: Choose, rows: int = BLOCK) -> Iterator[Columns
             yield from _READERS[kind](unpacked, choose, rows)
         except ConfigError:
             raise
-        except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except Exception as error:  # damage meets every library in another place, and each has its own classes
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             raise ConfigError("CATALOG", url, f"a readable {kind} catalog", reason) from error
 
 
@@ -87,7 +101,10 @@ def _open(url: str) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(fs.open(inner, "rb", block_size=READ_AHEAD, cache_type="readahead"))
+            if hasattr(file, "cache"):
+                file.cache.fetcher = _patient(file.cache.fetcher)
             try:
+                file.seek(-1, io.SEEK_END)  # a server may ignore ranges, and a beginning would not show it
                 file.read(1)
                 file.seek(0)
             except ValueError:  # fsspec's word for a server that ignores ranges
@@ -104,22 +121,30 @@ def _open(url: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+def _patient(fetch: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+    """Repeat a request for a range that fails: a survey's catalog takes hundreds of them."""
+
+    def fetched(start: int, stop: int) -> bytes:
+        for number in range(RETRIES):
+            try:
+                return fetch(start, stop)
+            except (ValueError, FileNotFoundError, PermissionError):
+                raise
+            except Exception as error:
+                logger.warning("bytes %d to %d of the catalog: %s: %s", start, stop, type(error).__name__, error)
+                time.sleep(2.0**number)
+        return fetch(start, stop)
+
+    return fetched
+
+
 def _fits_blocks(file: IO[bytes], choose: Choose, rows: int) -> Iterator[Columns]:
-    primary = fits.Header.fromstring(_header(file))
-    size = (
-        abs(primary.get("BITPIX", 8)) // 8 * int(np.prod([primary[f"NAXIS{i + 1}"] for i in range(primary["NAXIS"])]))
-    )
-    _skip(file, size if primary["NAXIS"] else 0)
-    text = _header(file)
-    header = fits.Header.fromstring(text)
-    if header.get("XTENSION", "").strip() != "BINTABLE":
-        raise ValueError("its first extension is not a binary table")
-    columns = fits.BinTableHDU.fromstring(text).columns
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)  # on what is unusual and harmless, or refused below
+        columns, remaining = _fits_table(file)
     dtype = columns.dtype.newbyteorder(">")
-    if dtype.itemsize != header["NAXIS1"]:
-        raise ValueError(f"columns fill {dtype.itemsize} bytes of rows of {header['NAXIS1']}")
     names = choose(columns.names)
-    remaining = int(header["NAXIS2"])
+    rows = max(1, min(rows, BLOCK_BYTES // dtype.itemsize))
     if not remaining:
         yield {name: np.empty(0) for name in names}
     while remaining:
@@ -127,6 +152,22 @@ def _fits_blocks(file: IO[bytes], choose: Choose, rows: int) -> Iterator[Columns
         raw = np.frombuffer(_exactly(file, count * dtype.itemsize), dtype)
         yield {name: _fits_values(raw[name], columns[name]) for name in names}
         remaining -= count
+
+
+def _fits_table(file: IO[bytes]) -> tuple[fits.ColDefs, int]:
+    """Read up to the data of the first extension: its columns and its number of rows."""
+    primary = fits.Header.fromstring(_header(file))
+    axes = [int(primary[f"NAXIS{i + 1}"]) for i in range(primary["NAXIS"])]
+    _skip(file, abs(primary.get("BITPIX", 8)) // 8 * math.prod(axes) if axes else 0)
+    text = _header(file)
+    header = fits.Header.fromstring(text)
+    if header.get("XTENSION", "").strip() != "BINTABLE":
+        raise ValueError("its first extension is not a binary table")
+    columns = fits.BinTableHDU.fromstring(text).columns
+    size = columns.dtype.itemsize
+    if size != header["NAXIS1"] or not size:
+        raise ValueError(f"columns fill {size} bytes of rows of {header['NAXIS1']}")
+    return columns, int(header["NAXIS2"])
 
 
 def _fits_values(raw: NDArray[Any], column: Column) -> NDArray[Any]:
@@ -208,9 +249,13 @@ def _csv_values(column: pd.Series) -> NDArray[Any]:
     if not pd.api.types.is_string_dtype(column.dtype):
         return np.asarray(column.to_numpy())
     text = column.str.strip()
-    if str(column.name).lower() == "specobjid" and text.dropna().str.fullmatch(r"[1-9]\d{0,18}").all():
-        # ids are numbers to compare with, without the digits that floats would lose
-        return np.ma.masked_array(text.fillna("0").astype("uint64").to_numpy(), text.isna().to_numpy())
+    if str(column.name).lower() == "specobjid":
+        try:
+            # ids are numbers to compare with, without the digits that floats would lose
+            ids = pa.array(text.replace("", None), pa.string(), from_pandas=True).cast(pa.uint64())
+            return np.ma.masked_array(ids.fill_null(0).to_numpy(), ids.is_null().to_numpy(zero_copy_only=False))
+        except pa.ArrowInvalid:
+            pass  # more than 64 bits, or no number
     return np.asarray(text.fillna("").to_numpy(dtype=np.str_))
 
 
@@ -229,8 +274,15 @@ def _arrow_values(column: pa.Array) -> NDArray[Any]:
         column = column.cast(column.type.value_type)
     kind = column.type
     missing = column.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_decimal(kind):
+        column = column.cast(pa.uint64() if kind.scale == 0 and (pc.min(column).as_py() or 0) >= 0 else pa.float64())
+        kind = column.type
+    if pa.types.is_string_view(kind):
+        column, kind = column.cast(pa.string()), pa.string()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         data = np.array(column.fill_null("").to_pylist(), dtype=np.str_)
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        data = np.array(column.fill_null(b"").to_pylist(), dtype=np.bytes_)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         data = column.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
     else:

@@ -44,6 +44,8 @@ def describe(error: BaseException) -> str:
 
 def targets(args: Namespace) -> int:
     """Select targets from a catalog and write their table."""
+    if _absolute(args.catalog) == _absolute(args.output):
+        raise ConfigError("--output", args.output, "another file than the catalog", "the catalog would be lost")
     found = target_table.find_targets(args.catalog, selection.combined(args.select, args.where))
     target_table.write_targets(found.frame, args.output)
     print(f"{len(found.frame)} targets of {found.rows} rows written to {args.output}")
@@ -62,7 +64,7 @@ def plan(args: Namespace) -> int:
     _refuse_other(root, made, existing)
     for model in models or _default_models(made):
         made = made.with_model(_resolve(model, made))
-    storage.require_writable(root)
+    storage.require_writable("ROOT", root)
     if existing is None:
         target_table.write_targets(frame, stages.targets_url(root), row_group=made.shard)
     # Written last: where there is a plan, its targets are there too.
@@ -201,7 +203,8 @@ def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, li
             config, written = read_toml(storage.read_bytes(args.config).decode())
         except (FileNotFoundError, UnicodeDecodeError) as error:
             raise ConfigError("--config", args.config, "a TOML file that exists") from error
-        config = replace(config, targets=_absolute(config.targets), source=_absolute(config.source))
+        cache = config.cache and _absolute(config.cache)
+        config = replace(config, targets=_absolute(config.targets), source=_absolute(config.source), cache=cache)
         return config, [replace(model, checkpoint=_checkpoint(model.checkpoint)) for model in written]
     if existing is not None:
         release = _release(said.get("source"), existing.config)

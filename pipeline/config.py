@@ -72,7 +72,7 @@ class SurveyConfig:
     concurrency: int | None = None
     max_requests: int = 256
     max_requests_per_second: float | None = None
-    retries: int = 4
+    retries: int = 10
     cache: str | None = None
 
     def __post_init__(self) -> None:

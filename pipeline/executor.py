@@ -124,7 +124,7 @@ def run(
     start = time.monotonic()
     job = _pending(root, plan, stage_names, models)
     if job.tasks:
-        storage.require_writable(root)
+        storage.require_writable("ROOT", root)
         _check_targets(root, plan)
         check_memory(plan, client, job.tasks)
         _check_source(job)
@@ -226,6 +226,8 @@ def _check_source(job: _Job) -> None:
     pending = [task.chunk for task in job.tasks if task.model is None]
     if not pending:
         return
+    if job.plan.config.cache is not None:
+        storage.require_writable("cache", job.plan.config.cache)
     url = stages.targets_url(job.root)
     step = -(-len(pending) // PROBES)
     # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
@@ -349,7 +351,7 @@ def _reason(error: BaseException, attempts: int = 1) -> str:
 def _serial(job: _Job) -> Iterator[Outcome]:
     """Do the tasks one after the other in this process."""
     ingested: dict[int, Outcome] = {}
-    quota = divide(job.plan.config, at_once=1)
+    quota = divide(job.plan.config)
     with worker.prepared():
         for task in job.tasks:
             upstream = ingested.get(task.chunk.index) if task.model else None

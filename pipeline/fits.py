@@ -25,6 +25,7 @@ LOGLAM_STEP = 1e-4
 _BLOCK = 2880
 _CARD = 80
 _END = b"END     "
+_LONGEST_HEADER = 2**19  # bytes; those of plates with 240 columns and all their exposures take a tenth
 _SIZE_CARDS = 10  # SIMPLE, BITPIX, NAXIS and, of an image, the lengths of its axes
 _BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _NUMBERS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
@@ -117,7 +118,7 @@ def _read_header(data: bytes, start: int, cards: int | None = None) -> _Header:
     """Parse the header that starts there, keeping the structural keywords; cards: look only at so many."""
     end = start
     while True:
-        end = data.find(_END, end)
+        end = data.find(_END, end, start + _LONGEST_HEADER)
         if end < 0 or end + _CARD > len(data):
             raise BadSpectrum("a header has no END card: truncated")
         if (end - start) % _CARD == 0:
@@ -128,7 +129,7 @@ def _read_header(data: bytes, start: int, cards: int | None = None) -> _Header:
     return _Header(text, found, start + -(-(end + _CARD - start) // _BLOCK) * _BLOCK)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _structure(header: bytes) -> Mapping[str, str]:
     """Read the structural keywords of a header, without its END."""
     cards: dict[str, str] = {}

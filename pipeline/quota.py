@@ -28,20 +28,28 @@ class Quota:
     name: str | None = None
 
 
-def divide(config: SurveyConfig, at_once: int) -> Quota:
+def divide(config: SurveyConfig, at_once: int | None = None) -> Quota:
     """Divide what a run may ask of its source.
 
-    at_once: tasks that the workers there are can do at the same time, 1 in one process. Workers that join later take
-    turns with them. A source on a disk is not bounded in concurrency.
+    at_once: tasks that a cluster's workers can do at the same time, as many as there are now: those that join later
+    take turns with them. None: one process, one task after the other. A disk is not bounded in concurrency.
     """
     wished = min(config.concurrency or default_concurrency(config.source), LAYOUTS[config.layout].at_once)
     rate = config.max_requests_per_second
     is_local = storage.local_path(config.source) is not None
     concurrency = wished if is_local else min(wished, config.max_requests)
-    turns = max(1, min(at_once, at_once if is_local else config.max_requests // concurrency))
-    share = Share(concurrency, None if rate is None else rate / turns)
-    is_bounded = at_once > 1 and (rate is not None or not is_local)
-    return Quota(turns, share, f"source-{uuid.uuid4().hex}" if is_bounded else None)
+    if at_once is None:
+        return Quota(1, Share(concurrency, rate))
+    turns = at_once if is_local else config.max_requests // concurrency
+    if rate is None:
+        return Quota(turns, Share(concurrency), None if is_local else _new_name())
+    # the rate is divided among the turns: more of them than tasks would leave a part of it unused
+    turns = min(turns, at_once)
+    return Quota(turns, Share(concurrency, rate / turns), _new_name())
+
+
+def _new_name() -> str:
+    return f"source-{uuid.uuid4().hex}"
 
 
 @contextmanager

@@ -287,6 +287,8 @@ class _Evaluator:
     def compare(self, op: ast.cmpop, left_node: ast.expr, right_node: ast.expr, whole: ast.AST) -> NDArray[np.bool_]:
         left, right = self.value(left_node), self.value(right_node)
         if (left.kind == "text") != (right.kind == "text"):
+            left, right = _empty_as_text(left), _empty_as_text(right)
+        if (left.kind == "text") != (right.kind == "text"):
             text = left_node if left.kind == "text" else right_node
             piece = ast.get_source_segment(self.source, text)
             self.refuse(
@@ -301,6 +303,8 @@ class _Evaluator:
         if not isinstance(right_node, ast.Tuple | ast.List | ast.Set):
             self.refuse(right_node, "a list of values after `in`", "write for example PLATE in (266, 267)")
         left = self.value(left_node)
+        if any(self.value(element).kind == "text" for element in right_node.elts):
+            left = _empty_as_text(left)
         found = np.zeros(left.data.shape, dtype=np.bool_)
         for element in right_node.elts:
             found = found | self.compare(ast.Eq(), left_node, element, element)
@@ -324,6 +328,12 @@ def _same_text(left: NDArray[Any], right: NDArray[Any]) -> tuple[NDArray[Any], N
         return left, right
     encoded = (np.char.encode(a, "utf-8") if a.dtype.kind == "U" else a for a in (left, right))
     return next(encoded), next(encoded)
+
+
+def _empty_as_text(value: _Value) -> _Value:
+    """Take a column without any value for text without content: CSV does not say what such a block is of."""
+    is_empty = value.kind == "number" and value.data.size and value.missing.all()
+    return _Value(np.full(value.data.shape, ""), np.zeros(value.data.shape, np.bool_)) if is_empty else value
 
 
 def _column_value(array: NDArray[Any]) -> _Value:

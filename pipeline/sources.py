@@ -22,16 +22,22 @@ from fsspec.asyn import AsyncFileSystem, get_loop
 from pipeline import storage
 from pipeline.config import ConfigError
 
-MAX_BACKOFF = 20.0
+RETRIES = 10
+"""Further attempts after a fault that may pass: about three minutes, as long as a server takes to start again."""
+
+MAX_BACKOFF = 60.0
 """Seconds; the longest wait between two attempts that a server did not ask for."""
 
 MAX_RETRY_AFTER = 600.0
-"""Seconds; a server that asks for a longer pause fails the files, so that a run never sleeps unnoticed."""
+"""Seconds; a server that asks for longer pauses, in sum, fails the file, so that a run never sleeps unnoticed."""
+
+_SPREAD = 5.0  # seconds; after a pause that a server asked for, requests start again over so long
 
 # Fetched or under way per file in flight: one slow file must not leave the others' connections idle.
 AHEAD = 2
 REMOTE_CONCURRENCY, LOCAL_CONCURRENCY = 64, 8
 _PROBE = 80  # bytes; a FITS file's first card
+_PROBE_RETRIES = 2  # who has mistyped a URL is told soon
 _PERMANENT_STATUS = frozenset({400, 401, 402, 403, 405, 406, 410, 411, 414, 416, 451, 501, 505})
 _PERMANENT_ERRORS = (PermissionError, NotADirectoryError, NotImplementedError)
 _SECRETS = re.compile(r"//[^/@\s]*@|\?[^\s'\"]*")
@@ -41,19 +47,43 @@ class SourceError(RuntimeError):
     """A file that could not be fetched although it may exist: a fault of the source or of the way to it."""
 
 
-class Pace:
-    """When requests may start: evenly spaced in time, all of them held back when the server asks for it.
+class Hold:
+    """A server's wish to be left alone, heeded by all of a process's requests to it."""
 
-    per_second: requests started in any one second, None for no limit. Shared by a process's tasks.
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def extend(self, seconds: float) -> None:
+        """Let no request start for so long."""
+        self._until = max(self._until, time.monotonic() + seconds)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until requests may start again."""
+        return max(0.0, self._until - time.monotonic())
+
+
+class Pace:
+    """When a task's requests may start: evenly spaced in time, none of them while the server is to be left alone.
+
+    per_second: requests started in any one second, None for no limit.
     """
 
-    def __init__(self, per_second: float | None = None) -> None:
+    def __init__(self, hold: Hold, per_second: float | None = None) -> None:
+        self.hold = hold
         self._interval = 1 / per_second if per_second else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
 
     async def wait(self) -> None:
         """Return when the caller's request may start."""
+        await self._turn()
+        # looked at when the turn has come: many requests wait for theirs while the server answers the first
+        while pause := self.hold.remaining:
+            await asyncio.sleep(pause + random.uniform(0, min(pause, _SPREAD)))
+            await self._turn()
+
+    async def _turn(self) -> None:
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next)
@@ -61,16 +91,27 @@ class Pace:
         if start > now:
             await asyncio.sleep(start - now)
 
-    def hold(self, seconds: float) -> None:
-        """Let no request start for so long."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
+
+@lru_cache(maxsize=64)
+def _hold_of(url: str) -> Hold:
+    return Hold()
 
 
-@lru_cache(maxsize=16)
-def pace_of(url: str, per_second: float | None) -> Pace:
-    """Return this process's pace for a source: it lasts from one task to the next."""
-    return Pace(per_second)
+_paces: dict[tuple[str, float | None], list[Pace]] = {}  # those that no task is using now
+
+
+@contextmanager
+def _pace_of(url: str, per_second: float | None) -> Iterator[Pace]:
+    """Lend a task a pace of its own, which lasts from one of the process's tasks to the next."""
+    free = _paces.setdefault((url, per_second), [])
+    try:
+        pace = free.pop()
+    except IndexError:
+        pace = Pace(_hold_of(url), per_second)
+    try:
+        yield pace
+    finally:
+        free.append(pace)
 
 
 @dataclass(frozen=True)
@@ -88,15 +129,15 @@ class Source:
     url: the folder that holds `sdss/`, `eboss/` or `spectro/`, any fsspec URL. concurrency: files in flight at
     once; None takes 64 over the network, 8 from a disk. per_second: requests started per second, at most.
     retries: further attempts after a transient fault, with exponential waits that start at about `backoff`
-    seconds and the longer ones that a server asks for (Retry-After). timeout: seconds for one attempt over
-    the network. cache: folder or bucket that is looked in first, and filled with what is fetched, in the
-    archive's layout. first: only so many bytes of each file, where the source can give a part; None: all.
+    seconds; those after a pause that the server asked for (Retry-After) are not counted. timeout: seconds for one
+    attempt over the network. cache: folder or bucket that is looked in first, and filled with the FITS files that are
+    fetched, in the archive's layout. first: only so many bytes of each file, where the source can give a part.
     """
 
     url: str
     concurrency: int | None = None
     per_second: float | None = None
-    retries: int = 4
+    retries: int = RETRIES
     timeout: float = 60.0
     backoff: float = 0.5
     cache: str | None = None
@@ -130,10 +171,11 @@ class Source:
         limit = asyncio.Semaphore(self.at_once)
         waiting: deque[Future[bytes | FileNotFoundError]] = deque()
         remaining = iter(paths)
-        with _threads(self.at_once) as threads, _quick_turns():
+        with _threads(self.at_once) as threads, _quick_turns(), _pace_of(self.url, self.per_second) as pace:
+            run = _Run(self, limit, pace, threads)
 
             def submit(path: str) -> None:
-                waiting.append(asyncio.run_coroutine_threadsafe(self._fetch_one(path, limit, threads), loop))
+                waiting.append(asyncio.run_coroutine_threadsafe(run.fetch(path), loop))
 
             try:
                 for path in itertools.islice(remaining, AHEAD * self.at_once):
@@ -155,37 +197,47 @@ class Source:
         expected = "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
         url = _SECRETS.sub(_redact, self.url)
         try:
-            probe = replace(self, first=_PROBE, cache=None)
+            probe = replace(self, first=_PROBE, retries=min(self.retries, _PROBE_RETRIES))
             if any(isinstance(content, bytes) for content in probe.stream(paths)):
                 return
         except SourceError as error:
             raise ConfigError("source", url, expected, str(error)) from error
         raise ConfigError("source", url, expected, f"it has none of {len(paths)} files tried, such as {paths[0]}")
 
-    async def _fetch_one(
-        self, path: str, limit: asyncio.Semaphore, threads: ThreadPoolExecutor
-    ) -> bytes | FileNotFoundError:
+
+@dataclass(frozen=True)
+class _Run:
+    """One call's fetching: what its requests share."""
+
+    source: Source
+    limit: asyncio.Semaphore
+    pace: Pace
+    threads: ThreadPoolExecutor
+
+    async def fetch(self, path: str) -> bytes | FileNotFoundError:
         """Take a file from the cache, or from the source and keep it there."""
+        cache = self.source.cache
+        if cache is None:
+            return await self._retried(path)
         run = asyncio.get_running_loop().run_in_executor
-        if self.cache is not None:
-            try:
-                return await run(threads, storage.read_bytes, storage.join(self.cache, path))
-            except FileNotFoundError:
-                pass
-        content = await self._retried(path, limit, threads)
-        if self.cache is not None and isinstance(content, bytes):
-            await run(threads, storage.write_bytes, storage.join(self.cache, path), content)
+        try:
+            return await run(self.threads, storage.read_bytes, storage.join(cache, path))
+        except FileNotFoundError:
+            pass
+        content = await self._retried(path)
+        # what is no FITS file, or a part of one, may be better next time
+        if self.source.first is None and isinstance(content, bytes) and content.startswith(b"SIMPLE"):
+            await run(self.threads, storage.write_bytes, storage.join(cache, path), content)
         return content
 
-    async def _retried(
-        self, path: str, limit: asyncio.Semaphore, threads: ThreadPoolExecutor
-    ) -> bytes | FileNotFoundError:
-        pace = pace_of(self.url, self.per_second)
+    async def _retried(self, path: str) -> bytes | FileNotFoundError:
+        source = self.source
+        faults, asked_in_sum = 0, 0.0
         for attempt in itertools.count():
             try:
-                async with limit:
-                    await pace.wait()
-                    return await self._read(path, threads)
+                async with self.limit:
+                    await self.pace.wait()
+                    return await self._read(path)
             except FileNotFoundError:
                 return FileNotFoundError(path)
             except IsADirectoryError:
@@ -195,23 +247,30 @@ class Source:
             except Exception as error:
                 # every backend raises classes of its own, and no fault of theirs may pass for a missing file
                 asked = _retry_after(error)
-                if attempt == self.retries or _is_permanent(error) or asked > MAX_RETRY_AFTER:
+                faults += not asked
+                wait = min(source.backoff * 2**attempt, MAX_BACKOFF) * random.uniform(0.5, 1.0)
+                asked_in_sum += max(asked, wait) if asked else 0.0
+                if faults > source.retries or _is_permanent(error) or asked_in_sum > MAX_RETRY_AFTER:
                     reason = f"{type(error).__name__}: {_SECRETS.sub(_redact, str(error))}"
-                    if asked > MAX_RETRY_AFTER:
+                    if asked:
                         reason += f", and asks to be left alone for {asked:.0f} s"
                     raise SourceError(f"{path}: {reason} (attempt {attempt + 1})") from error
             if asked:
-                pace.hold(asked)  # every request of this process: the server is busy, not the file
-            await asyncio.sleep(min(self.backoff * 2**attempt, MAX_BACKOFF) * random.uniform(0.5, 1.0))
+                self.pace.hold.extend(asked)  # every request of this process: the server is busy, not the file
+            await asyncio.sleep(wait)
         raise AssertionError("itertools.count() ended")
 
-    async def _read(self, path: str, threads: ThreadPoolExecutor) -> bytes:
-        fs, inner = storage.filesystem(storage.join(self.url, path))
-        if isinstance(fs, AsyncFileSystem):
-            # without a limit a dead connection holds the chunk
-            return bytes(await asyncio.wait_for(fs._cat_file(inner, end=self.first), self.timeout))
-        reading = asyncio.get_running_loop().run_in_executor(threads, partial(fs.cat_file, inner, end=self.first))
-        return bytes(await reading)
+    async def _read(self, path: str) -> bytes:
+        fs, inner = storage.filesystem(storage.join(self.source.url, path))
+        get = partial(fs._cat_file if isinstance(fs, AsyncFileSystem) else fs.cat_file, inner, end=self.source.first)
+        if not isinstance(fs, AsyncFileSystem):
+            return bytes(await asyncio.get_running_loop().run_in_executor(self.threads, get))
+        # without a limit a dead connection holds the chunk
+        content = bytes(await asyncio.wait_for(get(), self.source.timeout))
+        if content[:_PROBE].lstrip().startswith(b"<"):
+            # from a login or maintenance page with status 200: the file itself may be well
+            raise OSError("the server gives a web page in the file's place")
+        return content
 
 
 @contextmanager

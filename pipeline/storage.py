@@ -45,7 +45,11 @@ def local_path(url: str) -> Path | None:
     """Return the path of a local URL (plain, `~` or file://), None for any other."""
     if protocol(url) != "file":
         return None
-    return Path(url.removeprefix("file://")).expanduser()
+    path = Path(url.removeprefix("file://"))
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user: a path like any other, that is not there
+        return path
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -193,12 +197,12 @@ def remove_partial(url: str) -> int:
     return len(rests)
 
 
-def require_writable(url: str) -> None:
-    """Write and remove one small object under a URL. Raises ConfigError when that does not work."""
+def require_writable(key: str, url: str) -> None:
+    """Write and remove one small object under a URL. Raises ConfigError about the key when that does not work."""
     probe = join(url, f".writable-{uuid.uuid4().hex}")
     try:
         write_bytes(probe, b"")
         remove(probe)
     except (OSError, NotImplementedError) as error:
         remedy = f"check the path, the credentials and the endpoint ({type(error).__name__}: {error})"
-        raise ConfigError("ROOT", url, "a place that can be written", remedy) from error
+        raise ConfigError(key, url, "a place that can be written", remedy) from error

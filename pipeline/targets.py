@@ -6,6 +6,7 @@ The row number in this table is the position along `spectrum` in every store of 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,8 +147,25 @@ def read_rows(url: str, start: int, stop: int) -> pd.DataFrame:
         groups = [i for i in range(len(sizes)) if ends[i] < stop and ends[i + 1] > start]
         if not groups:
             return SCHEMA.empty_table().to_pandas()
-        rows = table.read_row_groups(groups, columns=SCHEMA.names)
-        return rows.slice(start - int(ends[groups[0]]), stop - start).to_pandas()
+        rows = table.read_row_groups(groups, columns=SCHEMA.names).slice(start - int(ends[groups[0]]), stop - start)
+        return _of_our_types(rows.select(SCHEMA.names), url).to_pandas()
+
+
+def _of_our_types(rows: pa.Table, url: str) -> pa.Table:
+    """Bring a table that others may have written to the schema's types, without loss. Raises ConfigError."""
+    columns = []
+    for field in SCHEMA:
+        key, column = f"targets column {field.name}", rows[field.name]
+        try:
+            column = column.cast(field.type)
+        except (pa.ArrowInvalid, NotImplementedError) as error:
+            raise ConfigError(key, url, f"values of type {field.type}", str(error)) from error
+        if pa.types.is_floating(field.type):
+            column = column.fill_null(math.nan)  # what many writers make of NaN
+        if column.null_count:
+            raise ConfigError(key, url, f"a value in every row, not {column.null_count} null")
+        columns.append(column)
+    return pa.table(columns, schema=SCHEMA)
 
 
 @contextmanager
@@ -198,7 +216,12 @@ def _our_columns(available: Sequence[str], url: str) -> dict[str, str]:
 
 def _to_table(columns: Columns, url: str) -> pa.Table:
     """Bring a block of a catalog to the names, types and fills of a target, `last` for the last part of its key."""
-    names = {ours: name for ours, name in _our_columns(list(columns), url).items() if columns[name].ndim == 1}
+    chosen = _our_columns(list(columns), url)
+    names = {ours: name for ours, name in chosen.items() if columns[name].ndim == 1}
+    for ours in REQUIRED:
+        if ours not in names:
+            remedy = "it has several per row, or something that is neither"
+            raise ConfigError(f"CATALOG column {chosen[ours]}", url, "one number or text per row", remedy)
     is_sdss_v = names["fiberid"].lower() == SDSS_V["fiberid"]
     size = len(next(iter(columns.values())))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,9 +104,13 @@ def files_like(data: bytes) -> object:
 class Counting(Source):
     """A source that counts what it reads."""
 
-    async def _read(self, path: str, threads: ThreadPoolExecutor) -> bytes:
-        reads.append(path)
-        return await super()._read(path, threads)
+    def stream(self, paths: Iterable[str]) -> Iterator[bytes | FileNotFoundError]:
+        def told() -> Iterator[str]:
+            for path in paths:
+                reads.append(path)
+                yield path
+
+        return super().stream(told())
 
 
 reads: list[str] = []
@@ -132,6 +135,18 @@ def test_a_plate_is_read_once_for_all_its_fibers_and_kept_for_the_next_chunk(mir
     assert [path.rsplit("/", 1)[1][8:12] for path in seen] == ["0001", "0002", "0003"]
     assert [raw.fiberid for raw in found if isinstance(raw, RawSpectrum)] == [1, 2, 3] * 3
     assert [raw.plate for raw in found if isinstance(raw, RawSpectrum)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_plate_that_was_missing_is_looked_for_again(mirror: Path, tmp_path: Path):
+    files = sorted((mirror / "sdss").glob("**/spec-*.fits"))[:3]
+    path = tmp_path / "sdss/spectro/redux/26/0001/spPlate-0001-51602.fits"
+    assert spectra(tmp_path, "spPlate", "26/1-51602-1") == [Quality.NO_FILE]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no plate")
+    assert spectra(tmp_path, "spPlate", "26/1-51602-1") == [Quality.BAD_FILE]
+    path.write_bytes(assemble(files, plate=1, mjd=51602))
+    (found,) = spectra(tmp_path, "spPlate", "26/1-51602-1")
+    assert isinstance(found, RawSpectrum)
 
 
 def test_targets_in_any_order_get_their_own_fibers(mirror: Path):

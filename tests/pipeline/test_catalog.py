@@ -20,7 +20,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from pipeline import catalog, targets
-from pipeline.catalog import Columns, read_blocks
+from pipeline.catalog import RETRIES, Columns, read_blocks
 from pipeline.config import ConfigError
 
 
@@ -106,11 +106,16 @@ class Server(SimpleHTTPRequestHandler):
     """Serves a folder, by ranges if it is told to; counts what it sends."""
 
     gives_ranges = True
+    faults = 0
     requests: list[tuple[int, int]] = []
 
     def do_GET(self) -> None:  # noqa: N802 - the base class's name
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         data = Path(self.translate_path(self.path)).read_bytes()
+        if Server.faults and asked:
+            Server.faults -= 1
+            self.send_error(503)
+            return
         if asked and self.gives_ranges:
             start, stop = int(asked[1]), min(int(asked[2]) + 1, len(data))
             self.send_response(206)
@@ -129,7 +134,7 @@ class Server(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[str]:
-    Server.requests, Server.gives_ranges = [], True
+    Server.requests, Server.gives_ranges, Server.faults = [], True, 0
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(tmp_path))) as http:
         thread = threading.Thread(target=http.serve_forever, daemon=True)
         thread.start()
@@ -178,3 +183,89 @@ def test_any_filesystem_will_do(catalog: Path, form: str, tmp_path: Path):
     with fsspec.open(url, "wb") as file:
         file.write(content)
     pd.testing.assert_frame_equal(targets.read_targets(url), targets.read_targets(str(catalog)))
+
+
+def test_a_range_that_fails_is_asked_for_again(
+    catalog: Path, tmp_path: Path, serve: str, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copy(catalog, tmp_path / "catalog.fits")
+    monkeypatch.setattr("pipeline.catalog.READ_AHEAD", 8000)
+    monkeypatch.setattr("pipeline.catalog.time.sleep", lambda seconds: None)
+    blocks = read_blocks(f"{serve}/catalog.fits", everything, 10)
+    next(blocks)
+    Server.faults = RETRIES
+    assert sum(len(block["Z"]) for block in blocks) == 107
+    Server.faults = RETRIES + 3
+    blocks = read_blocks(f"{serve}/catalog.fits", everything, 10)
+    with pytest.raises(ConfigError, match="503"):
+        list(blocks)
+
+
+def test_a_server_that_gives_a_part_only_of_the_beginning_is_copied_from(
+    catalog: Path, tmp_path: Path, serve: str, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copy(catalog, tmp_path / "catalog.fits")
+    Server.gives_ranges = False
+    monkeypatch.setattr("pipeline.catalog.READ_AHEAD", catalog.stat().st_size // 3)
+    pd.testing.assert_frame_equal(targets.read_targets(f"{serve}/catalog.fits"), targets.read_targets(str(catalog)))
+
+
+# --- damage ---
+
+
+def test_any_damage_is_a_mistake_with_a_message(catalog: Path, tmp_path: Path):
+    """Mutate the headers, where every library raises something of its own, and what is packed."""
+    data = catalog.read_bytes()
+    rng = np.random.default_rng(7)
+    end = data.index(b"END     ", 2880) + 80
+    refused = 0
+    for number in range(150):
+        content = bytearray(data)
+        for position in rng.integers(0, end, 1 + number % 5):
+            content[position] = rng.integers(0, 256)
+        (tmp_path / "odd.fits").write_bytes(content)
+        try:
+            targets.read_targets(str(tmp_path / "odd.fits"))
+        except ConfigError:
+            refused += 1
+    assert refused > 20
+    packed = bytearray(gzip.compress(data))
+    packed[len(packed) // 2] ^= 255
+    (tmp_path / "odd.fits.gz").write_bytes(packed)
+    with pytest.raises(ConfigError, match="CATALOG"):
+        targets.read_targets(str(tmp_path / "odd.fits.gz"))
+
+
+def test_a_block_holds_no_more_bytes_than_it_may(catalog: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.catalog.BLOCK_BYTES", 4_000)
+    sizes = [len(block["Z"]) for block in read_blocks(str(catalog), everything)]
+    assert sum(sizes) == 117
+    assert len(sizes) > 5
+
+
+# --- CSV ---
+
+
+def test_a_block_without_any_text_selects_as_a_text_column_does(tmp_path: Path):
+    rows = pd.DataFrame(
+        {"PLATE": 266, "MJD": 51602, "FIBERID": range(1, 7), "RUN2D": "26", "Z": 0.1}
+        | {"SUBCLASS": ["AGN", "STARFORMING", None, None, None, None]}
+    )
+    rows.to_csv(tmp_path / "catalog.csv", index=False)
+    for where, count in (
+        ("SUBCLASS == 'AGN'", 1),
+        ("SUBCLASS != 'AGN'", 5),
+        ("SUBCLASS in ('AGN', 'BROADLINE')", 1),
+        ("SUBCLASS not in ('AGN', 'BROADLINE')", 5),
+    ):
+        for block in (2, 6):
+            assert len(targets.find_targets(str(tmp_path / "catalog.csv"), where, block).frame) == count, (where, block)
+
+
+def test_an_id_of_twenty_digits_is_a_number_to_compare_with(tmp_path: Path):
+    (tmp_path / "catalog.csv").write_text(
+        "PLATE,MJD,FIBERID,RUN2D,Z,SPECOBJID\n11000,58000,1,v5_13_2,0.1,12385000000000000001\n"
+        "11000,58000,2,v5_13_2,0.1,\n"
+    )
+    found = targets.read_targets(str(tmp_path / "catalog.csv"), "SPECOBJID == 12385000000000000001")
+    assert found["specobjid"].tolist() == [12385000000000000001]

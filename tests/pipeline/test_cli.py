@@ -213,6 +213,7 @@ def test_verify_ends_with_3_and_names_the_damaged_chunk(planned: Path, capsys: p
         (["plan", "ROOT", "--config", "nowhere.toml"], "nowhere.toml"),
         (["targets", "nowhere.fits", "--output", "t.parquet"], "nowhere.fits"),
         (["status", "nosuch://bucket/run"], "nosuch"),
+        (["targets", "~nosuchuser/c.fits", "--output", "t.parquet"], "~nosuchuser"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(
@@ -222,6 +223,35 @@ def test_what_is_not_there_is_told_in_one_line(
     assert cli.main([root if word == "ROOT" else word for word in command]) == 1
     assert names in error_of(capsys)
     assert not Path(root).exists()
+
+
+def test_a_catalog_is_not_overwritten_by_its_targets(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = table.read_bytes()
+    assert cli.main(["targets", str(table), "--output", f"{table.parent}/./{table.name}"]) == 1
+    assert "--output" in error_of(capsys)
+    assert table.read_bytes() == before
+
+
+def test_a_cache_that_cannot_be_filled_is_refused_before_anything_is_fetched(
+    tmp_path: Path, table: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, cache = tmp_path / "run", tmp_path / "cache"
+    cache.write_text("a file where the folder should be")
+    assert make_plan(root, table, mirror, "--cache", str(cache)) == 0
+    capsys.readouterr()
+    assert cli.main(["ingest", str(root), "--serial"]) == 1
+    assert error_of(capsys).startswith(f"error: cache is '{cache}'")
+    assert not (root / "spectra.zarr").exists()
+
+
+def test_a_cache_named_in_a_file_does_not_depend_on_where_the_command_runs(
+    tmp_path: Path, table: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "survey.toml"
+    file.write_text(f'source = "{mirror}"\ntargets = "{table}"\ncache = "mirror"\n')
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "run", "--config", str(file)]) == 0
+    assert read_plan(tmp_path / "run").config.cache == str(tmp_path / "mirror")
 
 
 def test_mistakes_with_a_plan_are_told_in_one_line(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:

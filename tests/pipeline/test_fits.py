@@ -265,3 +265,9 @@ def test_no_damage_to_a_file_raises_anything_but_bad_spectrum(shared_data: Path)
 def test_no_bytes_after_a_fits_signature_raise_anything_but_bad_spectrum(data: bytes):
     with pytest.raises(BadSpectrum):
         read_spec(b"SIMPLE  =                    T" + data)
+
+
+def test_a_header_without_end_is_given_up_soon():
+    data = b"SIMPLE  =                    T".ljust(80) + b"COMMENT ".ljust(80) * (2**21 // 80)
+    with pytest.raises(BadSpectrum, match="END"):
+        read_spec(data + b"END".ljust(80))

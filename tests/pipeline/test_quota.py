@@ -33,7 +33,8 @@ def test_all_turns_together_stay_within_what_the_run_may_ask(
 ):
     asked = config(concurrency=concurrency, max_requests=most, max_requests_per_second=rate, layout=layout)
     quota = divide(asked, at_once)
-    assert 1 <= quota.turns <= at_once
+    assert 1 <= quota.turns
+    assert quota.name is not None
     assert 1 <= quota.share.concurrency
     assert quota.turns * quota.share.concurrency <= most
     if rate is None:
@@ -43,8 +44,17 @@ def test_all_turns_together_stay_within_what_the_run_may_ask(
         assert quota.turns * quota.share.per_second == pytest.approx(rate)
 
 
-def test_one_worker_alone_keeps_64_requests_in_flight():
-    assert divide(config(), at_once=1) == Quota(turns=1, share=Share(64))
+def test_one_process_keeps_64_requests_in_flight_and_all_of_the_rate():
+    assert divide(config()) == Quota(turns=1, share=Share(64))
+    assert divide(config(max_requests_per_second=5)) == Quota(turns=1, share=Share(64, 5))
+
+
+@pytest.mark.parametrize("rate", [None, 100])
+def test_workers_that_join_a_run_of_one_worker_take_turns_with_it(rate: float | None):
+    quota = divide(config(max_requests_per_second=rate), at_once=1)
+    assert quota.name is not None
+    assert quota.turns == (4 if rate is None else 1)
+    assert quota.share == Share(64, rate)
 
 
 def test_a_large_cluster_takes_turns():

@@ -68,7 +68,7 @@ class Faults(BaseHTTPRequestHandler):
                 Faults.running -= 1
 
     def answer(self, fault: str) -> None:
-        body = self.path.encode()
+        body = b"<html>" if fault == "page" else content_of(self.path)
         if fault.isdecimal() or fault.startswith("busy"):
             self.send_response(int(fault) if fault.isdecimal() else 503)
             if fault.startswith("busy"):
@@ -92,6 +92,11 @@ class Faults(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
+
+
+def content_of(path: str) -> bytes:
+    """What the server above has at a path: it begins as FITS files do."""
+    return b"SIMPLE  = " + path.encode()
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -181,7 +186,7 @@ def test_a_stream_gives_the_same_and_does_not_run_far_ahead(faulty: str):
     first = next(stream)
     time.sleep(0.2)
     assert len(Faults.seen) <= 10
-    assert [first, *stream] == source.fetch(paths) == [f"/{path}".encode() for path in paths]
+    assert [first, *stream] == source.fetch(paths) == [content_of(f"/{path}") for path in paths]
 
 
 def test_a_stream_that_is_left_stops_fetching(faulty: str):
@@ -214,13 +219,13 @@ def test_no_more_files_are_in_flight_than_allowed(faulty: str):
 @pytest.mark.parametrize("fault", ["503", "500", "429", "408", "reset", "cut"])
 def test_a_transient_fault_is_retried(faulty: str, fault: str):
     path = f"{fault}/2/name"
-    assert Source(faulty, retries=2, backoff=0.01).fetch([path]) == [f"/{path}".encode()]
+    assert Source(faulty, retries=2, backoff=0.01).fetch([path]) == [content_of(f"/{path}")]
     assert Faults.seen == {f"/{path}": 3}
 
 
 def test_a_connection_that_says_nothing_is_given_up_and_retried(faulty: str):
     started = time.monotonic()
-    assert Source(faulty, retries=1, backoff=0.01, timeout=0.3).fetch(["hang/1/name"]) == [b"/hang/1/name"]
+    assert Source(faulty, retries=1, backoff=0.01, timeout=0.3).fetch(["hang/1/name"]) == [content_of("/hang/1/name")]
     assert time.monotonic() - started < 2
 
 
@@ -283,6 +288,41 @@ def test_requests_name_the_project(faulty: str):
     assert Faults.agents == {f"spender-pipeline/{pipeline.__version__}"}
 
 
+def test_requests_that_wait_for_their_turn_heed_what_the_server_asks_meanwhile(faulty: str):
+    # all 20 requests have a turn in the first second; the first answer asks for two seconds of peace
+    Source(faulty, concurrency=32, per_second=20, retries=0).fetch(["busy2/1/name", *(f"ok/0/{i}" for i in range(20))])
+    started = sorted(Faults.times)
+    late = [moment for moment in started if moment - started[0] > 0.5]
+    assert len(started) - len(late) < 8  # those under way when the answer came
+    assert late[0] - started[0] >= 1.9
+
+
+def test_requests_do_not_start_all_at_once_after_a_pause(faulty: str):
+    Source(faulty, concurrency=64, retries=0).fetch(["busy2/1/name", *(f"slow/0/{i}" for i in range(100))])
+    late = sorted(moment for moment in Faults.times if moment - min(Faults.times) > 1.9)
+    assert len(late) > 20
+    assert late[-1] - late[0] > 0.5  # spread over as long as the pause
+
+
+def test_pauses_that_the_server_asks_for_use_up_no_attempts(faulty: str):
+    assert Source(faulty, retries=0, backoff=0.01).fetch(["busy1/3/name"]) == [content_of("/busy1/3/name")]
+
+
+def test_pauses_end_when_their_sum_is_too_long(faulty: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.sources.MAX_RETRY_AFTER", 2.5)
+    with pytest.raises(SourceError, match=r"asks to be left alone for 1 s \(attempt 3\)"):
+        Source(faulty, retries=0, backoff=0.01).fetch(["busy1/99/name"])
+
+
+def test_tasks_at_the_same_time_have_each_its_share_of_the_rate(faulty: str):
+    source = Source(faulty, per_second=10)
+    first, second = (source.stream(f"ok/0/{name}{i}" for i in range(9)) for name in "ab")
+    started = time.monotonic()
+    for _ in range(9):
+        next(first), next(second)
+    assert time.monotonic() - started < 1.6  # one after the other they would take 1.7 s
+
+
 def test_requests_start_no_faster_than_allowed(faulty: str):
     Source(faulty, concurrency=8, per_second=20).fetch([f"ok/0/{i}" for i in range(11)])
     started = sorted(Faults.times)
@@ -336,15 +376,42 @@ def test_a_cache_is_filled_and_then_asked_instead(faulty: str, tmp_path: Path, s
     source = Source(faulty, cache=cache)
     paths = ["ok/0/a", "404/9/b", "ok/0/c"]
     first, again = source.fetch(paths), source.fetch(paths)
-    assert first[::2] == again[::2] == [b"/ok/0/a", b"/ok/0/c"]
+    assert first[::2] == again[::2] == [content_of("/ok/0/a"), content_of("/ok/0/c")]
     assert Faults.seen == {"/ok/0/a": 1, "/404/9/b": 2, "/ok/0/c": 1}  # that a file is missing is asked again
-    assert Source(cache).fetch(["ok/0/a"]) == [b"/ok/0/a"]  # the cache is a mirror
+    assert Source(cache).fetch(["ok/0/a"]) == [content_of("/ok/0/a")]  # the cache is a mirror
 
 
 def test_a_cut_file_never_reaches_the_cache(faulty: str, tmp_path: Path):
     with pytest.raises(SourceError):
         Source(faulty, cache=str(tmp_path), retries=1, backoff=0.01).fetch(["cut/9/name"])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_is_no_fits_file_is_asked_for_again(tmp_path: Path, mirror: Path):
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "name").write_bytes(b"cut by who copied it")
+    source = Source(str(tmp_path / "mirror"), cache=str(tmp_path / "cache"))
+    assert source.fetch(["name"]) == [b"cut by who copied it"]
+    (tmp_path / "mirror" / "name").write_bytes(b"SIMPLE  = mended")
+    assert source.fetch(["name"]) == [b"SIMPLE  = mended"]
+
+
+def test_looking_whether_a_source_is_right_fills_no_cache_and_is_content_with_one(faulty: str, tmp_path: Path):
+    source = Source(faulty, cache=str(tmp_path))
+    source.require_some(["ok/0/name"])
+    assert list(tmp_path.iterdir()) == []
+    source.fetch(["ok/0/name"])
+    Source("http://127.0.0.1:9", retries=0, cache=str(tmp_path)).require_some(["ok/0/name"])
+
+
+def test_a_web_page_is_no_file(faulty: str, tmp_path: Path):
+    page = "page/2/name"
+    source = Source(faulty, backoff=0.01, cache=str(tmp_path))
+    assert source.fetch([page]) == [content_of(f"/{page}")]  # a maintenance page that goes away
+    with pytest.raises(SourceError, match="web page in the file's place"):
+        Source(faulty, backoff=0.01, retries=1).fetch(["page/99/name"])
+    with pytest.raises(ConfigError, match="web page in the file's place"):
+        Source(faulty, backoff=0.01).require_some(["page/98/name"])
 
 
 def test_looking_whether_a_source_is_right_asks_only_for_the_files_beginnings(faulty: str):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,35 @@ def test_a_vector_column_counts_as_absent(tmp_path: Path):
     assert targets.read_targets(str(tmp_path / "catalog.parquet"))["sn_median"].isna().all()
 
 
+@pytest.mark.parametrize("name", ["Z", "PLATE", "RUN2D"])
+def test_a_vector_where_a_number_is_needed_is_refused_by_name(tmp_path: Path, name: str):
+    pq.write_table(pa.table(table(**{name: pa.array([[1.0, 2.0]] * 3)})), tmp_path / "catalog.parquet")
+    with pytest.raises(ConfigError, match=f"CATALOG column {name} .* one number or text per row"):
+        targets.read_targets(str(tmp_path / "catalog.parquet"))
+
+
+def test_every_way_of_arrow_to_hold_text_and_ids_gives_the_same(tmp_path: Path):
+    ids = [2**64 - 1, 299489951322761216, 0]
+    expected = targets.read_targets(csv(tmp_path, SPECOBJID=[str(each) for each in ids]))
+    run2d = table()["RUN2D"]
+    for number, (words, numbers) in enumerate(
+        (
+            (pa.binary(), pa.uint64()),
+            (pa.large_binary(), pa.string()),
+            (pa.string_view(), pa.large_string()),
+            (pa.dictionary(pa.int8(), pa.string()), pa.decimal128(20, 0)),
+        )
+    ):
+        rows = table(
+            RUN2D=pa.array(run2d).cast(pa.binary()).cast(words) if "binary" in str(words) else pa.array(run2d, words),
+            SPECOBJID=pa.array([Decimal(i) for i in ids], numbers)
+            if "decimal" in str(numbers)
+            else pa.array(ids, pa.uint64()).cast(numbers),
+        )
+        pq.write_table(pa.table(rows), tmp_path / f"{number}.parquet")
+        pd.testing.assert_frame_equal(targets.read_targets(str(tmp_path / f"{number}.parquet")), expected)
+
+
 @pytest.mark.parametrize("name", ["Z", "PLATE", "MJD", "FIBERID", "RUN2D"])
 def test_a_missing_column_is_named(tmp_path: Path, name: str):
     with pytest.raises(ConfigError, match=f"with the columns {name}; the catalog has"):
@@ -392,6 +422,31 @@ def test_a_table_that_is_not_of_targets_is_refused(tmp_path: Path):
     for name, message in (("other", "with the columns target"), ("text", "in Parquet"), ("none", "exists")):
         with pytest.raises(ConfigError, match=message):
             targets.count(str(tmp_path / f"{name}.parquet"))
+
+
+def test_a_table_by_others_is_brought_to_our_types_or_refused(tmp_path: Path):
+    frame = frame_of(5)
+    ours = pa.Table.from_pandas(frame, preserve_index=False)
+    index = {name: ours.schema.get_field_index(name) for name in COLUMNS}
+    url = str(tmp_path / "targets.parquet")
+
+    def write(name: str, values: Any) -> None:
+        pq.write_table(ours.set_column(index[name], name, values), url)
+
+    write("run2d", ours["run2d"].dictionary_encode())
+    pd.testing.assert_frame_equal(targets.read_rows(url, 0, 5), frame)
+    write("plate", ours["plate"].cast(pa.float64()))
+    pd.testing.assert_frame_equal(targets.read_rows(url, 0, 5), frame)
+    for name, values in (
+        ("plate", pa.array([1.5] * 5)),
+        ("plate", pa.array([None, 1, 1, 1, 1], pa.int32())),
+        ("mjd", pa.array([2**40] * 5)),
+        ("specobjid", pa.array([-1] * 5)),
+        ("run2d", pa.array([["26"]] * 5)),
+    ):
+        write(name, values)
+        with pytest.raises(ConfigError, match=f"targets column {name} is"):
+            targets.read_rows(url, 0, 5)
 
 
 # --- SDSS-V ---
