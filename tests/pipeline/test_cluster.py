@@ -122,5 +122,5 @@ def test_each_gpu_belongs_to_one_worker_and_is_offered_as_a_resource() -> None:
     options = [specs[i]["options"] for i in range(3)]
     assert [each["env"]["CUDA_VISIBLE_DEVICES"] for each in options] == ["0", "1", ""]
     assert [each["resources"] for each in options] == [{"GPU": 1}, {"GPU": 1}, {}]
-    assert len(cluster._worker_specs(workers=1, memory_limit=1, gpus=2)) == 2
-    assert "resources" not in cluster._worker_specs(workers=1, memory_limit=1, gpus=0)[0]["options"]
+    assert len(cluster._worker_specs(workers=1, threads=2, memory_limit=1, gpus=2)) == 2
+    assert "resources" not in cluster._worker_specs(workers=1, threads=2, memory_limit=1, gpus=0)[0]["options"]
