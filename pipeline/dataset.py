@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # and cannot be told from one that was never written.
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 
+_TEXT_ROWS = 100_000
+
 
 class AlignmentError(ValueError):
     """A write that is not made of whole shards."""
@@ -140,7 +142,10 @@ def _checksum(values: NDArray[Any]) -> str:
     kind = "str" if text else values.dtype.newbyteorder("<").str
     digest = hashlib.sha256(f"{kind}{values.shape}".encode())
     if text:
-        digest.update("\0".join(values.ravel().tolist()).encode())
+        flat = values.ravel()
+        for start in range(0, flat.size, _TEXT_ROWS):  # in pieces: as Python's own strings they are large
+            piece = "\0".join(flat[start : start + _TEXT_ROWS].tolist())
+            digest.update((piece if start == 0 else "\0" + piece).encode())
     else:
         little = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
         digest.update(little.data)

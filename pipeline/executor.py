@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
+import xarray as xr
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.system import MEMORY_LIMIT
 
@@ -268,7 +269,6 @@ def create_stores(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]
 
     Raises ConfigError for a store of another plan, and for one that its ledger contradicts.
     """
-    wavelength = worker.grid(plan.config.instrument).wavelength
     for _, model_name in kinds:
         if model_name is None:
             url, ledger = dataset.spectra_url(root), stages.ingest_ledger(root, plan)
@@ -276,15 +276,18 @@ def create_stores(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]
             url, ledger = dataset.encodings_url(root, model_name), stages.encode_ledger(root, plan, model_name)
         if _store_stands(url, ledger):
             continue
-        rows = targets.read_rows(stages.targets_url(root), 0, plan.n_spectra)
-        if model_name is None:
-            template, encoding = schema.spectra_template(plan, rows, wavelength)
-        else:
-            config = plan.model(model_name)
-            wave_rest = worker.inspect(config.checkpoint, plan.config.instrument, config.sha256).wave_rest
-            template, encoding = schema.encodings_template(plan, config, rows, wave_rest, wavelength)
         logger.info("creating %s", url)
-        ledger.mark_store({"checksums": dataset.create(url, template, encoding)})
+        ledger.mark_store({"checksums": dataset.create(url, *_template(root, plan, model_name))})
+
+
+def _template(root: str, plan: Plan, model_name: str | None) -> tuple[xr.Dataset, schema.Encoding]:
+    wavelength = worker.grid(plan.config.instrument).wavelength
+    rows = targets.read_rows(stages.targets_url(root), 0, plan.n_spectra)
+    if model_name is None:
+        return schema.spectra_template(plan, rows, wavelength)
+    config = plan.model(model_name)
+    wave_rest = worker.inspect(config.checkpoint, plan.config.instrument, config.sha256).wave_rest
+    return schema.encodings_template(plan, config, rows, wave_rest, wavelength)
 
 
 def _store_stands(url: str, ledger: Ledger) -> bool:

@@ -58,6 +58,9 @@ OUTPUT_COPIES = 10
 ENCODED_AT_ONCE = 64
 
 
+_TEXT_ROWS = 100_000
+
+
 @dataclass(frozen=True)
 class Chunk:
     """The rows [start, stop) that one task owns; `index` counts them."""
@@ -114,7 +117,10 @@ def targets_sha256(targets: pd.DataFrame) -> str:
     for name, coordinate in schema.COORDINATES.items():
         digest.update(f"{name}:{coordinate.dtype}:{len(targets)}\n".encode())
         if coordinate.dtype == "str":
-            digest.update("\0".join(targets[name].tolist()).encode())
+            # in pieces: as Python's own strings, those of a whole survey would take gigabytes
+            for start in range(0, len(targets), _TEXT_ROWS):
+                text = "\0".join(targets[name].iloc[start : start + _TEXT_ROWS].tolist())
+                digest.update((text if start == 0 else "\0" + text).encode())
             continue
         values = np.ascontiguousarray(schema.column(targets, name))
         if values.dtype.kind == "f":

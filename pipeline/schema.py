@@ -300,7 +300,11 @@ def _template(
 def column(targets: pd.DataFrame, name: str) -> NDArray[Any]:
     """Return one column of the targets in the stores' type; text as numpy's variable-length strings."""
     if COORDINATES[name].dtype == "str":
-        return np.asarray(targets[name].to_numpy(dtype=object), dtype=np.dtypes.StringDType())
+        values = np.empty(len(targets), dtype=np.dtypes.StringDType())
+        for start in range(0, len(targets), COORDINATE_ROWS):  # in pieces: as Python's own strings they are large
+            rows = slice(start, start + COORDINATE_ROWS)
+            values[rows] = targets[name].iloc[rows].to_numpy(dtype=object)
+        return values
     return np.asarray(targets[name].to_numpy(dtype=COORDINATES[name].dtype))
 
 

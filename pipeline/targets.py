@@ -148,7 +148,11 @@ def read_rows(url: str, start: int, stop: int) -> pd.DataFrame:
         if not groups:
             return SCHEMA.empty_table().to_pandas()
         rows = table.read_row_groups(groups, columns=SCHEMA.names).slice(start - int(ends[groups[0]]), stop - start)
-        return _of_our_types(rows.select(SCHEMA.names), url).to_pandas()
+        # column by column: a whole survey's table would be in memory twice
+        rows = _of_our_types(rows.select(SCHEMA.names), url)
+        frame = rows.to_pandas(split_blocks=True, self_destruct=True)
+    pa.default_memory_pool().release_unused()  # else it keeps as much again for itself
+    return frame
 
 
 def _of_our_types(rows: pa.Table, url: str) -> pa.Table:

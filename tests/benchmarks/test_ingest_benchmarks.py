@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from webserver import INSTALL, available
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def lines_of(script: str, *options: str | Path) -> list[str]:
-    command = [sys.executable, REPOSITORY / "benchmarks" / script, *options]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    lines = done.stdout.splitlines()
-    assert re.fullmatch(r"ratio: \d+\.\d+", lines[-1])
-    return lines
+from .running import lines_of
 
 
 def test_prepare_finds_every_file_equal_to_astropys_reading(shared_data: Path) -> None:

@@ -1,0 +1,99 @@
+"""The same numbers on a CUDA device as on the CPU: only where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import cluster, dataset, executor, infer, worker
+from pipeline.infer import Encoded
+from pipeline.progress import make_progress
+from pipeline.quality import Quality
+from spender_core import SDSS, SpectrumAutoencoder, load_model
+
+from ..running import make_root
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+# Sums of 1e5 products of either device round apart by a few 1e-6 of the largest; TF32 would be at 1e-3.
+TOLERANCE = 1e-4
+
+
+def encoded(device: str, precision: str = "float32", micro_batch: int = 16) -> Encoded:
+    model, _ = load_model("sdss-demo", SDSS())
+    generator = torch.Generator().manual_seed(1)
+    z = 0.3 * torch.rand(40, generator=generator)
+    with torch.no_grad():
+        flux = model.decoder(torch.randn(40, model.n_latent, generator=generator), instrument=SDSS(), z=z)
+    flux += 0.1 * torch.randn(flux.shape, generator=generator)
+    return infer.encode_spectra(
+        model.eval().to(device),
+        flux.numpy(),
+        np.full(flux.shape, 100.0, np.float32),
+        z.numpy(),
+        np.zeros(40, np.uint32),
+        micro_batch=micro_batch,
+        device=torch.device(device),
+        precision=precision,
+    )
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(found - expected)) / np.nanmax(np.abs(expected)))
+
+
+@pytest.mark.parametrize("name", ["latents", "restframe", "reconstruction", "chi2", "amplitude"])
+def test_a_gpu_gives_the_cpus_numbers(name: str) -> None:
+    found, expected = getattr(encoded("cuda"), name), getattr(encoded("cpu"), name)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    assert difference(found, expected) < TOLERANCE
+
+
+def test_a_gpu_repeats_itself_to_the_last_bit() -> None:
+    np.testing.assert_array_equal(encoded("cuda").latents, encoded("cuda").latents)
+
+
+def test_less_precision_is_asked_for_and_then_less_precise() -> None:
+    expected = encoded("cpu").latents
+    full, tf32, bf16 = (difference(encoded("cuda", p).latents, expected) for p in ("float32", "tf32", "bf16"))
+    assert full < tf32 < 0.05
+    assert full < bf16 < 0.2
+
+
+def test_a_micro_batch_beyond_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = SpectrumAutoencoder.reconstruct
+
+    def small(self: SpectrumAutoencoder, spec: torch.Tensor, *args: object, **kwargs: object) -> object:
+        if len(spec) > 8:
+            raise torch.OutOfMemoryError
+        return forward(self, spec, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SpectrumAutoencoder, "reconstruct", small)
+    found = encoded("cuda", micro_batch=32)
+    assert found.micro_batch == 8
+    monkeypatch.undo()
+    assert difference(found.latents, encoded("cpu").latents) < TOLERANCE
+
+
+def test_a_run_on_gpu_workers_lands_what_the_cpu_lands(tmp_path: Path, mirror: Path) -> None:
+    found = {}
+    for name in ("gpu", "cpu"):
+        root, plan = make_root(tmp_path, mirror, name=name)
+        if name == "gpu":
+            with cluster.connect(workers=1) as client:
+                summary = executor.run(root, plan, client, ("ingest", "encode"), ("random",), make_progress())
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(worker, "device", lambda: torch.device("cpu"))
+                summary = executor.run(root, plan, None, ("ingest", "encode"), ("random",), make_progress())
+        assert summary.failed == ()
+        found[name] = dataset.read_chunk(dataset.encodings_url(root, "random"), ("latents", "quality"), 0, 6)
+    assert difference(found["gpu"]["latents"], found["cpu"]["latents"]) < TOLERANCE
+    for name in found:
+        assert (found[name]["quality"] & np.uint32(Quality.NOT_PROCESSED) == 0).all()
