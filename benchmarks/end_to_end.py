@@ -30,7 +30,7 @@ from ingest import MODEL, Watch, make_survey, watched
 from spender.data.sdss import SDSS as UPSTREAM
 
 import pipeline
-from pipeline import cluster, executor, infer, layouts, stages, storage, targets, worker
+from pipeline import cluster, executor, infer, layouts, runs, storage, targets, worker
 from pipeline.config import ModelConfig, SurveyConfig
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -93,7 +93,7 @@ def new_run(root: Path, source: Path, catalog: Path) -> Plan:
         name=MODEL, checkpoint=MODEL, sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest)
     )
     plan = Plan.create(config, frame).with_model(model)
-    targets.write_targets(frame, stages.targets_url(str(root)), row_group=plan.shard)
+    targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     return plan
 

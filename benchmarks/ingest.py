@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from webserver import in_flight, serve
 
-from pipeline import cluster, executor, layouts, mock, mock_release, stages, storage, targets
+from pipeline import cluster, executor, layouts, mock, mock_release, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.plan import Plan, projected_memory
 from pipeline.progress import make_progress
@@ -117,7 +117,7 @@ def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard
     frame = targets.read_targets(str(catalog))
     config = SurveyConfig(source=url, targets=str(catalog), layout=layout, shard=shard)
     plan = Plan.create(config, frame)
-    targets.write_targets(frame, stages.targets_url(str(root)), row_group=plan.shard)
+    targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     with cluster.connect(workers=workers) as client, watched(url) as watch:
         start = time.perf_counter()
@@ -125,7 +125,7 @@ def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard
         seconds = time.perf_counter() - start
     if summary.failed:
         raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")
-    ledger = stages.ingest_ledger(str(root), plan)
+    ledger = runs.ingest_ledger(str(root), plan)
     usable = sum(ledger.read(chunk.index)["usable"] for chunk in plan.chunks())
     files = {catalog.parents[3] / path for path in layouts.paths(layout, frame["target"])}
     stored = sum(path.stat().st_size for path in (root / "spectra.zarr").rglob("*") if path.is_file())

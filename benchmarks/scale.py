@@ -22,7 +22,7 @@ from catalog import run as run_command
 from catalog import write_catalog
 from distributed import Client
 
-from pipeline import cluster, executor, layouts, stages, targets
+from pipeline import cluster, executor, layouts, runs, stages, targets
 from pipeline.executor import Outcome
 from pipeline.plan import Chunk
 from pipeline.sources import Share
@@ -69,11 +69,11 @@ def do_nothing() -> None:
     """Make this worker's tasks mark their chunk, and do nothing else."""
 
     def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-        stages.ingest_ledger(root, stages.read_plan(root)).mark(chunk.index, _marked(chunk))
+        runs.ingest_ledger(root, runs.read_plan(root)).mark(chunk.index, _marked(chunk))
         return _marked(chunk)
 
     def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
-        stages.encode_ledger(root, stages.read_plan(root), model_name).mark(chunk.index, _marked(chunk))
+        runs.encode_ledger(root, runs.read_plan(root), model_name).mark(chunk.index, _marked(chunk))
         return _marked(chunk)
 
     stages.ingest_chunk, stages.encode_chunk = ingest_chunk, encode_chunk
@@ -81,7 +81,7 @@ def do_nothing() -> None:
 
 def run_all(root: Path, client: Client) -> tuple[float, float]:
     """Run everything; return the seconds of the submission, and those from its beginning to the last chunk."""
-    plan = stages.read_plan(str(root))
+    plan = runs.read_plan(str(root))
     client.run(do_nothing)
     submit, submission = executor._submit, 0.0
 
@@ -131,7 +131,7 @@ def main() -> None:
             assert client is not None
             submission, ran = run_all(root, client)
         told = run_command([*ours, "status", root])
-        chunks = len(stages.read_plan(str(root)).chunks())
+        chunks = len(runs.read_plan(str(root)).chunks())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {
         "plan, s": planned[0],

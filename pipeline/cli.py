@@ -52,7 +52,9 @@ def _dispatch(args: argparse.Namespace) -> int:
         return commands.COMMANDS[args.command](args)
     except BrokenPipeError:
         raise
-    except commands.EXPECTED as error:
+    except Exception as error:
+        if not commands.is_expected(error):
+            raise
         logging.getLogger(__name__).info("where it happened", exc_info=True)
         print(f"error: {commands.describe(error)}", file=sys.stderr)
         return REFUSED

@@ -1,4 +1,7 @@
-"""What each subcommand does; `cli` parses the options and turns errors into messages."""
+"""What each subcommand does; `cli` parses the options and turns errors into messages.
+
+What computes is imported where it is used: torch and Dask take longer to start than `status` to answer.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,36 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from pipeline import cluster, dataset, executor, finalize, layouts, selection, stages, storage
+from pipeline import dataset, layouts, runs, selection, storage
 from pipeline import status as run_status
 from pipeline import targets as target_table
 from pipeline.cli import SOME_FAILED
 from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml, release_of
-from pipeline.executor import Summary
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
 from pipeline.quality import Quality
 from pipeline.sources import SourceError
 from pipeline.status import StageStatus
-from spender_core.weights import PUBLISHED, WeightsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.executor import Summary
 
 DEFAULT_MODEL = "sdss-demo"
 
-EXPECTED = (ConfigError, WeightsError, SourceError, finalize.Unfinished, OSError)
-"""Errors that a user meets and can mend: told in one line. Any other is a mistake of ours and keeps its traceback."""
 
 _NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
+
+
+def is_expected(error: Exception) -> bool:
+    """Tell errors that a user meets and can mend, to be told in one line, from mistakes of ours."""
+    from pipeline.finalize import Unfinished
+    from spender_core.weights import WeightsError
+
+    return isinstance(error, (ConfigError, WeightsError, SourceError, Unfinished, OSError))
 
 
 def describe(error: BaseException) -> str:
@@ -59,14 +70,14 @@ def plan(args: Namespace) -> int:
     root = _absolute(args.root)
     existing = _existing_plan(root)
     config, models = _asked_for(args, existing)
-    table = config.targets if existing is None or args.targets or args.config else stages.targets_url(root)
+    table = config.targets if existing is None or args.targets or args.config else runs.targets_url(root)
     made, frame = _make_plan(config, existing, table)
     _refuse_other(root, made, existing)
     for model in models or _default_models(made):
         made = made.with_model(_resolve(model, made))
     storage.require_writable("ROOT", root)
     if existing is None:
-        target_table.write_targets(frame, stages.targets_url(root), row_group=made.shard)
+        target_table.write_targets(frame, runs.targets_url(root), row_group=made.shard)
     # Written last: where there is a plan, its targets are there too.
     storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
     names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
@@ -92,8 +103,10 @@ def encode(args: Namespace) -> int:
 
 def close(args: Namespace) -> int:
     """Check that all is done and complete the stores."""
+    from pipeline import finalize
+
     root = _absolute(args.root)
-    finalize.finalize(root, stages.read_plan(root))
+    finalize.finalize(root, runs.read_plan(root))
     print(f"finalized {args.root}")
     return 0
 
@@ -101,7 +114,7 @@ def close(args: Namespace) -> int:
 def status(args: Namespace) -> int:
     """Show how far a run is."""
     root = _absolute(args.root)
-    made = stages.read_plan(root)
+    made = runs.read_plan(root)
     found = run_status.read_status(root, made)
     if args.json:
         values = {"root": args.root, "spectra": made.n_spectra, "stages": [each.to_dict() for each in found]}
@@ -113,8 +126,10 @@ def status(args: Namespace) -> int:
 
 def verify(args: Namespace) -> int:
     """Compare every chunk with its marker."""
+    from pipeline import finalize
+
     root = _absolute(args.root)
-    made = stages.read_plan(root)
+    made = runs.read_plan(root)
     problems = finalize.verify(root, made)
     for problem in problems:
         print(problem)
@@ -168,7 +183,7 @@ def _absolute(url: str) -> str:
 def _existing_plan(root: str) -> Plan | None:
     if not storage.exists(storage.join(root, "plan.json")):
         return None
-    return stages.read_plan(root)
+    return runs.read_plan(root)
 
 
 def _release(source: str | None, config: SurveyConfig) -> str:
@@ -228,10 +243,14 @@ def _model(text: str, args: Namespace) -> ModelConfig:
 
 
 def _checkpoint(text: str) -> str:
+    from spender_core.weights import PUBLISHED
+
     return text if text in PUBLISHED else _absolute(text)
 
 
 def _default_models(made: Plan) -> list[ModelConfig]:
+    from spender_core.weights import PUBLISHED
+
     if made.models or made.config.instrument != PUBLISHED[DEFAULT_MODEL].instrument:
         return []
     return [ModelConfig(name=DEFAULT_MODEL, checkpoint=DEFAULT_MODEL)]
@@ -263,8 +282,10 @@ def _refuse_other(root: str, made: Plan, existing: Plan | None) -> None:
 
 
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
+    from pipeline import cluster, executor, finalize
+
     root = _absolute(args.root)
-    made = stages.read_plan(root)
+    made = runs.read_plan(root)
     if getattr(args, "max_requests_per_second", None) is not None:
         made = replace(made, config=replace(made.config, max_requests_per_second=args.max_requests_per_second))
     models = [model.name for model in made.models]

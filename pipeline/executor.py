@@ -13,7 +13,7 @@ import xarray as xr
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.system import MEMORY_LIMIT
 
-from pipeline import dataset, interrupt, schema, stages, storage, targets, worker
+from pipeline import dataset, interrupt, runs, schema, stages, storage, targets, worker
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.plan import RESERVED, Chunk, Plan, projected_memory, targets_sha256
@@ -167,16 +167,16 @@ def _pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence
     """List the tasks that have no marker, a chunk's ingest before its encodings."""
     ledgers: dict[tuple[str, str | None], Ledger] = {}
     if "ingest" in stage_names:
-        ledgers["ingest", None] = stages.ingest_ledger(root, plan)
+        ledgers["ingest", None] = runs.ingest_ledger(root, plan)
     if "encode" in stage_names:
-        ledgers |= {("encode", model): stages.encode_ledger(root, plan, model) for model in models}
+        ledgers |= {("encode", model): runs.encode_ledger(root, plan, model) for model in models}
     marked = {key: ledger.done() for key, ledger in ledgers.items()}
     # Spectra that are ingested anew are encoded anew: the two stores never tell of different data.
     done = {key: indices & marked.get(("ingest", None), indices) for key, indices in marked.items()}
     chunks = plan.chunks()
     pending = [Task(*key, chunk) for chunk in chunks for key in ledgers if chunk.index not in done[key]]
     if "encode" in stage_names and "ingest" not in stage_names and pending:
-        if not stages.ingest_ledger(root, plan).done():
+        if not runs.ingest_ledger(root, plan).done():
             raise ConfigError("encode", root, "a ROOT whose spectra are ingested", "run ingest first")
     stale = [task for task in pending if task.chunk.index in marked[task.stage, task.model]]
     return _Job(root, plan, ledgers, pending, stale, len(chunks) * len(ledgers))
@@ -229,7 +229,7 @@ def _check_source(job: _Job) -> None:
         return
     if job.plan.config.cache is not None:
         storage.require_writable("cache", job.plan.config.cache)
-    url = stages.targets_url(job.root)
+    url = runs.targets_url(job.root)
     step = -(-len(pending) // PROBES)
     # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
     done = _rows_with_files(job)[:PROBES]
@@ -248,7 +248,7 @@ def _rows_with_files(job: _Job) -> list[int]:
 
 def _check_targets(root: str, plan: Plan) -> None:
     """Refuse a targets table that is not the planned one: rows would carry the names of others."""
-    url = stages.targets_url(root)
+    url = runs.targets_url(root)
     try:
         found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra))
     except (OSError, ValueError, IndexError) as error:
@@ -271,9 +271,9 @@ def create_stores(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]
     """
     for _, model_name in kinds:
         if model_name is None:
-            url, ledger = dataset.spectra_url(root), stages.ingest_ledger(root, plan)
+            url, ledger = dataset.spectra_url(root), runs.ingest_ledger(root, plan)
         else:
-            url, ledger = dataset.encodings_url(root, model_name), stages.encode_ledger(root, plan, model_name)
+            url, ledger = dataset.encodings_url(root, model_name), runs.encode_ledger(root, plan, model_name)
         if _store_stands(url, ledger):
             continue
         logger.info("creating %s", url)
@@ -282,7 +282,7 @@ def create_stores(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]
 
 def _template(root: str, plan: Plan, model_name: str | None) -> tuple[xr.Dataset, schema.Encoding]:
     wavelength = worker.grid(plan.config.instrument).wavelength
-    rows = targets.read_rows(stages.targets_url(root), 0, plan.n_spectra)
+    rows = targets.read_rows(runs.targets_url(root), 0, plan.n_spectra)
     if model_name is None:
         return schema.spectra_template(plan, rows, wavelength)
     config = plan.model(model_name)

@@ -18,7 +18,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 import pipeline
-from pipeline import dataset, schema, stages, storage, targets
+from pipeline import dataset, runs, schema, storage, targets
 from pipeline.config import ConfigError, ModelConfig
 from pipeline.ledger import Ledger
 from pipeline.plan import Chunk, Plan, targets_sha256
@@ -61,9 +61,9 @@ class Stage:
 
 def stages_of(root: str, plan: Plan) -> list[Stage]:
     """Return the stores that a plan makes under a root, the spectra first."""
-    found = [Stage("ingest", dataset.spectra_url(root), stages.ingest_ledger(root, plan))]
+    found = [Stage("ingest", dataset.spectra_url(root), runs.ingest_ledger(root, plan))]
     for model in plan.models:
-        ledger = stages.encode_ledger(root, plan, model.name)
+        ledger = runs.encode_ledger(root, plan, model.name)
         found.append(Stage(f"encode {model.name}", dataset.encodings_url(root, model.name), ledger, model))
     return found
 

@@ -6,11 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
-from pipeline.executor import Outcome, Progress
+if TYPE_CHECKING:
+    from pipeline.executor import Outcome, Progress
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log: a survey has thousands of chunks."""

@@ -15,10 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline import dataset, infer, layouts, normalize, schema, storage, targets, worker
+from pipeline import dataset, infer, layouts, normalize, runs, schema, targets, worker
 from pipeline.archive import Archive
 from pipeline.config import ConfigError
-from pipeline.ledger import Ledger
 from pipeline.plan import Chunk, Plan
 from pipeline.quality import Quality
 from pipeline.sources import Share, Source, default_concurrency
@@ -51,31 +50,6 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def read_plan(root: str) -> Plan:
-    """Read the plan of a run. Raises ConfigError when there is none at ROOT."""
-    try:
-        text = storage.read_bytes(storage.join(root, "plan.json"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = "make one with: spender-pipeline plan ROOT --targets T --source URL --model M"
-        raise ConfigError("ROOT", root, "a folder that holds a plan.json", remedy) from error
-    return Plan.from_json(text)
-
-
-def targets_url(root: str) -> str:
-    """Return where a run keeps its targets table."""
-    return storage.join(root, "targets.parquet")
-
-
-def ingest_ledger(root: str, plan: Plan) -> Ledger:
-    """Return the markers of the ingest stage."""
-    return Ledger(root, "ingest", plan.ingest_fingerprint)
-
-
-def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
-    """Return the markers of the encode stage of a model."""
-    return Ledger(root, "encode", plan.encode_fingerprint(model), model)
-
-
 def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
     """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
 
@@ -84,17 +58,17 @@ def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None 
     OSError when the store cannot be written.
     """
     clock = Timings()
-    plan = read_plan(root)
+    plan = runs.read_plan(root)
     _require_same(plan.ingest_fingerprint, fingerprint, "ingest")
     with clock.part("targets"):
-        rows = targets.read_rows(targets_url(root), chunk.start, chunk.stop)
+        rows = targets.read_rows(runs.targets_url(root), chunk.start, chunk.stop)
     arrays = _ingest(plan, rows, share, clock)
     with clock.part("write"):
         dataset.write_region(dataset.spectra_url(root), chunk, arrays)
     record = _record(chunk, arrays)
     record["packages"] = packages(("numpy", "zarr", "numcodecs"))
     with clock.part("mark"):
-        ingest_ledger(root, plan).mark(chunk.index, record)
+        runs.ingest_ledger(root, plan).mark(chunk.index, record)
     return _finish("ingest", record, clock)
 
 
@@ -105,12 +79,12 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     chunk's spectra are not all there, WeightsError for another checkpoint than planned, OSError from storage.
     """
     clock = Timings()
-    plan = read_plan(root)
+    plan = runs.read_plan(root)
     _require_same(plan.encode_fingerprint(model_name), fingerprint, f"encode {model_name}")
     config = plan.model(model_name)
     with clock.part("read"):
         spectra = dataset.read_chunk(dataset.spectra_url(root), ("flux", "ivar", "quality"), chunk.start, chunk.stop)
-        z = targets.read_rows(targets_url(root), chunk.start, chunk.stop)["z"].to_numpy(np.float32)
+        z = targets.read_rows(runs.targets_url(root), chunk.start, chunk.stop)["z"].to_numpy(np.float32)
     if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
         raise ConfigError(f"chunk {chunk.index}", "not ingested", "spectra in the store", "run ingest first")
     checksums = dataset.checksum(spectra)
@@ -143,7 +117,7 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     if encoded.micro_batch != config.micro_batch:
         record["micro_batch"] = encoded.micro_batch
     with clock.part("mark"):
-        encode_ledger(root, plan, model_name).mark(chunk.index, record)
+        runs.encode_ledger(root, plan, model_name).mark(chunk.index, record)
     return _finish(f"encode {model_name}", record, clock)
 
 
@@ -157,7 +131,7 @@ def packages(names: Iterable[str]) -> dict[str, str]:
 def _require_undamaged(root: str, plan: Plan, chunk: Chunk, found: Mapping[str, str]) -> None:
     """Compare what was read with what ingest wrote, so that damage is never taken for data."""
     try:
-        written = ingest_ledger(root, plan).read(chunk.index)["checksums"]
+        written = runs.ingest_ledger(root, plan).read(chunk.index)["checksums"]
     except (FileNotFoundError, ValueError, KeyError):
         return  # the ingest is being repeated, or verify will tell
     damaged = [name for name, value in found.items() if written.get(name) != value]

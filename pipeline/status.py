@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from pipeline import stages, storage
+from pipeline import runs, storage
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from pipeline.quality import Quality
@@ -52,7 +52,7 @@ class StageStatus:
 def read_status(root: str, plan: Plan, now: float | None = None) -> list[StageStatus]:
     """Read how far every stage of a plan is; now: seconds since the epoch, default the present."""
     now = time.time() if now is None else now
-    ledgers = [stages.ingest_ledger(root, plan), *(stages.encode_ledger(root, plan, m.name) for m in plan.models)]
+    ledgers = [runs.ingest_ledger(root, plan), *(runs.encode_ledger(root, plan, m.name) for m in plan.models)]
     return [_read_stage(plan, ledger, now) for ledger in ledgers]
 
 

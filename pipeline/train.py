@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import dataset, stages, targets, worker
+from pipeline import dataset, runs, targets, worker
 from pipeline.config import ConfigError
 from pipeline.plan import Plan
 from pipeline.quality import Quality
@@ -63,11 +63,11 @@ def train(
 
 def read_sample(root: str) -> Sample:
     """Open the spectra of a run for training; only ids, redshifts and quality are read now."""
-    plan = stages.read_plan(root)
-    missing = len(plan.chunks()) - len(stages.ingest_ledger(root, plan).done())
+    plan = runs.read_plan(root)
+    missing = len(plan.chunks()) - len(runs.ingest_ledger(root, plan).done())
     if missing:
         raise ConfigError("ROOT", root, "a run whose spectra are ingested", f"{missing} chunks are not: run ingest")
-    rows = targets.read_rows(stages.targets_url(root), 0, plan.n_spectra)
+    rows = targets.read_rows(runs.targets_url(root), 0, plan.n_spectra)
     url = dataset.spectra_url(root)
     quality = dataset.read_chunk(url, ["quality"], 0, plan.n_spectra)["quality"]
     usable = (quality & np.uint32(NOT_TAUGHT)) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import cli, stages, storage, targets, worker
+from pipeline import cli, runs, storage, targets, worker
 from pipeline.config import ModelConfig, SurveyConfig
 from pipeline.plan import Plan
 from spender_core.autoencoder import SpectrumAutoencoder
@@ -44,7 +44,7 @@ def make_root(
         facts = worker.inspect(checkpoint, "sdss")
         asked = ModelConfig(name=model_name, checkpoint=checkpoint)
         plan = plan.with_model(asked.resolve(sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest)))
-    targets.write_targets(frame, stages.targets_url(root), row_group=plan.shard)
+    targets.write_targets(frame, runs.targets_url(root), row_group=plan.shard)
     storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
     return root, plan
 
@@ -76,4 +76,4 @@ def plan_by_command(root: Path, mirror: Path, *options: str, source: str | None 
     checkpoint = random_checkpoint(root.parent)
     what = ["--targets", str(table), "--source", source or str(mirror), "--model", f"random={checkpoint}"]
     assert cli.main(["plan", str(root), *what, *options]) == 0
-    return 2 * len(stages.read_plan(str(root)).chunks())
+    return 2 * len(runs.read_plan(str(root)).chunks())

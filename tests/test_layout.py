@@ -29,6 +29,7 @@ INPUT_OUTPUT = {
     "sources": {"storage"},
     "dataset": {"storage", "schema", "plan"},
     "ledger": {"storage"},
+    "runs": {"storage", "ledger"},
 }
 LAYERS: list[set[str]] = [
     set(PURE),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from pipeline import cluster, dataset, executor, stages, storage, targets
+from pipeline import cluster, dataset, executor, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.layouts import spec_lite_path
 from pipeline.plan import Plan
@@ -152,7 +152,7 @@ def ingest(root: Path, release: Path, zs: list[float], layout: str = "spec-lite"
     frame = targets.read_targets(str(root.with_suffix(".parquet")))
     config = SurveyConfig(source=str(release), targets="t", layout=layout, shard=5)
     plan = Plan.create(config, frame)
-    targets.write_targets(frame, stages.targets_url(str(root)), row_group=5)
+    targets.write_targets(frame, runs.targets_url(str(root)), row_group=5)
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     with cluster.connect(serial=True) as client:
         summary = executor.run(str(root), plan, client, ("ingest",), (), make_progress())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cli, dataset, stages, storage, targets
+from pipeline import cli, dataset, runs, storage, targets
 from pipeline.plan import Plan
 from tests.running import file_hashes, make_root
 
@@ -30,7 +30,7 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str, status: int = 1) 
 
 def test_another_targets_table_is_refused(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, plan = make_root(tmp_path, mirror)
-    url = stages.targets_url(root)
+    url = runs.targets_url(root)
     frame = targets.read_rows(url, 0, plan.n_spectra)
     frame["z"] = (frame["z"] + 0.1).astype(np.float32)
     targets.write_targets(frame, url, row_group=plan.shard)
@@ -41,7 +41,7 @@ def test_a_mirror_that_vanished_makes_no_empty_spectra(
     run: tuple[Path, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, plan = run
-    stages.ingest_ledger(str(root), plan).unmark(2)
+    runs.ingest_ledger(str(root), plan).unmark(2)
     (tmp_path / "empty" / "dr17").mkdir(parents=True)
     assert cli.main(["plan", str(root), "--source", str(tmp_path / "empty" / "dr17")]) == 0
     assert "none of" in refused(capsys, "run", str(root), "--serial")
@@ -50,7 +50,7 @@ def test_a_mirror_that_vanished_makes_no_empty_spectra(
 def test_spectra_ingested_anew_are_encoded_anew(run: tuple[Path, Plan]) -> None:
     root, plan = run
     before = file_hashes(root)
-    stages.ingest_ledger(str(root), plan).unmark(1)
+    runs.ingest_ledger(str(root), plan).unmark(1)
     url = dataset.encodings_url(str(root), "random")
     chunk = plan.chunks()[1]
     wrong = np.zeros((len(chunk), plan.models[0].n_latent or 0), np.float32)
@@ -80,7 +80,7 @@ def test_damaged_spectra_are_not_blamed_on_the_model(
     run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, plan = run
-    stages.encode_ledger(str(root), plan, "random").unmark(0)
+    runs.encode_ledger(str(root), plan, "random").unmark(0)
     shutil.rmtree(root / "spectra.zarr" / "flux" / "c" / "0")
     told = refused(capsys, "run", str(root), "--serial", status=3)
     assert "verify --repair" in told
@@ -92,7 +92,7 @@ def test_a_damaged_marker_is_named(
     run: tuple[Path, Plan], content: str, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, plan = run
-    ledger = stages.ingest_ledger(str(root), plan)
+    ledger = runs.ingest_ledger(str(root), plan)
     storage.write_bytes(f"{ledger.folder}/000001.json", content.encode())
     assert "000001.json" in refused(capsys, command, str(root))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cluster, dataset, executor, layouts, mock, mock_release, stages, storage, targets
+from pipeline import cluster, dataset, executor, layouts, mock, mock_release, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -71,7 +71,7 @@ def ingest(root: Path, release: Path, workers: int | None = None, **settings: ob
     frame = targets.read_targets(str(release / "catalog.fits"))
     config = SurveyConfig.from_dict({"source": str(release), "targets": "catalog", "shard": 10, **settings})
     plan = Plan.create(config, frame)
-    targets.write_targets(frame, stages.targets_url(str(root)), row_group=plan.shard)
+    targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     with cluster.connect(workers=workers, serial=workers is None) as client:
         summary = executor.run(str(root), plan, client, ("ingest",), (), make_progress())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, commands, stages, storage
+from pipeline import cli, commands, runs, storage
 from pipeline.plan import Plan
 from spender_core.training import VALID_FRACTION
 from spender_core.weights import PUBLISHED
@@ -41,7 +41,7 @@ def make_plan(root: Path, table: Path, source: Path, *options: str) -> int:
 
 
 def read_plan(root: Path) -> Plan:
-    return stages.read_plan(str(root))
+    return runs.read_plan(str(root))
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -345,3 +345,8 @@ def test_train_writes_a_model_that_plan_takes(planned: Path, tmp_path: Path) -> 
     assert cli.main(["plan", str(planned), "--model", str(trained)]) == 0
     assert {model.name: model.n_latent for model in read_plan(planned).models} == {"random": 4, "trained": 3}
     assert storage.exists(str(trained))
+
+
+def test_a_look_at_a_run_does_not_wait_for_what_computes() -> None:
+    code = "import sys, pipeline.commands; sys.exit(bool({'torch', 'distributed'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from pipeline import cluster, dataset, executor, layouts, stages, storage, targets
+from pipeline import cluster, dataset, executor, layouts, runs, storage, targets
 from pipeline.config import ConfigError
 from pipeline.executor import Outcome, Summary
 from pipeline.plan import Plan
@@ -57,7 +57,7 @@ def run(
 
 def break_row(root: str, source: Path, row: int) -> Path:
     """Make a target's file unreadable: a fault that is not the spectrum's."""
-    rows = targets.read_rows(stages.targets_url(root), row, row + 1)
+    rows = targets.read_rows(runs.targets_url(root), row, row + 1)
     path = source / layouts.paths("spec-lite", rows["target"])[0]
     break_file(path)
     return path
@@ -121,16 +121,16 @@ def test_a_failed_chunk_is_recorded_and_the_others_go_on(
     reasons = [outcome.reason or "" for outcome in summary.failed]
     assert "spectra are missing, since their ingest failed" in reasons[0]
     assert broken.name in reasons[1]
-    assert set(stages.ingest_ledger(root, plan).failures()) == {1}
-    assert set(stages.encode_ledger(root, plan, "random").failures()) == {1}
+    assert set(runs.ingest_ledger(root, plan).failures()) == {1}
+    assert set(runs.encode_ledger(root, plan, "random").failures()) == {1}
     quality = dataset.read_chunk(dataset.encodings_url(root, "random"), ["quality"], 0, 6)["quality"]
     assert (quality[2:4] == Quality.NOT_PROCESSED).all()
 
     broken.unlink()
     again = run(root, plan, on)
     assert (again.done, again.failed) == (2, ())
-    assert stages.ingest_ledger(root, plan).failures() == {}
-    assert stages.encode_ledger(root, plan, "random").failures() == {}
+    assert runs.ingest_ledger(root, plan).failures() == {}
+    assert runs.encode_ledger(root, plan, "random").failures() == {}
 
 
 def test_a_fault_of_the_store_is_tried_again(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_a_ledger_whose_store_is_gone_is_refused_with_the_remedy(tmp_path: Path,
     root, plan = make_root(tmp_path, mirror)
     run(root, plan, stage_names=("ingest",))
     shutil.rmtree(Path(root) / "spectra.zarr")
-    storage.remove(storage.join(stages.ingest_ledger(root, plan).folder, "000001.json"))
+    storage.remove(storage.join(runs.ingest_ledger(root, plan).folder, "000001.json"))
     with pytest.raises(ConfigError, match="remove"):
         run(root, plan)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import dataset, executor, layouts, normalize, stages, storage, targets, worker
+from pipeline import dataset, executor, layouts, normalize, runs, stages, storage, targets, worker
 from pipeline.config import ConfigError
 from pipeline.fits import read_spec
 from pipeline.plan import Chunk, Plan
@@ -30,7 +30,7 @@ def test_ingest_writes_what_normalize_says_of_each_file(mirror: Path, tmp_path: 
     create_stores(root, plan)
     stages.ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[1])
     stored = read(root, 2, 4)
-    rows = targets.read_rows(stages.targets_url(root), 2, 4)
+    rows = targets.read_rows(runs.targets_url(root), 2, 4)
     for i, row in enumerate(rows.to_dict("records")):
         name = f"spec-{row['plate']:04d}-{row['mjd']}-{row['fiberid']:04d}.fits"
         file = next(mirror.rglob(name))
@@ -55,7 +55,7 @@ def test_the_marker_holds_counts_and_checksums_but_no_times(mirror: Path, tmp_pa
     create_stores(root, plan)
     chunk = plan.chunks()[0]
     summary = stages.ingest_chunk(root, plan.ingest_fingerprint, chunk)
-    marker = stages.ingest_ledger(root, plan).read(0)
+    marker = runs.ingest_ledger(root, plan).read(0)
     assert marker["spectra"] == 2
     assert marker["checksums"] == dataset.checksum(read(root, 0, 2))
     assert "seconds" not in marker
@@ -66,7 +66,7 @@ def test_the_marker_holds_counts_and_checksums_but_no_times(mirror: Path, tmp_pa
 def test_missing_bad_and_wrong_files_get_their_bits(mirror: Path, tmp_path: Path) -> None:
     source = tmp_path / "sas"
     root, plan = make_root(tmp_path, mirror, n=4, shard=4, source=str(source))
-    rows = targets.read_rows(stages.targets_url(root), 0, 4)
+    rows = targets.read_rows(runs.targets_url(root), 0, 4)
     paths = [source / p for p in _paths(rows)]
     for path in paths[:3]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def test_encode_writes_the_plans_variables_and_marks(mirror: Path, tmp_path: Pat
     assert stored["latents"].shape == (2, 4)
     finite = np.isfinite(stored["latents"]).all(1)
     assert (finite | (stored["quality"] != 0)).all()
-    marker = stages.encode_ledger(root, plan, "random").read(0)
+    marker = runs.encode_ledger(root, plan, "random").read(0)
     assert marker["checksums"] == dataset.checksum(stored)
     assert marker["device"] == worker.device_name(worker.device())
 
@@ -118,7 +118,7 @@ def test_a_chunk_that_is_not_ingested_is_not_encoded(mirror: Path, tmp_path: Pat
     create_stores(root, plan)
     with pytest.raises(ConfigError, match="run ingest first"):
         stages.encode_chunk(root, plan.encode_fingerprint("random"), "random", plan.chunks()[0])
-    assert stages.encode_ledger(root, plan, "random").done() == set()
+    assert runs.encode_ledger(root, plan, "random").done() == set()
 
 
 def _encode_random(root: str, fingerprint: str, chunk: Chunk) -> stages.Record:
@@ -138,13 +138,13 @@ def test_a_task_of_another_plan_is_refused(mirror: Path, tmp_path: Path, stage: 
 def test_a_source_that_does_not_answer_fails_the_chunk_and_writes_nothing(mirror: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     root, plan = make_root(tmp_path, mirror, source=str(locked))
-    rows = targets.read_rows(stages.targets_url(root), 0, 1)
+    rows = targets.read_rows(runs.targets_url(root), 0, 1)
     break_file(locked / _paths(rows)[0])
     create_stores(root, plan)
     with pytest.raises(SourceError, match="spec-"):
         stages.ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[0])
     assert read(root, 0, 2)["quality"].tolist() == [Quality.NOT_PROCESSED] * 2
-    assert stages.ingest_ledger(root, plan).done() == set()
+    assert runs.ingest_ledger(root, plan).done() == set()
 
 
 def test_a_chunk_logs_one_line_with_its_timings(mirror: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,4 +159,4 @@ def test_a_chunk_logs_one_line_with_its_timings(mirror: Path, tmp_path: Path, ca
 
 def test_a_root_without_a_plan_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="spender-pipeline plan"):
-        stages.read_plan(storage.join(str(tmp_path), "nothing"))
+        runs.read_plan(storage.join(str(tmp_path), "nothing"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import executor, stages
+from pipeline import executor, runs, stages
 from pipeline.plan import Plan
 from pipeline.status import GOING, read_status
 
@@ -26,7 +26,7 @@ def ingest(root: str, plan: Plan, chunks: int, newest: float = NOW, step: float 
     executor.create_stores(root, plan, [("ingest", None)])
     for chunk in plan.chunks()[:chunks]:
         stages.ingest_chunk(root, plan.ingest_fingerprint, chunk)
-        marker = Path(stages.ingest_ledger(root, plan).folder) / f"{chunk.index:06d}.json"
+        marker = Path(runs.ingest_ledger(root, plan).folder) / f"{chunk.index:06d}.json"
         moment = newest - step * (chunks - 1 - chunk.index)
         os.utime(marker, (moment, moment))
 
@@ -74,7 +74,7 @@ def test_slow_chunks_do_not_look_like_a_stop(tmp_path: Path, mirror: Path) -> No
 
 def test_failures_are_told_until_the_chunk_is_done(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
-    ledger = stages.ingest_ledger(root, plan)
+    ledger = runs.ingest_ledger(root, plan)
     ledger.fail(1, {"reason": "no answer"})
     assert read_status(root, plan)[0].failed == {1: "no answer"}
     ingest(root, plan, chunks=2)
@@ -83,6 +83,6 @@ def test_failures_are_told_until_the_chunk_is_done(tmp_path: Path, mirror: Path)
 
 def test_a_status_is_ready_for_json(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
-    stages.ingest_ledger(root, plan).fail(1, {"reason": "no answer"})
+    runs.ingest_ledger(root, plan).fail(1, {"reason": "no answer"})
     values = json.loads(json.dumps([each.to_dict() for each in read_status(root, plan)]))
     assert values[0]["failed"] == {"1": "no answer"}

@@ -149,12 +149,12 @@ def test_read_only_store_refuses_a_write(base: str) -> None:
 
 def test_writable_place_passes_and_stays_empty(base: str) -> None:
     root = storage.join(base, "root")
-    storage.require_writable(root)
+    storage.require_writable("ROOT", root)
     assert storage.list_names(root) == []
 
 
 @pytest.mark.parametrize("root", ["/proc/nowhere", "http://127.0.0.1:9/root"])
 def test_unwritable_place_is_refused_by_name(root: str) -> None:
     with pytest.raises(ConfigError, match=root) as caught:
-        storage.require_writable(root)
+        storage.require_writable("ROOT", root)
     assert caught.value.key == "ROOT"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import executor, stages, targets
+from pipeline import executor, runs, targets
 from pipeline.config import ConfigError
 from pipeline.quality import Quality
 from pipeline.status import read_status
@@ -27,7 +27,7 @@ def ingest(tmp_path: Path, mirror: Path, **options: int) -> str:
 def test_only_spectra_on_the_common_scale_are_learnt_from(tmp_path: Path, mirror: Path) -> None:
     root = ingest(tmp_path, mirror, n=117, shard=20)
     sample = read_sample(root)
-    spectra = read_status(root, stages.read_plan(root))[0]
+    spectra = read_status(root, runs.read_plan(root))[0]
     assert sample.usable.sum() <= 117 - spectra.quality["NO_NORM"]
     assert not NOT_TAUGHT & Quality.FIBER_MASKED
     assert sample.survey.steps("train", 10) > sample.survey.steps("valid", 10) > 0
@@ -62,7 +62,7 @@ def test_training_starts_from_a_checkpoint(tmp_path: Path, mirror: Path) -> None
     root = ingest(tmp_path, mirror, n=6, shard=6)
     start = str(random_checkpoint(tmp_path))
     count, _ = train([root], str(tmp_path / "m.pt"), Settings(epochs=0), n_latent=99, start=start)
-    rows = targets.read_rows(stages.targets_url(root), 0, 6)
+    rows = targets.read_rows(runs.targets_url(root), 0, 6)
     assert count <= len(rows)
 
 
