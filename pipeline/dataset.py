@@ -88,15 +88,17 @@ def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, str]
 
     Coordinates are written, data variables only described. No consolidated metadata: that is `finalize`'s.
     """
-    template.to_zarr(
-        storage.zarr_store(url),
-        mode="w",
-        compute=False,
-        encoding=encoding,
-        consolidated=False,
-        zarr_format=3,
-        write_empty_chunks=True,
-    )
+    # one chunk after the other: while one of text is written, its million strings are Python's own
+    with zarr.config.set({"async.concurrency": 1}):
+        template.to_zarr(
+            storage.zarr_store(url),
+            mode="w",
+            compute=False,
+            encoding=encoding,
+            consolidated=False,
+            zarr_format=3,
+            write_empty_chunks=True,
+        )
     return checksum({str(name): variable.to_numpy() for name, variable in template.coords.items()})
 
 

@@ -24,6 +24,9 @@ from pipeline import catalog, selection, storage
 from pipeline.catalog import Columns
 from pipeline.config import ConfigError
 
+# Arrow's own pool would keep what freed tables held: of a whole survey's, gigabytes.
+pa.set_memory_pool(pa.system_memory_pool())
+
 SCHEMA = pa.schema(
     [
         pa.field("target", pa.string(), nullable=False),
@@ -150,9 +153,7 @@ def read_rows(url: str, start: int, stop: int) -> pd.DataFrame:
         rows = table.read_row_groups(groups, columns=SCHEMA.names).slice(start - int(ends[groups[0]]), stop - start)
         # column by column: a whole survey's table would be in memory twice
         rows = _of_our_types(rows.select(SCHEMA.names), url)
-        frame = rows.to_pandas(split_blocks=True, self_destruct=True)
-    pa.default_memory_pool().release_unused()  # else it keeps as much again for itself
-    return frame
+        return rows.to_pandas(split_blocks=True, self_destruct=True)
 
 
 def _of_our_types(rows: pa.Table, url: str) -> pa.Table:

@@ -29,7 +29,7 @@ INPUT_OUTPUT = {
     "sources": {"storage"},
     "dataset": {"storage", "schema", "plan"},
     "ledger": {"storage"},
-    "runs": {"storage", "ledger"},
+    "runs": {"storage", "ledger", "plan"},
 }
 LAYERS: list[set[str]] = [
     set(PURE),
