@@ -7,6 +7,7 @@ shard reads, changes and writes back the whole of it, and two of them at once lo
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # Not stored in the array's metadata: every handle must say it, or a chunk that equals the fill is dropped
 # and cannot be told from one that was never written.
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
+
+logger = logging.getLogger(__name__)
 
 _TEXT_ROWS = 100_000
 
@@ -118,7 +121,18 @@ def write_region(url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> 
     for name, values in arrays.items():
         _check_region(handle.array(name), chunk, values, name)
     for name, values in arrays.items():
-        handle.array(name)[chunk.start : chunk.stop] = values
+        array = handle.array(name)
+        try:
+            array[chunk.start : chunk.stop] = values
+        except OSError:
+            raise
+        except Exception as error:
+            # Zarr reads a shard before it writes all of it, and stumbles over one that is damaged
+            logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, chunk.index, error)
+            shard = (array.shards or array.chunks)[0]
+            key = array.metadata.encode_chunk_key((chunk.start // shard, *(0 for _ in array.shape[1:])))
+            storage.remove(storage.join(url, name, key))
+            array[chunk.start : chunk.stop] = values
 
 
 def _check_region(array: zarr.Array[Any], chunk: Chunk, values: NDArray[Any], name: str) -> None:

@@ -29,7 +29,7 @@ def test_end_to_end_accounts_for_every_spectrum(tmp_path: Path) -> None:
 
 def test_scale_runs_every_task_of_a_plan_of_many_chunks(tmp_path: Path) -> None:
     lines = lines_of("scale.py", "--spectra", "50000", "--workers", "1", "--work", tmp_path)
-    assert "50000 spectra in 13 chunks: 26 tasks on 1 workers" in lines
+    assert "50000 spectra in 16 chunks: 32 tasks on 1 workers" in lines
 
 
 def test_precision_tells_that_float32_is_the_reference(shared_data: Path) -> None:

@@ -114,3 +114,17 @@ def test_a_source_of_another_release_is_refused(run: tuple[Path, Plan], capsys: 
     root, _ = run
     told = refused(capsys, "plan", str(root), "--source", "https://data.sdss.org/sas/dr16")
     assert "a mirror of dr17" in told
+
+
+@pytest.mark.parametrize("damage", ["index", "cut", "empty"])
+@pytest.mark.parametrize("name", ["flux", "norm"])
+def test_a_chunk_is_done_anew_over_a_shard_that_cannot_be_read(run: tuple[Path, Plan], name: str, damage: str) -> None:
+    root, _ = run
+    before = file_hashes(root)
+    objects = root / "spectra.zarr" / name / "c" / "1"
+    shard = objects if objects.is_file() else next(path for path in objects.rglob("*") if path.is_file())
+    content = shard.read_bytes()
+    shard.write_bytes({"index": content[:-8] + bytes(8), "cut": content[: len(content) // 2], "empty": b""}[damage])
+    assert cli.main(["verify", str(root), "--repair"]) == 3
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == before

@@ -1,0 +1,230 @@
+"""Runs whose ROOT is a bucket of a real S3 server: the same objects as on a disk, and every mistake told in a line."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import s3fs
+import xarray as xr
+from distributed import Client
+
+import pipeline
+from pipeline import cli, cluster, dataset, executor, finalize, runs, storage, targets
+from pipeline.config import ConfigError
+from pipeline.executor import Summary
+from pipeline.plan import Plan
+from pipeline.progress import make_progress
+
+from .. import s3
+from ..running import make_root
+
+BOTH = ("ingest", "encode")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    with s3.serve(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_PROFILE", raising=False)
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        deadline = time.monotonic() + 30
+        while True:  # it answers before its volumes can be written
+            try:
+                s3fs.S3FileSystem().mkdir("ready")
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
+        yield running
+    # The next tests must not go on with these credentials. s3fs leaves some sessions to the garbage collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        s3fs.S3FileSystem.clear_instance_cache()
+        dataset._handles.clear()
+        gc.collect()
+
+
+@pytest.fixture
+def bucket(server: s3.Server) -> str:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="module")
+def client(server: s3.Server) -> Iterator[Client]:
+    with cluster.connect(workers=2) as connected:
+        assert connected is not None
+        yield connected
+
+
+def planned(tmp_path: Path, mirror: Path, bucket: str, *, n: int = 6, source: str | None = None) -> tuple[str, Plan]:
+    """Plan a run on a disk and copy the plan to the bucket."""
+    local, plan = make_root(tmp_path, mirror, n=n, source=source)
+    root = f"{bucket}/run"
+    targets.write_targets(
+        targets.read_rows(runs.targets_url(local), 0, n), runs.targets_url(root), row_group=plan.shard
+    )
+    storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
+    return root, plan
+
+
+def do(root: str, plan: Plan, client: Client | None) -> Summary:
+    summary = executor.run(root, plan, client, BOTH, ("random",), make_progress())
+    if not summary.failed:
+        finalize.finalize(root, plan)
+    return summary
+
+
+def objects(root: str) -> dict[str, bytes]:
+    """Read every object below ROOT, by its path there."""
+    fs, path = fsspec.url_to_fs(root)
+    return {name.removeprefix(path).strip("/"): fs.cat_file(name) for name in fs.find(path)}
+
+
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(tmp_path: Path, mirror: Path, bucket: str, client: Client) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    summary = do(root, plan, client)
+    assert (summary.done, summary.failed) == (6, ())
+    local = str(tmp_path / "run")
+    do(local, plan, None)
+    assert objects(root) == objects(local)
+    assert finalize.verify(root, plan) == []
+
+
+def test_the_result_opens_in_xarray_and_through_the_package(
+    tmp_path: Path, mirror: Path, bucket: str, client: Client
+) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    do(root, plan, client)
+    opened = xr.open_zarr(f"{root}/encodings/random.zarr")
+    assert np.isfinite(opened["latents"].values).all()
+    encodings = pipeline.open_run(root).encodings("random")
+    xr.testing.assert_identical(encodings["latents"].load(), opened["latents"].load())
+
+
+def test_what_is_done_is_not_done_again_and_what_is_missing_is(
+    tmp_path: Path, mirror: Path, bucket: str, client: Client
+) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    do(root, plan, client)
+    before = objects(root)
+    assert do(root, plan, client).done == 0
+    runs.ingest_ledger(root, plan).unmark(1)
+    assert do(root, plan, client).done == 2  # its spectra and their encoding
+    assert objects(root) == before
+
+
+def test_damage_in_a_bucket_is_found_and_mended(tmp_path: Path, mirror: Path, bucket: str, client: Client) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    do(root, plan, client)
+    before = objects(root)
+    damaged = next(name for name in sorted(before) if name.startswith("spectra.zarr/flux/c/1"))
+    fs, path = fsspec.url_to_fs(root)
+    fs.pipe_file(f"{path}/{damaged}", before[damaged][:-100] + bytes(100))
+    assert finalize.verify(root, plan) != []
+    finalize.repair(root, plan)
+    do(root, plan, client)
+    assert finalize.verify(root, plan) == []
+    assert objects(root) == before
+
+
+def test_spectra_and_catalog_come_from_a_bucket_and_fill_another(
+    tmp_path: Path, mirror: Path, catalog: Path, bucket: str, client: Client
+) -> None:
+    fs = s3fs.S3FileSystem()
+    for file in [catalog, *mirror.glob("sdss/spectro/redux/26/spectra/**/spec-*.fits")]:
+        fs.put_file(str(file), f"{bucket}/sas/dr17/{file.relative_to(mirror)}")
+    url = f"{bucket}/sas/dr17/{catalog.relative_to(mirror)}"
+    assert targets.read_targets(url).equals(targets.read_targets(str(catalog)))
+    config = f'source = "{bucket}/sas/dr17"\ntargets = "{bucket}/t.parquet"\ncache = "{bucket}/cache"\nshard = 4\n'
+    (tmp_path / "survey.toml").write_text(config)
+    root = f"{bucket}/run"
+    commands = (
+        ["targets", url, "--where", "PLATE == 266 and FIBERID < 300", "--output", f"{bucket}/t.parquet"],
+        ["plan", root, "--config", str(tmp_path / "survey.toml")],
+        ["ingest", root, "--serial"],
+        ["status", root],
+    )
+    for command in commands:
+        assert cli.main(command) == 0, command
+    cached = {name.split("/cache/")[1] for name in fs.find(f"{bucket}/cache")}
+    assert len(cached) == targets.count(f"{bucket}/t.parquet")
+    assert all((mirror / path).is_file() for path in cached)
+
+
+# --- mistakes ---
+
+
+def in_one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", [["status"], ["run", "--serial"]])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "PermissionError"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "PermissionError"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "credentials"),
+    ],
+)
+def test_wrong_credentials_are_told_in_one_line_and_kept_secret(
+    tmp_path: Path, mirror: Path, bucket: str, command: list[str], change: dict[str, str], told: str
+) -> None:
+    root, _ = planned(tmp_path, mirror, bucket)
+    ours = [sys.executable, "-m", "pipeline", command[0], root, *command[1:]]
+    done = subprocess.run(ours, env={**os.environ, **change}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert told in line
+    assert s3.SECRET not in line
+    assert "Traceback" not in done.stdout
+
+
+def test_a_bucket_that_is_not_there_is_refused_before_any_work(
+    tmp_path: Path, mirror: Path, server: s3.Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "t.parquet"
+    targets.write_targets(targets.read_targets(str(mirror / "sdss/spectro/redux/specObj-dr17.fits")), str(table))
+    capsys.readouterr()
+    options = ["--targets", str(table), "--source", str(mirror), "--model", "sdss-demo"]
+    assert cli.main(["plan", "s3://nowhere/run", *options]) == 1
+    line = in_one_line(capsys)
+    assert "s3://nowhere/run" in line
+    assert "can be written" in line
+
+
+def test_nothing_that_is_written_holds_a_secret(tmp_path: Path, mirror: Path, bucket: str, client: Client) -> None:
+    source = tmp_path / "sas"
+    shutil.copytree(mirror, source, ignore=shutil.ignore_patterns("eboss", "*dr17.fits"))
+    root, plan = planned(tmp_path, mirror, bucket, source=str(source))
+    do(root, plan, client)
+    for name, content in objects(root).items():
+        assert s3.SECRET.encode() not in content, name
+        assert s3.KEY.encode() not in content, name
+
+
+def test_a_damaged_plan_in_a_bucket_is_refused(tmp_path: Path, mirror: Path, bucket: str) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    values = json.loads(plan.to_json()) | {"n_spectra": 7}
+    storage.write_bytes(storage.join(root, "plan.json"), json.dumps(values).encode())
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        runs.read_plan(root)
