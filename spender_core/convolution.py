@@ -120,10 +120,6 @@ class TiledConvolution(nn.Conv1d):
     length: positions L of its input. The state is that of nn.Conv1d.
     """
 
-    _outputs: Tensor
-    _kernels: Tensor
-    _inputs: Tensor
-
     def __init__(self, n_in: int, n_out: int, kernel: int, length: int) -> None:
         super().__init__(n_in, n_out, kernel, padding=kernel // 2)
         self.length = length
@@ -134,10 +130,15 @@ class TiledConvolution(nn.Conv1d):
         size += size % 2
         n_tiles = -(-length // width)
         self._rows = width * (n_tiles - 1) + size
-        matrices = transforms(width, kernel, size)
-        for name, matrix in matrices._asdict().items():
-            self.register_buffer(f"_{name}", matrix.float(), persistent=False)
+        # Constants of the tiled way, which is taken in float32 on a CPU alone: as buffers they would be rounded when
+        # the module passes through half precision, and be lost on the meta device.
+        with torch.device("cpu"):
+            self._outputs, self._kernels, self._inputs = (matrix.float() for matrix in transforms(width, kernel, size))
         self._known: tuple[Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what can be made again, seven times the weights."""
+        return {**self.__dict__, "_known": None}
 
     def spectra(self) -> Tensor:
         """Transform the weights, shape (P, C, O); kept from call to call where no gradient is wanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -190,3 +191,27 @@ def test_gradient_with_respect_to_spectra_is_that_of_the_layers():
 def test_no_spectra_have_no_features():
     encoder = SpectrumEncoder(SDSS(), 6)
     assert encoder(torch.zeros(0, 3921)).shape == (0, 6)
+
+
+@pytest.mark.parametrize("way", ["bfloat16", "half", "meta"])
+def test_weights_loaded_after_a_change_of_type_or_device_count_in_full(way):
+    encoder = SpectrumEncoder(SDSS(), 6).eval()
+    spec = 1 + 0.3 * torch.randn(2, 3921)
+    if way == "meta":
+        with torch.device("meta"):
+            other = SpectrumEncoder(SDSS(), 6)
+        other = other.to_empty(device="cpu").eval()
+        other.instrument = encoder.instrument
+    else:
+        other = getattr(copy.deepcopy(encoder), way)().float()
+    other.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other.features(spec), encoder.features(spec))
+
+
+def test_what_can_be_made_again_is_not_pickled():
+    layer = TiledConvolution(32, 32, 11, 50)
+    before = len(pickle.dumps(layer))
+    with torch.no_grad():
+        layer.tiled(torch.randn(50, 2, 32), layer.spectra())
+    assert len(pickle.dumps(layer)) == before
