@@ -30,7 +30,7 @@ from ingest import MODEL, Watch, make_survey, watched
 from spender.data.sdss import SDSS as UPSTREAM
 
 import pipeline
-from pipeline import cluster, executor, infer, layouts, runs, storage, targets, worker
+from pipeline import cluster, executor, infer, layouts, preflight, runs, storage, targets, worker
 from pipeline.config import ModelConfig, SurveyConfig
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -150,13 +150,13 @@ def mock(work: Path, options: argparse.Namespace) -> float:
     print(f"{'script with upstream':24} {before}", flush=True)
     root = Path(tempfile.mkdtemp(dir=work))
     plan = new_run(root, source, catalog)
-    needed = executor.memory_needed(plan, [("ingest", None), ("encode", MODEL)])
+    needed = preflight.memory_needed(plan, [("ingest", None), ("encode", MODEL)])
     with cluster.connect(workers=options.workers) as client, watched() as watch:
         client.run(worker.load, plan.model(MODEL), plan.config.instrument)
         after = run(root, plan, client, ("ingest", "encode"))
     print(f"{'spender-pipeline run':24} {after}", flush=True)
     print_stages(work, source, catalog, options.workers)
-    print_memory(watch, executor.memory_at_once(needed, cluster.THREADS))
+    print_memory(watch, preflight.memory_at_once(needed, cluster.THREADS))
     return (after.asked / after.seconds) / (before.asked / before.seconds)
 
 

@@ -23,10 +23,10 @@ from catalog import write_catalog
 from distributed import Client
 
 from pipeline import cluster, executor, layouts, runs, stages, targets
-from pipeline.executor import Outcome
 from pipeline.plan import Chunk
 from pipeline.sources import Share
 from pipeline.stages import Record
+from pipeline.tasks import Outcome
 
 MODEL = "sdss-demo"
 BOUNDS = {"plan, s": 60, "submission, s": 10, "run, ms per chunk": 50, "status, s": 3, "memory, MB": 2000}
@@ -48,6 +48,10 @@ class Clock:
         if outcome.reason is not None:
             raise SystemExit(f"{outcome.task}: {outcome.reason}")
         self.ended += 1
+
+    def say(self, text: str) -> None:
+        """Write it."""
+        print(text)
 
     def close(self) -> None:
         """Do nothing."""

@@ -1,7 +1,7 @@
 """The command `spender-pipeline`: its options, its exit status and what a user sees when something is wrong.
 
-Exit status: 0 done; 1 refused or failed, with one message on stderr; 2 wrong usage; 3 finished, but some chunks failed;
-130 interrupted; 143 terminated.
+Exit status: 0 done; 1 refused or failed, with one message on stderr; 2 wrong usage; 3 ended, but some chunks are not
+done: they failed, or SIGTERM came first; 130 interrupted; 143 another command terminated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pipeline import interrupt
 
 REFUSED, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
+_WORK = ("run", "ingest", "encode")
 
 _SURVEY_OPTIONS = (
     ("--targets", "URL", "targets table, as written by the targets command"),
@@ -61,11 +62,13 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 
 def _interrupted(command: str, error: BaseException) -> int:
-    resumes = "; the same command resumes" if command in ("run", "ingest", "encode", "finalize", "train") else ""
+    resumes = "; the same command resumes" if command in (*_WORK, "finalize", "train") else ""
     # Zarr's event loop, in a thread of its own, reports at exit what it was writing; nothing of that is marked as done.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     terminated = isinstance(error, interrupt.Terminated)
     print(f"\n{'terminated' if terminated else 'interrupted'}{resumes}", file=sys.stderr)
+    if terminated and command in _WORK:
+        return SOME_FAILED  # who stops a run in order finds its chunks handed back, not an accident
     return TERMINATED if terminated else INTERRUPTED
 
 
@@ -168,6 +171,9 @@ def _add_work(parser: argparse.ArgumentParser, models: bool, fetches: bool) -> N
         _add_rate(parser)
     if models:
         parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
+        parser.add_argument(
+            "--gpu", action="store_true", help="encode on a GPU or not at all (default: where there is one)"
+        )
 
 
 def _add_rate(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from pipeline.config import ConfigError
 CONNECT_TIMEOUT = 20.0
 """Seconds to wait for a scheduler to answer; one that is up does so in well under one."""
 
-WORKERS_TIMEOUT = 60.0
+WORKERS_TIMEOUT = 45.0
 """Seconds to wait for a scheduler's first worker."""
 
 THREADS = 2
@@ -44,6 +44,8 @@ _LOCAL_SETTINGS = {
     "distributed.worker.profile.enabled": False,
     # A replaced worker process may take longer than Dask's 15 s to come up on a busy machine: it is not lost.
     "distributed.deploy.lost-worker-timeout": "5 minutes",
+    # A task that has killed so many workers more is set aside, and tried alone when all others have ended.
+    "distributed.scheduler.allowed-failures": 1,
     # Without any worker left, fail the chunks rather than wait for ever.
     "distributed.scheduler.no-workers-timeout": "2 minutes",
 }

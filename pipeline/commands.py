@@ -282,7 +282,7 @@ def _refuse_other(root: str, made: Plan, existing: Plan | None) -> None:
 
 
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
-    from pipeline import cluster, executor, finalize
+    from pipeline import cluster, executor, finalize, preflight
 
     root = _absolute(args.root)
     made = runs.read_plan(root)
@@ -292,7 +292,7 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     if getattr(args, "model", None):
         models = [made.model(name).name for name in args.model]
     kinds = executor.pending_kinds(root, made, stage_names, models)
-    needed = executor.memory_needed(made, kinds)
+    needed = preflight.memory_needed(made, kinds)
     # Nothing pending: no worker processes for it.
     serial = args.serial or not kinds
     with cluster.connect(
@@ -300,10 +300,12 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         scheduler=None if serial else args.scheduler,
         serial=serial,
         memory_limit=args.memory_limit,
-        memory_needed=int(needed / executor.MEMORY_FRACTION),
-        memory_to_overlap=int(executor.memory_at_once(needed, cluster.THREADS) / executor.MEMORY_FRACTION),
+        memory_needed=int(needed / preflight.MEMORY_FRACTION),
+        memory_to_overlap=int(preflight.memory_at_once(needed, cluster.THREADS) / preflight.MEMORY_FRACTION),
     ) as client:
-        summary = executor.run(root, made, client, stage_names, models, make_progress())
+        summary = executor.run(
+            root, made, client, stage_names, models, make_progress(), gpu=getattr(args, "gpu", False)
+        )
     if summary.failed:
         _print_failures(summary)
         return SOME_FAILED

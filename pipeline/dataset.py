@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 import threading
 from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,21 +89,28 @@ def open_handle(url: str, *, writable: bool = False) -> Handle:
 
 
 def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, str]:
-    """Make the empty store of a template, in place of whatever is there; return the coordinates' checksums.
+    """Make the empty store of a template; return the coordinates' checksums.
 
     Coordinates are written, data variables only described. No consolidated metadata: that is `finalize`'s.
+    Nothing is removed, and what is written depends on the template alone: two runs that make one store at the same
+    time, or one after the other has begun to fill it, do no harm. The group's metadata, by which a store is found,
+    come last.
     """
-    # one chunk after the other: while one of text is written, its million strings are Python's own
-    with zarr.config.set({"async.concurrency": 1}):
-        template.to_zarr(
-            storage.zarr_store(url),
-            mode="w",
-            compute=False,
-            encoding=encoding,
-            consolidated=False,
-            zarr_format=3,
-            write_empty_chunks=True,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        # one chunk after the other: while one of text is written, its million strings are Python's own
+        with zarr.config.set({"async.concurrency": 1}):
+            template.to_zarr(
+                folder,
+                mode="w",
+                compute=False,
+                encoding=encoding,
+                consolidated=False,
+                zarr_format=3,
+                write_empty_chunks=True,
+            )
+        files = sorted((file for file in Path(folder).rglob("*") if file.is_file()), key=lambda file: len(file.parts))
+        for file in reversed(files):
+            storage.write_bytes(storage.join(url, *file.relative_to(folder).parts), file.read_bytes())
     return checksum({str(name): variable.to_numpy() for name, variable in template.coords.items()})
 
 

@@ -38,9 +38,18 @@ class Ledger:
         """Return the indices of the chunks that are done, from one listing."""
         return _indices(storage.list_names(self.folder))
 
-    def mark(self, index: int, record: Mapping[str, Any]) -> None:
-        """Write the marker of a chunk; call it after all the chunk's data are written."""
-        self._write(_name(index), {**record, "chunk": index})
+    def mark(self, index: int, record: Mapping[str, Any]) -> bool:
+        """Create the marker of a chunk; call it after all the chunk's data are written.
+
+        Returns False, and leaves the marker, when another run has marked the chunk meanwhile, and with other content.
+        """
+        data = storage.canonical_json(self._content(index, record))
+        url = storage.join(self.folder, _name(index))
+        return storage.create_bytes(url, data) or storage.read_bytes(url) == data
+
+    def replace(self, index: int, record: Mapping[str, Any]) -> None:
+        """Write the marker of a chunk in place of whatever stands."""
+        storage.write_json(storage.join(self.folder, _name(index)), self._content(index, record))
 
     def read(self, index: int) -> dict[str, Any]:
         """Return a chunk's marker. Raises FileNotFoundError, or ValueError under another fingerprint."""
@@ -54,7 +63,7 @@ class Ledger:
 
     def fail(self, index: int, record: Mapping[str, Any]) -> None:
         """Record why a chunk failed."""
-        self._write(f"{_FAILED}/{_name(index)}", {**record, "chunk": index})
+        storage.write_json(storage.join(self.folder, _FAILED, _name(index)), self._content(index, record))
 
     def failures(self) -> dict[int, dict[str, Any]]:
         """Return the records of the failed chunks by index."""
@@ -75,14 +84,14 @@ class Ledger:
 
     def mark_store(self, record: Mapping[str, Any]) -> None:
         """Write the marker of the empty store; `record` holds the checksums of `dataset.create`."""
-        self._write(_STORE, record)
+        storage.write_json(storage.join(self.folder, _STORE), {**record, "fingerprint": self.fingerprint})
 
     def read_store(self) -> dict[str, Any]:
         """Return the empty store's marker. Raises FileNotFoundError."""
         return self._read(_STORE)
 
-    def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        storage.write_json(storage.join(self.folder, name), {**record, "fingerprint": self.fingerprint})
+    def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {**record, "chunk": index, "fingerprint": self.fingerprint}
 
     def _read(self, name: str) -> dict[str, Any]:
         url = storage.join(self.folder, name)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from pipeline.executor import Outcome, Progress
+    from pipeline.executor import Progress
+    from pipeline.tasks import Outcome
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log: a survey has thousands of chunks."""
@@ -51,6 +52,11 @@ class Bar:
         self._bar.set_description(str(outcome.task), refresh=False)
         self._bar.update()
 
+    def say(self, text: str) -> None:
+        """Write a line above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
@@ -70,14 +76,14 @@ class Lines:
         """Say what there is to do."""
         self._total, self._ended = total, already
         self._started = self._told = self._clock()
-        self._say(f"{total} chunks, {already} done before, {total - already} to do")
+        self.say(f"{total} chunks, {already} done before, {total - already} to do")
 
     def advance(self, outcome: Outcome) -> None:
         """Count a chunk; say so if it failed, was the last one, or the last line was a while ago."""
         self._ended += 1
         if outcome.record is None:
             self._failed += 1
-            self._say(f"failed: {outcome.task}: {outcome.reason}")
+            self.say(f"failed: {outcome.task}: {outcome.reason}")
         else:
             self._spectra += int(outcome.record["spectra"])
         if self._ended == self._total or self._clock() - self._told >= LINE_SECONDS:
@@ -85,10 +91,11 @@ class Lines:
             seconds = max(self._told - self._started, 1e-3)
             failed = f", {self._failed} failed" if self._failed else ""
             rate = f"{self._spectra / seconds:.1f} spectra/s"
-            self._say(f"{outcome.task}: {self._ended} of {self._total} chunks{failed}, {rate}")
+            self.say(f"{outcome.task}: {self._ended} of {self._total} chunks{failed}, {rate}")
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Say nothing more: the run's summary follows."""
-
-    def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)

@@ -18,6 +18,7 @@ import pipeline
 from pipeline import dataset, infer, layouts, normalize, runs, schema, targets, worker
 from pipeline.archive import Archive
 from pipeline.config import ConfigError
+from pipeline.ledger import Ledger
 from pipeline.plan import Chunk, Plan
 from pipeline.quality import Quality
 from pipeline.sources import Share, Source, default_concurrency
@@ -68,7 +69,7 @@ def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None 
     record = _record(chunk, arrays)
     record["packages"] = packages(("numpy", "zarr", "numcodecs"))
     with clock.part("mark"):
-        runs.ingest_ledger(root, plan).mark(chunk.index, record)
+        _mark(runs.ingest_ledger(root, plan), dataset.spectra_url(root), chunk, arrays, record)
     return _finish("ingest", record, clock)
 
 
@@ -117,8 +118,28 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     if encoded.micro_batch != config.micro_batch:
         record["micro_batch"] = encoded.micro_batch
     with clock.part("mark"):
-        runs.encode_ledger(root, plan, model_name).mark(chunk.index, record)
+        ledger = runs.encode_ledger(root, plan, model_name)
+        _mark(ledger, dataset.encodings_url(root, model_name), chunk, arrays, record)
     return _finish(f"encode {model_name}", record, clock)
+
+
+def _mark(ledger: Ledger, url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]], record: Record) -> None:
+    """Mark a chunk. Where another run has marked it meanwhile, have data and marker belong together.
+
+    Two runs of one ROOT on like machines write the same bytes. On unlike ones the last bits of numbers may differ,
+    and what stands may be a mixture: then all of it is written again, marker included.
+    """
+    if ledger.mark(chunk.index, record):
+        return
+    try:
+        expected = ledger.read(chunk.index)["checksums"]
+        if dataset.checksum(dataset.read_chunk(url, arrays, chunk.start, chunk.stop)) == expected:
+            return
+    except (FileNotFoundError, ValueError, KeyError):
+        pass  # removed or damaged since
+    logger.warning("chunk %d is marked by another run, with other data: writing it again", chunk.index)
+    dataset.write_region(url, chunk, arrays)
+    ledger.replace(chunk.index, record)
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:

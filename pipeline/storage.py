@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,15 +130,59 @@ def write_bytes(url: str, data: bytes) -> None:
         with _answering(url):
             fs.pipe_file(inner, data)
         return
+    with _beside(path, url, data) as temporary:
+        os.replace(temporary, path)
+
+
+def create_bytes(url: str, data: bytes) -> bool:
+    """Write an object whole if there is none, as one step; tell whether it was written.
+
+    False: there is an object already, perhaps our own, since a client repeats a request whose answer was lost.
+    Servers that do not know conditional writes (If-None-Match) write it in any case.
+    """
+    path = local_path(url)
+    if path is not None:
+        with _beside(path, url, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+        return True
+    fs, inner = filesystem(url)
+    try:
+        with _answering(url):
+            fs.pipe_file(inner, data, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if _status(error) == HTTPStatus.PRECONDITION_FAILED:
+            return False
+        if _status(error) == HTTPStatus.NOT_IMPLEMENTED:
+            write_bytes(url, data)
+            return True
+        raise
+    return True
+
+
+@contextmanager
+def _beside(path: Path, url: str, data: bytes) -> Iterator[Path]:
+    """Write data to a file beside a path, and remove it when done; errors name the URL, which the caller knows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        yield temporary
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, url) from error  # the name that the caller knows
+        raise type(error)(error.errno, error.strerror, url) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _status(error: OSError) -> int | None:
+    """Find the HTTP status behind what s3fs raised."""
+    response = getattr(error.__cause__, "response", None) or {}
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
 
 
 def canonical_json(value: object) -> bytes:

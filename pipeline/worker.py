@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config import ModelConfig
+from pipeline.config import ConfigError, ModelConfig
 from pipeline.normalize import Grid
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import get_instrument
@@ -35,6 +36,8 @@ of operations: beside a thread that parses it takes 26 times as long with Python
 # glibc's mallopt: from what size on a block is mapped anew each time (32 MiB is its limit), how much free memory it
 # keeps, how many pools threads allocate from.
 _MALLOC_OPTIONS = {-3: 32 * 2**20, -1: 512 * 2**20, -8: 1}
+
+_DEVICES = ("auto", "cuda", "cpu")
 
 _loading = threading.Lock()
 _models: dict[tuple[str, str, str], SpectrumAutoencoder] = {}
@@ -91,9 +94,20 @@ def prepared() -> Iterator[None]:
         sys.setswitchinterval(turn)
 
 
+def wanted_device() -> str:
+    """Read where this process is to compute: "auto" (default), "cuda" or "cpu", from SPENDER_DEVICE."""
+    wanted = os.environ.get("SPENDER_DEVICE", "auto")
+    if wanted not in _DEVICES:
+        raise ConfigError("SPENDER_DEVICE", wanted, f"one of {', '.join(_DEVICES)}")
+    return wanted
+
+
 def device() -> torch.device:
-    """Say where this process computes: its first CUDA device, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """Say where this process computes: its first CUDA device, else the CPU. Raises ConfigError; see wanted_device."""
+    wanted = wanted_device()
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("SPENDER_DEVICE", wanted, "a CUDA device", "check the driver and the image, or unset it")
+    return torch.device("cpu") if wanted == "cpu" or not torch.cuda.is_available() else torch.device("cuda", 0)
 
 
 def device_name(where: torch.device) -> str:

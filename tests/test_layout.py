@@ -37,6 +37,7 @@ LAYERS: list[set[str]] = [
     {"worker", "interrupt"},
     {"archive", "quota"},
     {"stages"},
+    {"tasks", "stores", "preflight"},
     {"executor", "progress"},
     {"finalize"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
@@ -45,7 +46,7 @@ LAYERS: list[set[str]] = [
 ]
 SPENDER_CORE = {"infer", "worker", "batch", "commands", "cli", "report", "mock", "demo", "train"}
 ONLY_IN = {
-    "distributed": {"executor", "worker", "cluster", "quota"},
+    "distributed": {"executor", "preflight", "worker", "cluster", "quota"},
     "zarr": {"dataset", "finalize", "schema", "storage"},
     "astropy": {"catalog", "mock_release"},
     "s3fs": {"storage"},

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline import cli, executor, progress
-from pipeline.executor import Outcome
+from pipeline.tasks import Outcome
 
 from ..running import file_hashes, markers, plan_by_command
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cluster, dataset, executor, layouts, mock, mock_release, runs, storage, targets
+from pipeline import cluster, dataset, executor, layouts, mock, mock_release, preflight, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -95,7 +95,7 @@ def test_plates_are_fetched_once_per_process_that_needs_them(release: Path, serv
     plates = len(set(layouts.paths("spPlate", targets.read_targets(str(release / "catalog.fits"))["target"])))
     assert len(plan.chunks()) > plates
     # One look whether the source is right, at up to as many files as there are chunks, then each plate once.
-    assert len(Recording.times) <= plates + executor.PROBES
+    assert len(Recording.times) <= plates + preflight.PROBES
 
 
 def test_all_workers_together_keep_to_the_rate_and_the_files_in_flight(
@@ -103,8 +103,8 @@ def test_all_workers_together_keep_to_the_rate_and_the_files_in_flight(
 ) -> None:
     rate = 30
     ingest(tmp_path / "run", release, 2, source=server, max_requests_per_second=rate, max_requests=6, concurrency=3)
-    fetched = sorted(Recording.times)[executor.PROBES :]  # the client's own look at the source comes first
-    assert len(fetched) >= N - executor.PROBES
+    fetched = sorted(Recording.times)[preflight.PROBES :]  # the client's own look at the source comes first
+    assert len(fetched) >= N - preflight.PROBES
     # Two workers keep half the rate each, by clocks of their own: one more each may fall into any second.
     for early, late in zip(fetched, fetched[rate + 2 :], strict=False):
         assert late - early > 0.85

@@ -303,7 +303,7 @@ def slow_server(mirror: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 3, "terminated")]
 )
 @pytest.mark.parametrize("options", [("--serial",), ("--workers", "2")], ids=["serial", "workers"])
 def test_an_interrupted_run_ends_at_once_with_a_short_message(

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import dask
 import numpy as np
-import psutil
 import pytest
-from distributed import Client
+import torch
+from distributed import Client, Worker, WorkerPlugin
 
-from pipeline import cluster, dataset, executor, layouts, runs, storage, targets
+from pipeline import cluster, dataset, executor, layouts, preflight, runs, stages, storage, stores, targets
 from pipeline.config import ConfigError
-from pipeline.executor import Outcome, Summary
-from pipeline.plan import Plan
+from pipeline.executor import Summary
+from pipeline.plan import Chunk, Plan
 from pipeline.quality import Quality
 from pipeline.quota import divide
+from pipeline.sources import Share
+from pipeline.stages import Record
+from pipeline.tasks import Outcome, Task, attempt
 
 from ..running import break_file, make_root
 
@@ -29,6 +33,7 @@ class Told:
     def __init__(self) -> None:
         self.total = self.already = 0
         self.outcomes: list[Outcome] = []
+        self.said: list[str] = []
         self.closed = False
 
     def start(self, total: int, already: int) -> None:
@@ -36,6 +41,9 @@ class Told:
 
     def advance(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
     def close(self) -> None:
         self.closed = True
@@ -136,7 +144,7 @@ def test_a_failed_chunk_is_recorded_and_the_others_go_on(
 def test_a_fault_of_the_store_is_tried_again(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor.time, "sleep", lambda seconds: obstacle.rmdir() if obstacle.exists() else None)
     root, plan = make_root(tmp_path, mirror)
-    executor.create_stores(root, plan, [("ingest", None)])
+    stores.create(root, plan, [("ingest", None)])
     obstacle = Path(root) / "spectra.zarr" / "norm" / "c" / "1"  # a folder where the chunk's object should be
     obstacle.mkdir(parents=True)
     assert run(root, plan, stage_names=("ingest",)).failed == ()
@@ -146,8 +154,8 @@ def test_a_task_that_is_done_already_is_not_done_again(tmp_path: Path, mirror: P
     root, plan = make_root(tmp_path, mirror)
     run(root, plan, stage_names=("ingest",))
     shutil.rmtree(Path(root) / "spectra.zarr")
-    task = executor.Task("ingest", None, plan.chunks()[0])
-    outcome = executor.attempt(root, plan.ingest_fingerprint, task, divide(plan.config, at_once=1))
+    task = Task("ingest", None, plan.chunks()[0])
+    outcome = attempt(root, plan.ingest_fingerprint, task, divide(plan.config, at_once=1))
     assert outcome.record is not None
     assert outcome.record["spectra"] == 2
 
@@ -169,7 +177,7 @@ def test_a_worker_with_too_little_memory_is_refused_before_any_work(
     tmp_path: Path, mirror: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, plan = make_root(tmp_path, mirror)
-    monkeypatch.setattr(executor, "projected_memory", lambda plan, stage, model=None: 10**12)
+    monkeypatch.setattr(preflight, "projected_memory", lambda plan, stage, model=None: 10**12)
     for on in (None, client):
         with pytest.raises(ConfigError, match=r"memory.*MiB.*--shard"):
             run(root, plan, on)
@@ -209,6 +217,7 @@ def test_where_workers_offer_a_gpu_only_they_encode(
 ) -> None:
     root, plan = make_root(tmp_path, mirror)
     monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("SPENDER_DEVICE", "cpu")
     with cluster.connect(workers=2) as offering:
         assert offering is not None
         assert run(root, plan, offering).failed == ()
@@ -225,25 +234,56 @@ def _count_models() -> int:
     return len(worker._models)
 
 
-def test_a_chunk_whose_workers_die_again_and_again_fails_and_says_so(tmp_path: Path, mirror: Path) -> None:
+def test_a_gpu_that_does_not_work_is_refused_rather_than_replaced_by_the_cpu(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 1)
+    with cluster.connect(workers=1) as offering:
+        with pytest.raises(ConfigError, match="SPENDER_DEVICE=cpu"):
+            run(root, plan, offering)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("where", ["serial", "workers"])
+def test_a_gpu_that_is_demanded_and_not_there_is_refused(
+    tmp_path: Path, mirror: Path, client: Client, where: str
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    on = client if where == "workers" else None
+    with pytest.raises(ConfigError, match="--gpu"):
+        executor.run(root, plan, on, BOTH, ["random"], Told(), gpu=True)
+    assert executor.run(root, plan, on, ("ingest",), [], Told(), gpu=True).done == 3
+
+
+class Poison(WorkerPlugin):
+    """Kills the worker process that ingests one of the chunks, every time, in whatever process that is."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def setup(self, worker: Worker) -> None:
+        ingest = stages.ingest_chunk
+
+        def poisoned(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
+            if chunk.index == self.index:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ingest(root, fingerprint, chunk, share)
+
+        stages.ingest_chunk = poisoned
+
+
+def test_a_chunk_that_kills_its_workers_is_quarantined_and_all_others_are_done(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, n=12)
-
-    class Killing(Told):
-        """Kills the worker once, when the first chunk is done."""
-
-        def advance(self, outcome: Outcome) -> None:
-            super().advance(outcome)
-            if len(self.outcomes) == 1:
-                children = psutil.Process().children()
-                victims = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-                (victim,) = [child for child in victims if child.pid not in others]
-                victim.kill()
-
-    others = {child.pid for child in psutil.Process().children()}
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), cluster.connect(workers=1) as alone:
-        told = Killing()
-        summary = run(root, plan, alone, told=told)
-    assert summary.failed
-    assert summary.done + len(summary.failed) == summary.total == 12
-    assert any("died" in (outcome.reason or "") for outcome in summary.failed)
+    with cluster.connect(workers=2) as poisoned:
+        assert poisoned is not None
+        poisoned.register_plugin(Poison(2))
+        summary = run(root, plan, poisoned)
+    assert [str(outcome.task) for outcome in summary.failed] == ["encode random 000002", "ingest 000002"]
+    assert summary.done == 10
+    reasons = {outcome.task.stage: outcome.reason for outcome in summary.failed}
+    assert str(reasons["ingest"]).startswith("quarantined: 4 worker processes died")
+    assert "ingest failed: quarantined" in str(reasons["encode"])
+    record = runs.ingest_ledger(root, plan).failures()[2]
+    assert record["reason"] == reasons["ingest"]
     assert run(root, plan).failed == ()

@@ -37,6 +37,16 @@ def test_marked_chunks_are_done_and_read_back(root: str) -> None:
     assert list(ledger.records()) == [3, 1_000_000]
 
 
+def test_a_marker_is_created_once(root: str) -> None:
+    ledger = Ledger(root, "ingest", FINGERPRINT)
+    assert ledger.mark(0, {"start": 0, "stop": 4})
+    assert ledger.mark(0, {"stop": 4, "start": 0})  # the same content: perhaps our own, sent again
+    assert not ledger.mark(0, {"start": 0, "stop": 5})
+    assert ledger.read(0)["stop"] == 4
+    ledger.replace(0, {"start": 0, "stop": 5})
+    assert ledger.read(0)["stop"] == 5
+
+
 def test_a_chunk_without_a_marker_is_not_done(root: str) -> None:
     ledger = Ledger(root, "ingest", FINGERPRINT)
     with pytest.raises(FileNotFoundError):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import io
 
-from pipeline.executor import Outcome, Task
 from pipeline.plan import Chunk
 from pipeline.progress import LINE_SECONDS, Bar, Lines, make_progress
+from pipeline.tasks import Outcome, Task
 
 
 class Terminal(io.StringIO):

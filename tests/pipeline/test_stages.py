@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import dataset, executor, layouts, normalize, runs, stages, storage, targets, worker
+from pipeline import dataset, layouts, normalize, runs, stages, storage, stores, targets, worker
 from pipeline.config import ConfigError
 from pipeline.fits import read_spec
 from pipeline.plan import Chunk, Plan
@@ -18,7 +18,7 @@ from ..running import break_file, make_root
 
 
 def create_stores(root: str, plan: Plan) -> None:
-    executor.create_stores(root, plan, [("ingest", None), *(("encode", model.name) for model in plan.models)])
+    stores.create(root, plan, [("ingest", None), *(("encode", model.name) for model in plan.models)])
 
 
 def read(root: str, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -160,3 +160,31 @@ def test_a_chunk_logs_one_line_with_its_timings(mirror: Path, tmp_path: Path, ca
 def test_a_root_without_a_plan_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="spender-pipeline plan"):
         runs.read_plan(storage.join(str(tmp_path), "nothing"))
+
+
+def test_a_chunk_that_another_run_has_marked_with_other_data_is_made_whole(
+    mirror: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two runs on unlike machines, one marks a chunk while the other still writes it."""
+    root, plan = make_root(tmp_path, mirror)
+    create_stores(root, plan)
+    chunk = plan.chunks()[0]
+    ledger = runs.ingest_ledger(root, plan)
+    stages.ingest_chunk(root, plan.ingest_fingerprint, chunk)
+    ours = ledger.read(0)
+    ledger.replace(0, {**ours, "checksums": {**ours["checksums"], "flux": "0" * 64}})
+    stages.ingest_chunk(root, plan.ingest_fingerprint, chunk)
+    assert "is marked by another run" in caplog.text
+    assert ledger.read(0) == ours
+    assert dataset.checksum(read(root, chunk.start, chunk.stop)) == ours["checksums"]
+
+
+def test_a_marker_of_another_run_stands_when_the_data_are_its_own(mirror: Path, tmp_path: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    create_stores(root, plan)
+    stages.ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[0])
+    ledger = runs.ingest_ledger(root, plan)
+    theirs = {**ledger.read(0), "packages": {"numpy": "another"}}
+    ledger.replace(0, theirs)
+    stages.ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[0])
+    assert ledger.read(0) == theirs

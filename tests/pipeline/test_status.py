@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import executor, runs, stages
+from pipeline import executor, runs, stages, stores
 from pipeline.plan import Plan
 from pipeline.status import GOING, read_status
+from pipeline.tasks import Outcome
 
 from ..running import make_root
 
@@ -17,13 +18,14 @@ NOW = 1_700_000_000.0
 
 class Silent:
     def start(self, total: int, already: int) -> None: ...
-    def advance(self, outcome: executor.Outcome) -> None: ...
+    def advance(self, outcome: Outcome) -> None: ...
+    def say(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 def ingest(root: str, plan: Plan, chunks: int, newest: float = NOW, step: float = 4.0) -> None:
     """Ingest the first chunks; their markers are dated `step` seconds apart, the last one at `newest`."""
-    executor.create_stores(root, plan, [("ingest", None)])
+    stores.create(root, plan, [("ingest", None)])
     for chunk in plan.chunks()[:chunks]:
         stages.ingest_chunk(root, plan.ingest_fingerprint, chunk)
         marker = Path(runs.ingest_ledger(root, plan).folder) / f"{chunk.index:06d}.json"

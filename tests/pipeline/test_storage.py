@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,20 @@ def test_unwritable_place_is_refused_by_name(root: str) -> None:
     with pytest.raises(ConfigError, match=root) as caught:
         storage.require_writable("ROOT", root)
     assert caught.value.key == "ROOT"
+
+
+def test_an_object_is_created_once(tmp_path: Path) -> None:
+    for url in (str(tmp_path / "folder" / "one"), f"memory://{tmp_path.name}/one"):
+        assert storage.create_bytes(url, b"first")
+        assert not storage.create_bytes(url, b"second")
+        assert storage.read_bytes(url) == b"first"
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["one"]
+
+
+def test_of_many_that_create_one_object_at_once_one_succeeds(tmp_path: Path) -> None:
+    url = str(tmp_path / "one")
+    contents = [bytes([number]) * 1000 for number in range(32)]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        created = list(pool.map(lambda content: storage.create_bytes(url, content), contents))
+    assert created.count(True) == 1
+    assert storage.read_bytes(url) == contents[created.index(True)]

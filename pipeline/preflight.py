@@ -1,0 +1,139 @@
+"""What can be refused before any work: too little memory, no GPU, a wrong source, targets that are not the plan's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
+
+from pipeline import runs, stages, storage, targets, worker
+from pipeline.config import ConfigError
+from pipeline.ledger import Ledger
+from pipeline.plan import RESERVED, Chunk, Plan, projected_memory, targets_sha256
+
+MEMORY_FRACTION = 0.8
+"""Share of its limit that a worker may fill: Dask pauses it there (distributed.worker.memory.pause)."""
+
+PROBES = 8
+"""Targets whose files are looked for before an ingest starts."""
+
+GPU_TIMEOUT = 45.0
+"""Seconds to wait for a worker that offers a GPU, where one is demanded."""
+
+Kind = tuple[str, str | None]
+"""What a task does: its stage, and its model (None for ingest)."""
+
+
+def check_memory(plan: Plan, client: Client | None, kinds: Iterable[Kind]) -> None:
+    """Refuse a run whose tasks do not fit into the memory of the workers that are there. Raises ConfigError."""
+    needed = memory_needed(plan, kinds)
+    if client is None:
+        _require_memory("this machine's memory", MEMORY_LIMIT, needed)
+        return
+    for address, info in workers_of(client).items():
+        if info["memory_limit"]:
+            at_once = memory_at_once(needed, info["nthreads"])
+            _require_memory(f"memory limit of worker {address}", info["memory_limit"], at_once)
+
+
+def memory_needed(plan: Plan, kinds: Iterable[Kind]) -> int:
+    """Give the projected peak of the largest task among the kinds, in bytes; 0 when there are none."""
+    projections = (projected_memory(plan, stage, plan.model(model) if model else None) for stage, model in set(kinds))
+    return max(projections, default=0)
+
+
+def memory_at_once(needed: int, threads: int) -> int:
+    """Give the projected peak of a process that does so many tasks of a projected peak at once, in bytes."""
+    return RESERVED + threads * (needed - RESERVED) if needed else 0
+
+
+def _require_memory(key: str, limit: int, needed: int) -> None:
+    if needed > limit * MEMORY_FRACTION:
+        raise ConfigError(
+            key,
+            f"{limit / 2**20:.0f} MiB",
+            f"at least {needed / MEMORY_FRACTION / 2**20:.0f} MiB for this plan's chunks",
+            "give workers more memory, or take fewer of them (--workers), or plan with a smaller --shard",
+        )
+
+
+def workers_of(client: Client) -> dict[str, Any]:
+    """Ask the scheduler for its workers: their facts by address."""
+    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return workers
+
+
+def has_gpu(workers: dict[str, Any]) -> bool:
+    """Tell whether any of the workers offers the resource "GPU"."""
+    return any("GPU" in info.get("resources", {}) for info in workers.values())
+
+
+def check_devices(client: Client | None, demanded: bool) -> None:
+    """Refuse workers that offer a GPU and have none that works, and a run that demands one where there is none.
+
+    demanded: whether encoding anywhere else is out of the question; a cluster's GPU workers are then waited for, for
+    GPU_TIMEOUT seconds. client: None for work in this process. Raises ConfigError.
+    """
+    if client is None:
+        if demanded and worker.device().type != "cuda":
+            raise ConfigError("--gpu", True, "a CUDA device in this machine", "run without --gpu to encode on the CPU")
+        return
+    deadline = time.monotonic() + GPU_TIMEOUT
+    while demanded and not has_gpu(workers_of(client)):
+        if time.monotonic() > deadline or (client.cluster is not None and not torch.cuda.is_available()):
+            remedy = 'start some with: dask worker ADDRESS --resources "GPU=1", or run without --gpu'
+            raise ConfigError("--gpu", True, "a worker that offers the resource GPU", remedy)
+        time.sleep(1.0)
+    offering = [address for address, info in workers_of(client).items() if "GPU" in info.get("resources", {})]
+    if offering:
+        for address, problem in client.run(_device_problem, workers=offering).items():
+            if problem:
+                remedy = "mend its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU all the same"
+                raise ConfigError(f"worker {address}", problem, "a GPU that works, since it offers one", remedy)
+
+
+def _device_problem() -> str:
+    """Say, on a worker that offers a GPU, why it would not compute there; nothing when it would, or is told not to."""
+    try:
+        device = worker.device()
+    except ConfigError as error:
+        return str(error)
+    return "" if device.type == "cuda" or worker.wanted_device() == "cpu" else "no CUDA device"
+
+
+def check_targets(root: str, plan: Plan) -> None:
+    """Refuse a targets table that is not the planned one: rows would carry the names of others."""
+    url = runs.targets_url(root)
+    try:
+        found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra))
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError("targets.parquet", url, "the table that was planned", f"restore it ({error})") from error
+    if found != plan.targets_sha256:
+        remedy = "restore the file, or plan again in another ROOT"
+        raise ConfigError("targets.parquet", f"{url} ({found[:12]}...)", f"{plan.targets_sha256[:12]}...", remedy)
+
+
+def check_source(root: str, plan: Plan, pending: Sequence[Chunk]) -> None:
+    """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey."""
+    if not pending:
+        return
+    if plan.config.cache is not None:
+        storage.require_writable("cache", plan.config.cache)
+    url = runs.targets_url(root)
+    step = -(-len(pending) // PROBES)
+    # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
+    rows = [chunk.start for chunk in pending[::step]] + _rows_with_files(runs.ingest_ledger(root, plan))[:PROBES]
+    probes = pd.concat([targets.read_rows(url, row, row + 1) for row in rows])
+    archive = stages.archive_of(plan)
+    archive.source.require_some(archive.paths(probes))
+
+
+def _rows_with_files(ledger: Ledger) -> list[int]:
+    """First rows of the ingested chunks that found all their files, a few of them."""
+    records = [ledger.read(index) for index in sorted(ledger.done())[: 4 * PROBES]]
+    return [record["start"] for record in records if not record["quality"].get("NO_FILE")]

@@ -1,0 +1,102 @@
+"""One task: one stage of one chunk, done where it runs, tried again where that may help, and never raising."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from pipeline import stages, worker
+from pipeline.config import ConfigError
+from pipeline.ledger import Ledger
+from pipeline.plan import Chunk
+from pipeline.quota import Quota, turn
+from pipeline.sources import SourceError
+from pipeline.stages import Record
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Tries of a task whose fault may pass, most of all one of storage; sources retry single files by themselves."""
+
+# Repeating these gives the same again: settings, mistakes in code, and what a source has retried already.
+_PERMANENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    PermissionError,
+    SourceError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one chunk; model is None for ingest."""
+
+    stage: str
+    model: str | None
+    chunk: Chunk
+
+    @property
+    def kind(self) -> tuple[str, str | None]:
+        """What it does: its stage and its model."""
+        return self.stage, self.model
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.stage, self.model, f"{self.chunk.index:06d}") if part)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended: with the summary of its chunk, or with the reason why not."""
+
+    task: Task
+    record: Record | None
+    reason: str | None = None
+
+
+def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Outcome | None = None) -> Outcome:
+    """Do one task, where it runs; never raises for a fault, so that no traceback travels or fills a worker's log.
+
+    quota: what an ingest may ask of the source. upstream: the outcome of the ingest that an encoding waits for.
+    """
+    if upstream is not None and upstream.reason is not None:
+        return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
+    worker.prepare()
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return Outcome(task, _done_before(root, fingerprint, task) or _do(root, fingerprint, task, quota))
+        except Exception as error:
+            if number == ATTEMPTS or isinstance(error, _PERMANENT):
+                logger.debug("%s failed", task, exc_info=True)
+                return Outcome(task, None, reason_of(error, number))
+            logger.warning("%s: attempt %d failed: %s", task, number, reason_of(error, number))
+            time.sleep(2.0 ** (number - 1))
+    raise AssertionError("unreachable: the last attempt returns")
+
+
+def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
+    """Look for the marker: a scheduler repeats a finished task when the worker that held its summary is lost."""
+    try:
+        return Ledger(root, task.stage, fingerprint, task.model).read(task.chunk.index)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:
+    if task.model is None:
+        with turn(quota) as share:
+            return stages.ingest_chunk(root, fingerprint, task.chunk, share)
+    return stages.encode_chunk(root, fingerprint, task.model, task.chunk)
+
+
+def reason_of(error: BaseException, attempts: int = 1) -> str:
+    """Say in one line why a task failed, for its record."""
+    text = (str(error) or "no message").strip().splitlines()[0]
+    name = "" if isinstance(error, (ConfigError, SourceError)) else f"{type(error).__name__}: "
+    return f"{name}{text}" + (f" ({attempts} attempts)" if attempts > 1 else "")
