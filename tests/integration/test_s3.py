@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +19,7 @@ import xarray as xr
 from distributed import Client
 
 import pipeline
-from pipeline import cli, cluster, dataset, executor, finalize, runs, storage, targets
+from pipeline import cli, cluster, executor, finalize, runs, storage, targets
 from pipeline.config import ConfigError
 from pipeline.executor import Summary
 from pipeline.plan import Plan
@@ -36,27 +33,10 @@ BOTH = ("ingest", "encode")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
-    with s3.serve(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
-        patch.delenv("AWS_PROFILE", raising=False)
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        deadline = time.monotonic() + 30
-        while True:  # it answers before its volumes can be written
-            try:
-                s3fs.S3FileSystem().mkdir("ready")
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.3)
-        yield running
-    # The next tests must not go on with these credentials. s3fs leaves some sessions to the garbage collector.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        s3fs.S3FileSystem.clear_instance_cache()
-        dataset._handles.clear()
-        gc.collect()
+    with s3.serve(tmp_path_factory.mktemp("s3")) as running:
+        s3.client(running)  # it answers before its volumes can be written
+        with s3.as_default(running):
+            yield running
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""A Dask cluster of real processes on loopback, for tests that kill them: by their pids, never by name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+START = 60.0  # seconds
+_DASK = (sys.executable, "-m", "dask")
+
+
+@dataclass
+class Cluster:
+    """A scheduler and worker processes, each with a nanny. folder: for their scratch files and output."""
+
+    folder: Path
+    address: str
+    scheduler: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def add_worker(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start one more worker with its nanny; gives the nanny's process."""
+        name = f"worker-{len(self.workers)}"
+        arguments = ["worker", self.address, "--name", name, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
+        arguments += ["--local-directory", str(self.folder / "scratch"), *options]
+        self.workers.append(_start(self.folder / f"{name}.txt", arguments, self.environment))
+        return self.workers[-1]
+
+    def output(self) -> str:
+        """What all of its processes have printed."""
+        return "\n".join(file.read_text(errors="replace") for file in sorted(self.folder.glob("*.txt")))
+
+
+def children(pid: int) -> list[psutil.Process]:
+    """Find the processes that do a nanny's or a client's work."""
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+        return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
+
+
+@contextmanager
+def start(folder: Path, workers: int = 2, **environment: str) -> Iterator[Cluster]:
+    """Run a scheduler and workers; environment: further variables for all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    arguments += ["--dashboard-address", "127.0.0.1:0"]
+    scheduler = _start(folder / "scheduler.txt", arguments, environment)
+    cluster = Cluster(folder, f"tcp://127.0.0.1:{port}", scheduler, environment=environment)
+    try:
+        _await(port, scheduler, folder / "scheduler.txt")
+        for _ in range(workers):
+            cluster.add_worker()
+        yield cluster
+    finally:
+        for process in (*cluster.workers, scheduler):
+            _stop(process)
+
+
+def _start(output: Path, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [*_DASK, *arguments], stdout=file, stderr=file, env={**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+        )
+
+
+def _await(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the scheduler does not answer: {output.read_text(errors='replace')[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with all its children: a nanny that is killed leaves its worker behind."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    process.kill()
+    process.wait()
+    for child in family:
+        if child.is_running():
+            child.kill()
