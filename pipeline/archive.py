@@ -13,7 +13,7 @@ from pipeline import fits, layouts
 from pipeline.fits import BadSpectrum, Plate, RawSpectrum
 from pipeline.layouts import Ids
 from pipeline.quality import Quality
-from pipeline.sources import Source
+from pipeline.sources import Source, Traffic
 
 Content = bytes | FileNotFoundError
 Timer = Callable[[str], AbstractContextManager[None]]
@@ -39,29 +39,34 @@ class Archive:
         """Return the file of every row of a targets table, relative to the release root. Raises ConfigError."""
         return layouts.paths(self.layout, rows["target"])
 
-    def spectra(self, rows: pd.DataFrame, timer: Timer = _untimed) -> Iterator[RawSpectrum | Quality]:
+    def spectra(
+        self, rows: pd.DataFrame, timer: Timer = _untimed, traffic: Traffic | None = None
+    ) -> Iterator[RawSpectrum | Quality]:
         """Give the spectrum of every row, in order, or the quality bit that says why there is none.
 
-        timer: takes the time of "fetch" (waiting for files) and "parse". Raises SourceError where a file cannot be
-        fetched although it may be there, ConfigError for a source that nobody can open.
+        timer: takes the time of "fetch" (waiting for files) and "parse". traffic: counts what the source is asked for
+        and gives. Raises SourceError where a file cannot be fetched although it may be there, ConfigError for a source
+        that nobody can open.
         """
         ids = [layouts.ids_of(target) for target in rows["target"]]
         paths = self.paths(rows)
         if layouts.LAYOUTS[self.layout].shared:
-            yield from self._from_plates(ids, paths, timer)
+            yield from self._from_plates(ids, paths, timer, traffic)
             return
-        for each, content in zip(ids, self._fetched(paths, timer), strict=True):
+        for each, content in zip(ids, self._fetched(paths, timer, traffic), strict=True):
             with timer("parse"):
                 spectrum = _from_file(content, each)
             yield spectrum
 
-    def _from_plates(self, ids: list[Ids], paths: list[str], timer: Timer) -> Iterator[RawSpectrum | Quality]:
+    def _from_plates(
+        self, ids: list[Ids], paths: list[str], timer: Timer, traffic: Traffic | None
+    ) -> Iterator[RawSpectrum | Quality]:
         """Read each plate once for all its rows, which follow one another in a sorted table."""
         pairs = itertools.groupby(zip(paths, ids, strict=True), key=lambda pair: pair[0])
         groups = [(path, [each for _, each in members]) for path, members in pairs]
         plate: Plate | Quality | None = _last_plate.get((self.source.url, groups[0][0])) if groups else None
         first = 0 if plate is None else 1
-        contents = self._fetched([path for path, _ in groups[first:]], timer)
+        contents = self._fetched([path for path, _ in groups[first:]], timer, traffic)
         for number, (path, members) in enumerate(groups):
             if plate is None or number >= first:
                 content = next(contents)
@@ -75,8 +80,8 @@ class Archive:
                     spectrum = _from_plate(plate, each)
                 yield spectrum
 
-    def _fetched(self, paths: list[str], timer: Timer) -> Iterator[Content]:
-        contents = self.source.stream(paths)
+    def _fetched(self, paths: list[str], timer: Timer, traffic: Traffic | None) -> Iterator[Content]:
+        contents = self.source.stream(paths, traffic)
         while True:
             with timer("fetch"):
                 content = next(contents, None)

@@ -121,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = add("verify", "read every chunk again and compare it with its marker's checksums")
     verify.add_argument("--repair", action="store_true", help="have `run` do again what is not as it should be")
     _add_plot(add("plot", "draw one spectrum with its reconstruction"))
+    report = add("report", "write one HTML file: progress, throughput, quality, slowest chunks, failures")
+    report.add_argument("--output", metavar="FILE", required=True, help="file to write, .html")
     _add_train(add("train", "train a model on the spectra of runs", root=False))
     return parser
 

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import dataset, layouts, runs, selection, storage
+from pipeline import __version__, dataset, layouts, runs, selection, storage
 from pipeline import status as run_status
 from pipeline import targets as target_table
 from pipeline.cli import SOME_FAILED
 from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml, release_of
+from pipeline.journal import Journal
 from pipeline.plan import Plan
-from pipeline.progress import make_progress
+from pipeline.progress import Counted, Several, make_progress
 from pipeline.quality import Quality
 from pipeline.sources import SourceError
 from pipeline.status import StageStatus
@@ -147,13 +148,23 @@ def verify(args: Namespace) -> int:
 
 def plot(args: Namespace) -> int:
     """Draw one spectrum."""
-    from pipeline import report, results
+    from pipeline import report as figures
+    from pipeline import results
 
     opened = results.open_run(_absolute(args.root))
     row = opened.find(args.id) if args.row is None else args.row
     if not 0 <= row < opened.plan.n_spectra:
         raise ConfigError("--row", row, f"0 to {opened.plan.n_spectra - 1}")
-    report.plot_spectrum(opened, row, args.output, model=args.model)
+    figures.plot_spectrum(opened, row, args.output, model=args.model)
+    print(args.output)
+    return 0
+
+
+def report(args: Namespace) -> int:
+    """Write the report of a run."""
+    from pipeline import page
+
+    page.write_page(_absolute(args.root), args.output)
     print(args.output)
     return 0
 
@@ -293,6 +304,7 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         models = [made.model(name).name for name in args.model]
     kinds = executor.pending_kinds(root, made, stage_names, models)
     needed = preflight.memory_needed(made, kinds)
+    asked = {"command": args.command, "version": __version__, "stages": list(stage_names), "models": models}
     # Nothing pending: no worker processes for it.
     serial = args.serial or not kinds
     with cluster.connect(
@@ -303,9 +315,10 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         memory_needed=int(needed / preflight.MEMORY_FRACTION),
         memory_to_overlap=int(preflight.memory_at_once(needed, cluster.THREADS) / preflight.MEMORY_FRACTION),
     ) as client:
-        summary = executor.run(
-            root, made, client, stage_names, models, make_progress(), gpu=getattr(args, "gpu", False)
-        )
+        counted = [] if client is None else [Counted(client.run_on_scheduler)]
+        progress = Several(Journal(root, asked), make_progress(), *counted)
+        gpu = getattr(args, "gpu", False)
+        summary = executor.run(root, made, client, stage_names, models, progress, gpu=gpu)
     if summary.failed:
         _print_failures(summary)
         return SOME_FAILED
@@ -371,5 +384,6 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "status": status,
     "verify": verify,
     "plot": plot,
+    "report": report,
     "train": train,
 }

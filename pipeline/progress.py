@@ -1,18 +1,23 @@
-"""How a run tells what it is doing: a bar on a terminal, plain lines in a log."""
+"""How a run tells what it is doing: a bar on a terminal, plain lines in a log, counters on a scheduler."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
+
+from pipeline import metrics
 
 if TYPE_CHECKING:
     from pipeline.executor import Progress
     from pipeline.tasks import Outcome
+
+logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
 """Least time between two lines of a log: a survey has thousands of chunks."""
@@ -99,3 +104,63 @@ class Lines:
 
     def close(self) -> None:
         """Say nothing more: the run's summary follows."""
+
+
+class Several:
+    """Tells each of several the same, in order."""
+
+    def __init__(self, *each: Progress) -> None:
+        self._each = each
+
+    def start(self, total: int, already: int) -> None:
+        """Announce the number of chunks."""
+        for each in self._each:
+            each.start(total, already)
+
+    def advance(self, outcome: Outcome) -> None:
+        """Tell of a chunk that has ended."""
+        for each in self._each:
+            each.advance(outcome)
+
+    def say(self, text: str) -> None:
+        """Tell of the run as a whole."""
+        for each in self._each:
+            each.say(text)
+
+    def close(self) -> None:
+        """End the telling."""
+        for each in self._each:
+            each.close()
+
+
+class Counted:
+    """Has the scheduler count what ended, for its own /metrics: the client alone knows of tasks that died.
+
+    there: runs a function in the scheduler's process, as `Client.run_on_scheduler` does.
+    """
+
+    def __init__(self, there: Callable[..., Any]) -> None:
+        self._there: Callable[..., Any] | None = there
+
+    def start(self, total: int, already: int) -> None:
+        """Count nothing: what earlier runs did, they counted."""
+
+    def advance(self, outcome: Outcome) -> None:
+        """Count a chunk; a scheduler that cannot is told no more."""
+        if self._there is None:
+            return
+        stage, model = outcome.task.stage, outcome.task.model
+        try:
+            if outcome.record is None:
+                self._there(metrics.fail, stage, model, metrics.SCHEDULER)
+            else:
+                self._there(metrics.count, stage, model, outcome.record, metrics.SCHEDULER)
+        except Exception as error:  # of whatever kind, such as that this package is not installed there
+            logger.warning("the scheduler does not count: %s: %s", type(error).__name__, error)
+            self._there = None
+
+    def say(self, text: str) -> None:
+        """Count nothing."""
+
+    def close(self) -> None:
+        """Leave the counters as they stand."""

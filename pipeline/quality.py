@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from enum import IntFlag
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +90,20 @@ class Quality(IntFlag):
         names = [bit.name or "" for bit in Quality if value & bit]
         unknown = value & ~sum(Quality)
         return "|".join(names + [hex(unknown)] * bool(unknown)) or "GOOD"
+
+
+@cache
+def meanings() -> dict[Quality, str]:
+    """Return what each bit means, in the words that stand at its definition above."""
+    (definition,) = ast.parse(inspect.getsource(Quality)).body
+    assert isinstance(definition, ast.ClassDef)
+    told = {
+        assigned.targets[0].id: inspect.cleandoc(text.value.value)
+        for assigned, text in pairwise(definition.body)
+        if isinstance(assigned, ast.Assign) and isinstance(assigned.targets[0], ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+    return {bit: told[bit.name or ""] for bit in Quality}
 
 
 def flag_attributes() -> dict[str, NDArray[np.uint32] | str]:

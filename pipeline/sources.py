@@ -114,6 +114,15 @@ def _pace_of(url: str, per_second: float | None) -> Iterator[Pace]:
         free.append(pace)
 
 
+@dataclass
+class Traffic:
+    """What a source was asked for and gave, added up: bytes, requests, and those of them that repeat a failed one."""
+
+    fetched: int = 0
+    requests: int = 0
+    retries: int = 0
+
+
 @dataclass(frozen=True)
 class Share:
     """What one of a run's tasks may ask of the source: files in flight, and requests per second (None: no limit)."""
@@ -164,15 +173,18 @@ class Source:
         """
         return list(self.stream(paths))
 
-    def stream(self, paths: Iterable[str]) -> Iterator[bytes | FileNotFoundError]:
-        """Fetch files as `fetch` does, one by one: what waits in memory is bounded by `concurrency`, not by `paths`."""
+    def stream(self, paths: Iterable[str], traffic: Traffic | None = None) -> Iterator[bytes | FileNotFoundError]:
+        """Fetch files as `fetch` does, one by one: what waits in memory is bounded by `concurrency`, not by `paths`.
+
+        traffic: counts what goes to and comes from the source; what the cache gives is no traffic.
+        """
         # All requests live in fsspec's own event loop: a thread for each would cost more than the request.
         loop = get_loop()
         limit = asyncio.Semaphore(self.at_once)
         waiting: deque[Future[bytes | FileNotFoundError]] = deque()
         remaining = iter(paths)
         with _threads(self.at_once) as threads, _quick_turns(), _pace_of(self.url, self.per_second) as pace:
-            run = _Run(self, limit, pace, threads)
+            run = _Run(self, limit, pace, threads, traffic or Traffic())
 
             def submit(path: str) -> None:
                 waiting.append(asyncio.run_coroutine_threadsafe(run.fetch(path), loop))
@@ -195,7 +207,7 @@ class Source:
         Raises ConfigError, also where the source cannot be reached.
         """
         expected = "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
-        url = _SECRETS.sub(_redact, self.url)
+        url = redacted(self.url)
         try:
             probe = replace(self, first=_PROBE, retries=min(self.retries, _PROBE_RETRIES))
             if any(isinstance(content, bytes) for content in probe.stream(paths)):
@@ -213,6 +225,7 @@ class _Run:
     limit: asyncio.Semaphore
     pace: Pace
     threads: ThreadPoolExecutor
+    traffic: Traffic  # only the event loop's thread adds to it
 
     async def fetch(self, path: str) -> bytes | FileNotFoundError:
         """Take a file from the cache, or from the source and keep it there."""
@@ -237,7 +250,11 @@ class _Run:
             try:
                 async with self.limit:
                     await self.pace.wait()
-                    return await self._read(path)
+                    self.traffic.requests += 1
+                    self.traffic.retries += attempt > 0
+                    content = await self._read(path)
+                    self.traffic.fetched += len(content)
+                    return content
             except FileNotFoundError:
                 return FileNotFoundError(path)
             except IsADirectoryError:
@@ -251,7 +268,7 @@ class _Run:
                 wait = min(source.backoff * 2**attempt, MAX_BACKOFF) * random.uniform(0.5, 1.0)
                 asked_in_sum += max(asked, wait) if asked else 0.0
                 if faults > source.retries or _is_permanent(error) or asked_in_sum > MAX_RETRY_AFTER:
-                    reason = f"{type(error).__name__}: {_SECRETS.sub(_redact, str(error))}"
+                    reason = f"{type(error).__name__}: {redacted(str(error))}"
                     if asked:
                         reason += f", and asks to be left alone for {asked:.0f} s"
                     raise SourceError(f"{path}: {reason} (attempt {attempt + 1})") from error
@@ -322,6 +339,6 @@ def _retry_after(error: Exception) -> float:
         return 0.0
 
 
-def _redact(match: re.Match[str]) -> str:
-    """Keep credentials and signatures in URLs out of messages."""
-    return "//***@" if match[0].startswith("//") else "?***"
+def redacted(text: str) -> str:
+    """Return a text without the credentials and signatures of the URLs in it."""
+    return _SECRETS.sub(lambda found: "//***@" if found[0].startswith("//") else "?***", text)

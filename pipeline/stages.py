@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -15,13 +19,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline import dataset, infer, layouts, normalize, runs, schema, targets, worker
+from pipeline import dataset, infer, layouts, metrics, normalize, runs, schema, targets, worker
 from pipeline.archive import Archive
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.plan import Chunk, Plan
 from pipeline.quality import Quality
-from pipeline.sources import Share, Source, default_concurrency
+from pipeline.sources import Share, Source, Traffic, default_concurrency
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +40,10 @@ Record = dict[str, Any]
 
 
 class Timings:
-    """Seconds that a task spent on each of its parts, for the log; never stored."""
+    """When a task began, and the seconds that it spent on each of its parts: for the log, never for a marker."""
 
     def __init__(self) -> None:
+        self.started = datetime.now(UTC)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -54,30 +59,33 @@ class Timings:
 def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
     """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
 
-    share: what this task may ask of the source; None: all that the plan allows. Returns the marker's counts and the
-    timings. Raises ConfigError when ROOT's plan has another fingerprint, SourceError when a file cannot be fetched,
-    OSError when the store cannot be written.
+    share: what this task may ask of the source; None: all that the plan allows. Returns the summary: the marker's
+    counts, and what no marker holds, the timings, bytes, requests, retries and the worker. Raises ConfigError when
+    ROOT's plan has another fingerprint, SourceError when a file cannot be fetched, OSError when the store cannot be
+    written.
     """
-    clock = Timings()
+    clock, traffic = Timings(), Traffic()
     plan = runs.read_plan(root)
     _require_same(plan.ingest_fingerprint, fingerprint, "ingest")
     with clock.part("targets"):
         rows = targets.read_rows(runs.targets_url(root), chunk.start, chunk.stop)
-    arrays = _ingest(plan, rows, share, clock)
+    arrays = _ingest(plan, rows, share, clock, traffic)
     with clock.part("write"):
         dataset.write_region(dataset.spectra_url(root), chunk, arrays)
-    record = _record(chunk, arrays)
+    with clock.part("checksum"):
+        record = _record(chunk, arrays)
     record["packages"] = packages(("numpy", "zarr", "numcodecs"))
     with clock.part("mark"):
         _mark(runs.ingest_ledger(root, plan), dataset.spectra_url(root), chunk, arrays, record)
-    return _finish("ingest", record, clock)
+    return _finish("ingest", None, chunk, record, arrays, clock, asdict(traffic))
 
 
 def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
     """Encode and decode a chunk's spectra into the encodings store of a model, and mark the chunk.
 
-    Returns the marker's counts and the timings. Raises ConfigError when ROOT's plan has another fingerprint or the
-    chunk's spectra are not all there, WeightsError for another checkpoint than planned, OSError from storage.
+    Returns the summary: the marker's counts, and what no marker holds, the timings, bytes and the worker. Raises
+    ConfigError when ROOT's plan has another fingerprint or the chunk's spectra are not all there, WeightsError for
+    another checkpoint than planned, OSError from storage.
     """
     clock = Timings()
     plan = runs.read_plan(root)
@@ -88,8 +96,9 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
         z = targets.read_rows(runs.targets_url(root), chunk.start, chunk.stop)["z"].to_numpy(np.float32)
     if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
         raise ConfigError(f"chunk {chunk.index}", "not ingested", "spectra in the store", "run ingest first")
-    checksums = dataset.checksum(spectra)
-    _require_undamaged(root, plan, chunk, checksums)
+    with clock.part("checksum"):
+        checksums = dataset.checksum(spectra)
+        _require_undamaged(root, plan, chunk, checksums)
     with clock.part("load"):
         model = worker.load(config, plan.config.instrument)
     with clock.part("wait"):
@@ -112,7 +121,8 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     arrays = {name: getattr(encoded, name) for name in schema.variables_of(config)}
     with clock.part("write"):
         dataset.write_region(dataset.encodings_url(root, model_name), chunk, arrays)
-    record = _record(chunk, arrays)
+    with clock.part("checksum"):
+        record = _record(chunk, arrays)
     record |= {"device": worker.device_name(worker.device()), "spectra_checksums": checksums}
     record["packages"] = packages(("numpy", "torch", "zarr", "numcodecs"))
     if encoded.micro_batch != config.micro_batch:
@@ -120,7 +130,7 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     with clock.part("mark"):
         ledger = runs.encode_ledger(root, plan, model_name)
         _mark(ledger, dataset.encodings_url(root, model_name), chunk, arrays, record)
-    return _finish(f"encode {model_name}", record, clock)
+    return _finish("encode", model_name, chunk, record, arrays, clock)
 
 
 def _mark(ledger: Ledger, url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]], record: Record) -> None:
@@ -191,7 +201,9 @@ def archive_of(plan: Plan, share: Share | None = None) -> Archive:
     return Archive(source, config.layout)
 
 
-def _ingest(plan: Plan, rows: pd.DataFrame, share: Share | None, clock: Timings) -> dict[str, NDArray[Any]]:
+def _ingest(
+    plan: Plan, rows: pd.DataFrame, share: Share | None, clock: Timings, traffic: Traffic
+) -> dict[str, NDArray[Any]]:
     """Arrays of a chunk's spectra store, row by row of the targets."""
     grid = worker.grid(plan.config.instrument)
     n = len(rows)
@@ -201,7 +213,7 @@ def _ingest(plan: Plan, rows: pd.DataFrame, share: Share | None, clock: Timings)
         "norm": np.empty(n, np.float32),
         "quality": np.empty(n, np.uint32),
     }
-    spectra = archive_of(plan, share).spectra(rows, clock.part)
+    spectra = archive_of(plan, share).spectra(rows, clock.part, traffic)
     for i, (z, raw) in enumerate(zip(rows["z"].tolist(), spectra, strict=True)):
         with clock.part("normalize"):
             if isinstance(raw, Quality):
@@ -228,17 +240,31 @@ def _record(chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> Record:
     }
 
 
-def _finish(stage: str, record: Record, clock: Timings) -> Record:
-    """Log the chunk's one line and return its summary: the marker without checksums, with the timings."""
-    seconds = {name: round(value, 3) for name, value in clock.seconds.items()}
-    logger.info(
-        "%s rows %d-%d: %d spectra, %d usable; %s",
-        stage,
-        record["start"],
-        record["stop"],
-        record["spectra"],
-        record["usable"],
-        " ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
-    )
-    told = {key: value for key, value in record.items() if not key.endswith("checksums") and key != "packages"}
-    return {**told, "seconds": seconds}
+def _finish(
+    stage: str,
+    model: str | None,
+    chunk: Chunk,
+    record: Record,
+    arrays: Mapping[str, NDArray[Any]],
+    clock: Timings,
+    traffic: Mapping[str, int] | None = None,
+) -> Record:
+    """Build a chunk's summary, log it as one line of JSON, count it, return it.
+
+    It holds the marker without checksums and versions, the bytes of the arrays written (before compression), what went
+    to the source and came from it, and who did it, when, in how many seconds per part.
+    """
+    summary = {
+        "stage": stage,
+        "model": model,
+        "chunk": chunk.index,
+        **{key: value for key, value in record.items() if not key.endswith("checksums") and key != "packages"},
+        "written": sum(values.nbytes for values in arrays.values()),
+        **(traffic or {}),
+        "worker": f"{platform.node()}:{os.getpid()}",
+        "started": clock.started.isoformat(timespec="milliseconds"),
+        "seconds": {name: round(value, 3) for name, value in clock.seconds.items()},
+    }
+    logger.info("%s", json.dumps(summary))
+    metrics.count(stage, model, summary)
+    return summary

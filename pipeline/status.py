@@ -16,6 +16,14 @@ from pipeline.quality import Quality
 RECENT = 600.0
 """Seconds of the past that the rate is taken from."""
 
+SKEW = 60.0
+"""Seconds by which a store's clock may be ahead of ours. Markers from further ahead tell nothing about the rate:
+to a clock that is behind, a run that has stopped seems to go on, and one marker of a wrong clock makes an hour of a
+minute."""
+
+LEAST_SPAN = 1.0
+"""Seconds that a rate is taken over, at least: of two markers written at once, it would be anything."""
+
 GOING = 120.0
 """A run counts as going if its newest marker is younger than this many seconds, or thrice the usual time per chunk."""
 
@@ -86,12 +94,12 @@ def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
 def _rate(ledger: Ledger, spectra: dict[int, int], now: float) -> float | None:
     """Spectra per second over the recent markers, by the times their files were written; None if nothing is going."""
     times = sorted((moment, index) for index, moment in _written(ledger).items() if index in spectra)
-    recent = [(moment, index) for moment, index in times if now - moment <= RECENT]
+    recent = [(moment, index) for moment, index in times if -SKEW <= now - moment <= RECENT]
     if len(recent) < 2:
         return None
     span = recent[-1][0] - recent[0][0]
     usual = span / (len(recent) - 1)
-    if span <= 0 or now - recent[-1][0] > max(GOING, 3 * usual):
+    if span < LEAST_SPAN or now - recent[-1][0] > max(GOING, 3 * usual):
         return None
     # The first marker only starts the clock.
     return sum(spectra[index] for _, index in recent[1:]) / span

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from pipeline import stages, worker
+from pipeline import metrics, stages, worker
 from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
 from pipeline.plan import Chunk
@@ -66,6 +66,7 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
     quota: what an ingest may ask of the source. upstream: the outcome of the ingest that an encoding waits for.
     """
     if upstream is not None and upstream.reason is not None:
+        metrics.fail(*task.kind)
         return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
     worker.prepare()
     for number in range(1, ATTEMPTS + 1):
@@ -74,6 +75,7 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
         except Exception as error:
             if number == ATTEMPTS or isinstance(error, _PERMANENT):
                 logger.debug("%s failed", task, exc_info=True)
+                metrics.fail(*task.kind)
                 return Outcome(task, None, reason_of(error, number))
             logger.warning("%s: attempt %d failed: %s", task, number, reason_of(error, number))
             time.sleep(2.0 ** (number - 1))

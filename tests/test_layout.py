@@ -34,14 +34,14 @@ INPUT_OUTPUT = {
 LAYERS: list[set[str]] = [
     set(PURE),
     set(INPUT_OUTPUT),
-    {"worker", "interrupt"},
+    {"worker", "interrupt", "metrics"},
     {"archive", "quota"},
     {"stages"},
     {"tasks", "stores", "preflight"},
-    {"executor", "progress"},
+    {"executor", "progress", "journal", "throughput"},
     {"finalize"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
-    {"report", "cluster", "mock", "mock_release", "train"},
+    {"report", "page", "cluster", "mock", "mock_release", "train"},
     {"commands", "cli", "demo", "__main__"},
 ]
 SPENDER_CORE = {"infer", "worker", "batch", "commands", "cli", "report", "mock", "demo", "train"}
@@ -51,6 +51,8 @@ ONLY_IN = {
     "astropy": {"catalog", "mock_release"},
     "s3fs": {"storage"},
     "matplotlib": {"report"},
+    "prometheus_client": {"metrics"},
+    "jinja2": {"page"},
 }
 
 

@@ -96,7 +96,7 @@ def imported_packages(folder: str) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["pipeline", "spender_core"])
 def test_packages_import_only_declared_runtime_dependencies(folder: str, project: dict[str, Any]) -> None:
-    runtime = set(requirements(project["project"]["dependencies"]))
+    runtime = {name.replace("-", "_") for name in requirements(project["project"]["dependencies"])}
     assert imported_packages(folder) <= runtime
 
 
@@ -122,6 +122,12 @@ def test_every_data_file_of_the_model_is_packaged(project: dict[str, Any]) -> No
     files = list(data.iterdir())
     assert files
     assert all(entry.is_file() for entry in files), "no pattern reaches into folders"
+
+
+def test_the_page_of_the_report_is_packaged(project: dict[str, Any]) -> None:
+    listed = project["tool"]["setuptools"]["package-data"]["pipeline"]
+    files = {file.name for file in (REPOSITORY / "pipeline").iterdir() if file.suffix not in (".py", ".pyc", "")}
+    assert files | {"py.typed"} == set(listed)
 
 
 def test_every_package_is_listed(project: dict[str, Any]) -> None:

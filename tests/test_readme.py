@@ -20,7 +20,15 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_it_shows_every_step_of_a_survey() -> None:
-    assert {command.split()[0] for command in COMMANDS} >= {"targets", "plan", "run", "status", "verify", "plot"}
+    assert {command.split()[0] for command in COMMANDS} >= {
+        "targets",
+        "plan",
+        "run",
+        "status",
+        "verify",
+        "report",
+        "plot",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -19,7 +19,7 @@ import xarray as xr
 from distributed import Client
 
 import pipeline
-from pipeline import cli, cluster, executor, finalize, runs, storage, targets
+from pipeline import cli, cluster, executor, finalize, journal, runs, storage, targets
 from pipeline.config import ConfigError
 from pipeline.executor import Summary
 from pipeline.plan import Plan
@@ -200,6 +200,21 @@ def test_nothing_that_is_written_holds_a_secret(tmp_path: Path, mirror: Path, bu
     for name, content in objects(root).items():
         assert s3.SECRET.encode() not in content, name
         assert s3.KEY.encode() not in content, name
+
+
+def test_the_log_and_the_report_of_a_run_are_kept_in_the_bucket(tmp_path: Path, mirror: Path, bucket: str) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    assert cli.main(["run", root, "--serial"]) == 0
+    assert cli.main(["report", root, "--output", f"{bucket}/report.html"]) == 0
+    (log,) = journal.read_logs(root)
+    assert (len(log.done), log.ended) == (6, True)
+    page = storage.read_bytes(f"{bucket}/report.html").decode()
+    assert plan.ingest_fingerprint in page
+    assert "polygon" in page
+    (kept,) = (content for name, content in objects(root).items() if name.startswith("logs/"))
+    for text in (kept.decode(), page):
+        assert s3.SECRET not in text
+        assert s3.KEY not in text
 
 
 def test_a_damaged_plan_in_a_bucket_is_refused(tmp_path: Path, mirror: Path, bucket: str) -> None:

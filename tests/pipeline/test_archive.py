@@ -19,7 +19,7 @@ from pipeline.config import ConfigError
 from pipeline.fits import RawSpectrum, read_spec
 from pipeline.normalize import Grid, normalize
 from pipeline.quality import Quality
-from pipeline.sources import Source
+from pipeline.sources import Source, Traffic
 from spender_core import BOSS, SDSS
 
 from ..plates import assemble
@@ -104,13 +104,13 @@ def files_like(data: bytes) -> object:
 class Counting(Source):
     """A source that counts what it reads."""
 
-    def stream(self, paths: Iterable[str]) -> Iterator[bytes | FileNotFoundError]:
+    def stream(self, paths: Iterable[str], traffic: Traffic | None = None) -> Iterator[bytes | FileNotFoundError]:
         def told() -> Iterator[str]:
             for path in paths:
                 reads.append(path)
                 yield path
 
-        return super().stream(told())
+        return super().stream(told(), traffic)
 
 
 reads: list[str] = []

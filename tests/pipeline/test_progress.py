@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable
+from typing import Any
 
+import pytest
+
+from pipeline import metrics
 from pipeline.plan import Chunk
-from pipeline.progress import LINE_SECONDS, Bar, Lines, make_progress
+from pipeline.progress import LINE_SECONDS, Bar, Counted, Lines, Several, make_progress
 from pipeline.tasks import Outcome, Task
 
 
@@ -58,3 +64,41 @@ def test_the_bar_shows_chunks_and_failures() -> None:
     bar.close()
     assert "3/3" in stream.getvalue()
     assert "failed: ingest 000002: no answer" in stream.getvalue()
+
+
+def test_several_are_told_the_same() -> None:
+    streams = io.StringIO(), io.StringIO()
+    both = Several(*(Lines(stream, clock=lambda: 0.0) for stream in streams))
+    both.start(total=2, already=1)
+    both.advance(outcome(1))
+    both.close()
+    assert streams[0].getvalue() == streams[1].getvalue()
+    assert "2 of 2 chunks" in streams[0].getvalue()
+
+
+def test_a_scheduler_counts_what_is_done_and_what_failed() -> None:
+    calls: list[tuple[Any, ...]] = []
+    counted = Counted(lambda *call: calls.append(call))
+    counted.start(total=2, already=0)
+    counted.advance(outcome(0))
+    counted.advance(outcome(1, "no answer"))
+    counted.close()
+    assert calls == [
+        (metrics.count, "ingest", None, {"spectra": 4}, metrics.SCHEDULER),
+        (metrics.fail, "ingest", None, metrics.SCHEDULER),
+    ]
+
+
+def test_a_scheduler_that_cannot_count_is_asked_once(caplog: pytest.LogCaptureFixture) -> None:
+    calls = []
+
+    def there(function: Callable[..., None], *arguments: object) -> None:
+        calls.append(function)
+        raise ModuleNotFoundError("No module named 'pipeline'")
+
+    counted = Counted(there)
+    with caplog.at_level(logging.WARNING, logger="pipeline.progress"):
+        counted.advance(outcome(0))
+        counted.advance(outcome(1))
+    assert len(calls) == 1
+    assert "No module named 'pipeline'" in caplog.text

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import inspect
-import re
-
 import numpy as np
 
-from pipeline import quality
-from pipeline.quality import Quality, flag_attributes
+from pipeline.quality import Quality, flag_attributes, meanings
 
 
 def test_every_bit_is_one_bit_and_the_bits_are_contiguous():
@@ -26,10 +22,11 @@ def test_all_bits_fit_an_unsigned_32_bit_number():
     assert 0 < sum(Quality) < 2**32
 
 
-def test_every_bit_is_documented_at_its_definition():
-    source = inspect.getsource(quality)
-    documented = re.findall(r'^    ([A-Z_]+) = 1 << \d+\n    """\S', source, re.MULTILINE)
-    assert documented == [bit.name for bit in Quality]
+def test_every_bit_has_the_meaning_that_stands_at_its_definition():
+    assert list(meanings()) == list(Quality)
+    assert all(meaning.endswith(".") for meaning in meanings().values())
+    assert meanings()[Quality.NO_FILE] == "The source has no file for this target."
+    assert meanings()[Quality.NEGATIVE_AMPLITUDE].startswith("The amplitude fitted is not positive")
 
 
 def test_a_spectrum_that_was_never_written_is_unusable():

@@ -21,7 +21,7 @@ from pipeline import layouts, targets
 from pipeline.config import ConfigError
 from pipeline.fits import read_spec
 from pipeline.layouts import spec_lite_path
-from pipeline.sources import MAX_RETRY_AFTER, Source, SourceError
+from pipeline.sources import MAX_RETRY_AFTER, Source, SourceError, Traffic
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +221,23 @@ def test_a_transient_fault_is_retried(faulty: str, fault: str):
     path = f"{fault}/2/name"
     assert Source(faulty, retries=2, backoff=0.01).fetch([path]) == [content_of(f"/{path}")]
     assert Faults.seen == {f"/{path}": 3}
+
+
+def test_traffic_is_counted_with_its_repeats(faulty: str):
+    traffic = Traffic()
+    paths = ["503/2/a", "ok/0/b", "404/9/c"]
+    contents = list(Source(faulty, retries=2, backoff=0.01).stream(paths, traffic))
+    given = sum(len(content) for content in contents if isinstance(content, bytes))
+    assert traffic == Traffic(fetched=given, requests=5, retries=2)
+    assert given == len(content_of("/503/2/a")) + len(content_of("/ok/0/b"))
+
+
+def test_what_a_cache_gives_is_no_traffic(faulty: str, tmp_path: Path):
+    source = Source(faulty, cache=str(tmp_path))
+    for expected in (1, 0):
+        traffic = Traffic()
+        assert len(list(source.stream(["ok/0/a"], traffic))) == 1
+        assert traffic.requests == expected
 
 
 def test_a_connection_that_says_nothing_is_given_up_and_retried(faulty: str):

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
 import logging
+import os
+import platform
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -153,8 +157,30 @@ def test_a_chunk_logs_one_line_with_its_timings(mirror: Path, tmp_path: Path, ca
     with caplog.at_level(logging.INFO, logger="pipeline.stages"):
         stages.ingest_chunk(root, plan.ingest_fingerprint, Chunk(0, 0, 2))
     (line,) = [record.getMessage() for record in caplog.records if record.name == "pipeline.stages"]
-    assert "2 spectra" in line
-    assert "fetch" in line
+    told = json.loads(line)
+    assert told["spectra"] == 2
+    assert "fetch" in told["seconds"]
+    assert (told["stage"], told["chunk"], told["worker"]) == ("ingest", 0, f"{platform.node()}:{os.getpid()}")
+
+
+def test_a_summary_tells_the_bytes_and_requests(mirror: Path, tmp_path: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    create_stores(root, plan)
+    chunk = plan.chunks()[0]
+    before = datetime.now(UTC)
+    ingested = stages.ingest_chunk(root, plan.ingest_fingerprint, chunk)
+    files = [mirror / path for path in _paths(targets.read_rows(runs.targets_url(root), 0, 2))]
+    assert ingested["fetched"] == sum(file.stat().st_size for file in files)
+    assert (ingested["requests"], ingested["retries"]) == (2, 0)
+    assert ingested["written"] == sum(values.nbytes for values in read(root, 0, 2).values())
+    assert before - timedelta(seconds=1) <= datetime.fromisoformat(ingested["started"]) <= datetime.now(UTC)
+    encoded = stages.encode_chunk(root, plan.encode_fingerprint("random"), "random", chunk)
+    names = (*plan.models[0].variables, "quality")
+    stored = dataset.read_chunk(dataset.encodings_url(root, "random"), names, 0, 2)
+    assert encoded["written"] == sum(values.nbytes for values in stored.values())
+    assert "fetched" not in encoded
+    marker = runs.encode_ledger(root, plan, "random").read(0)
+    assert not {"seconds", "started", "worker", "written"} & set(marker)
 
 
 def test_a_root_without_a_plan_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -61,6 +61,45 @@ def test_rate_and_time_left_come_from_the_times_of_the_markers(tmp_path: Path, m
     assert encodings.rate is None
 
 
+def date(root: str, plan: Plan, index: int, moment: float) -> None:
+    os.utime(Path(runs.ingest_ledger(root, plan).folder) / f"{index:06d}.json", (moment, moment))
+
+
+def test_a_marker_from_the_future_tells_nothing_about_the_rate(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror, n=12)
+    ingest(root, plan, chunks=4)
+    date(root, plan, 3, NOW + 3600)
+    spectra = read_status(root, plan, now=NOW + 1)[0]
+    assert spectra.done == 4
+    assert spectra.rate == pytest.approx(2 / 4), "of the two intervals between the three others"
+    assert spectra.eta == pytest.approx(4 / 0.5)
+
+
+@pytest.mark.parametrize("skew", [-30.0, -1.0, 30.0])
+def test_a_clock_that_is_a_little_wrong_does_not_change_the_rate(tmp_path: Path, mirror: Path, skew: float) -> None:
+    root, plan = make_root(tmp_path, mirror, n=12)
+    ingest(root, plan, chunks=3)
+    spectra = read_status(root, plan, now=NOW + skew)[0]
+    assert spectra.rate == pytest.approx(2 / 4)
+    assert spectra.eta == pytest.approx(6 / 0.5)
+
+
+@pytest.mark.parametrize("skew", [-86400.0, -3600.0, 3600.0, 86400.0])
+def test_a_clock_that_is_an_hour_wrong_gives_no_rate_rather_than_a_false_one(
+    tmp_path: Path, mirror: Path, skew: float
+) -> None:
+    root, plan = make_root(tmp_path, mirror, n=12)
+    ingest(root, plan, chunks=3)
+    spectra = read_status(root, plan, now=NOW + skew)[0]
+    assert (spectra.done, spectra.rate, spectra.eta) == (3, None, None)
+
+
+def test_two_markers_of_one_moment_give_no_rate(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror, n=12)
+    ingest(root, plan, chunks=2, step=0.001)
+    assert read_status(root, plan, now=NOW)[0].rate is None
+
+
 def test_a_run_that_has_stopped_has_no_rate(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, n=12)
     ingest(root, plan, chunks=3)
