@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import ssl
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,16 +119,17 @@ def _memory_limit(memory_limit: str | int | None, workers: int) -> int:
 @contextmanager
 def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
     cluster = None
-    with dask.config.set(_LOCAL_SETTINGS):
+    with _scratch() as scratch, dask.config.set({**_LOCAL_SETTINGS, "temporary-directory": scratch}):
         try:
             # Whoever else is on this machine reaches the loopback too, and a scheduler runs what it is told: a key
             # that this process alone holds, and hands to its workers, keeps them out. It costs a tenth of a second.
             security = Security.temporary()  # type: ignore[no-untyped-call]
             # Interrupted half-way, a cluster would be left to the interpreter's end, and tell of it at length.
             with interrupt.held(), _inherited_by_workers():
+                specs = _worker_specs(workers, threads, memory_limit, torch.cuda.device_count(), security)
                 cluster = SpecCluster(  # type: ignore[no-untyped-call]
                     scheduler={"cls": Scheduler, "options": {**_SCHEDULER_OPTIONS, **_encrypted(security)}},
-                    workers=_worker_specs(workers, threads, memory_limit, torch.cuda.device_count(), security),
+                    workers=specs,
                     security=security,
                     silence_logs=logging.CRITICAL,
                 )
@@ -137,6 +139,18 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
             if cluster is not None:
                 with interrupt.held():
                     cluster.close()
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """Give a folder of this user's alone: what workers put aside there they unpickle again.
+
+    Dask's own, /tmp/dask-scratch-space, belongs to whoever was first to make it.
+    """
+    parent = dask.config.get("temporary-directory") or tempfile.gettempdir()
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="spender-pipeline-", dir=parent, ignore_cleanup_errors=True) as folder:
+        yield folder
 
 
 def _encrypted(security: Security) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import logging
 import os
 import socketserver
 import time
+from pathlib import Path
 from threading import Thread
 
+import dask
 import pytest
 import torch
 from distributed import Scheduler, SpecCluster
@@ -52,6 +54,18 @@ def test_local_workers_compute_in_one_thread_whatever_the_caller_has(monkeypatch
         assert client.submit(sum, (1, 2)).result() == 3, "and strangers do it no harm"
     assert os.environ["OMP_NUM_THREADS"] == "4"
     assert logging.getLogger("distributed").level != logging.CRITICAL
+
+
+def test_what_workers_put_aside_is_for_nobody_else_to_read_or_replace(tmp_path: Path) -> None:
+    parent = tmp_path / "scratch"
+    with dask.config.set({"temporary-directory": str(parent)}):  # noqa: SIM117
+        with cluster.connect(workers=1, memory_limit="1 GB") as client:
+            assert client is not None
+            (folder,) = parent.iterdir()
+            assert folder.stat().st_mode & 0o777 == 0o700
+            used = client.run(lambda dask_worker: dask_worker.local_directory)
+            assert all(Path(each).is_relative_to(folder) for each in used.values())
+    assert list(parent.iterdir()) == []
 
 
 def test_a_scheduler_that_does_not_answer_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
