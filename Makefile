@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test lint types format lock clean
+.PHONY: help install demo picture test lint types format lock audit clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,5 +53,13 @@ lock: ## write constraints.txt anew from the newest releases that pyproject.toml
 	mv constraints.new constraints.txt
 	rm -rf .venv.lock
 
+# --strict: what the advisory service does not know, or cannot be asked about, is no pass.
+audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's advisory service)
+	rm -rf .venv.audit
+	$(PYTHON) -m venv .venv.audit
+	.venv.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv.audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	rm -rf .venv.audit
+
 clean: ## remove what make has made, .venv included
-	rm -rf .venv .venv.lock demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv.audit demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,6 +41,10 @@ Computing itself is one at a time (`worker.compute_lock`)."""
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _SCHEDULER_OPTIONS = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+
+_TLS_REMEDY = (
+    "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__TLS__CLIENT__CERT and ...__TLS__CLIENT__KEY to the cluster's"
+)
 
 _LOCAL_SETTINGS = {
     "distributed.worker.profile.enabled": False,
@@ -115,13 +121,18 @@ def _memory_limit(memory_limit: str | int | None, workers: int) -> int:
 @contextmanager
 def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
     cluster = None
-    with dask.config.set(_LOCAL_SETTINGS):
+    with _scratch() as scratch, dask.config.set({**_LOCAL_SETTINGS, "temporary-directory": scratch}):
         try:
+            # Whoever else is on this machine reaches the loopback too, and a scheduler runs what it is told: a key
+            # that this process alone holds, and hands to its workers, keeps them out. It costs a tenth of a second.
+            security = Security.temporary()  # type: ignore[no-untyped-call]
             # Interrupted half-way, a cluster would be left to the interpreter's end, and tell of it at length.
             with interrupt.held(), _inherited_by_workers():
+                specs = _worker_specs(workers, threads, memory_limit, torch.cuda.device_count(), security)
                 cluster = SpecCluster(  # type: ignore[no-untyped-call]
-                    scheduler={"cls": Scheduler, "options": _SCHEDULER_OPTIONS},
-                    workers=_worker_specs(workers, threads, memory_limit, torch.cuda.device_count()),
+                    scheduler={"cls": Scheduler, "options": {**_SCHEDULER_OPTIONS, **_encrypted(security)}},
+                    workers=specs,
+                    security=security,
                     silence_logs=logging.CRITICAL,
                 )
             with Client(cluster, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -132,7 +143,25 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
                     cluster.close()
 
 
-def _worker_specs(workers: int, threads: int, memory_limit: int, gpus: int) -> dict[int, dict[str, Any]]:
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """Give a folder of this user's alone: what workers put aside there they unpickle again.
+
+    Dask's own, /tmp/dask-scratch-space, belongs to whoever was first to make it.
+    """
+    parent = dask.config.get("temporary-directory") or tempfile.gettempdir()
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="spender-pipeline-", dir=parent, ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _encrypted(security: Security) -> dict[str, Any]:
+    return {"protocol": "tls://", "security": security}
+
+
+def _worker_specs(
+    workers: int, threads: int, memory_limit: int, gpus: int, security: Security
+) -> dict[int, dict[str, Any]]:
     """Describe each worker process: where there are GPUs, one has each and offers it as the resource "GPU"."""
     specs: dict[int, dict[str, Any]] = {}
     for number in range(max(workers, gpus)):
@@ -142,6 +171,7 @@ def _worker_specs(workers: int, threads: int, memory_limit: int, gpus: int) -> d
             "memory_limit": memory_limit,
             "dashboard": False,
             "silence_logs": logging.CRITICAL,
+            **_encrypted(security),
         }
         if gpus:
             options["env"] = {"CUDA_VISIBLE_DEVICES": str(number) if number < gpus else ""}
@@ -175,21 +205,25 @@ def _inherited_by_workers() -> Iterator[None]:
 
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
+    expected = "the address of a running Dask scheduler, such as tcp://host:8786"
     try:
         # Looked at first: a client that never got an address waits 40 s when it is thrown away, and one that talks to
         # something else than a scheduler may wait for ever.
         parse_host_port(parse_address(address)[1])
         with ThreadPoolExecutor(1) as pool:  # a caller in a notebook has a running loop of its own
-            pool.submit(asyncio.run, _shake_hands(address)).result()
+            found = pool.submit(asyncio.run, _ask_what_it_is(address)).result()
+        if found != "Scheduler":
+            raise ConfigError("--scheduler", address, expected, f"a {found} answers there: name its scheduler")
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, MemoryError) as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError, ImportError, TypeError, MemoryError) as error:  # TypeError: ucx:// without its library
         reason = str(error) if isinstance(error, ValueError) else f"no Dask scheduler answered: {_first_line(error)}"
-        raise ConfigError(
-            "--scheduler",
-            address,
-            "the address of a running Dask scheduler, such as tcp://host:8786",
-            f"{reason}; start one with: dask scheduler",
-        ) from error
+        if isinstance(_root(error), ssl.SSLError):
+            remedy = f"its certificate and ours do not fit; {_TLS_REMEDY}"
+        else:
+            remedy = "start one with: dask scheduler; one with certificates is at tls://"
+        raise ConfigError("--scheduler", address, expected, f"{reason}; {remedy}") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT)
@@ -203,12 +237,32 @@ def _remote(address: str) -> Iterator[Client]:
         yield client
 
 
-async def _shake_hands(address: str) -> None:
-    """Exchange Dask's greeting with what listens at an address; fails with OSError, ValueError or MemoryError."""
+async def _ask_what_it_is(address: str) -> str:
+    """Ask what listens at an address for its kind: "Scheduler", "Worker" or "Nanny".
+
+    Fails with ConfigError where certificates are missing, with OSError, ValueError, ImportError or MemoryError.
+    """
     arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
-    greeting = open_comm(address, timeout=CONNECT_TIMEOUT, **arguments)  # type: ignore[no-untyped-call]
-    comm = await asyncio.wait_for(greeting, CONNECT_TIMEOUT)
-    comm.abort()
+    if parse_address(address)[0] == "tls" and arguments["ssl_context"] is None:
+        expected = "certificates beside the address of a scheduler that asks for them"
+        raise ConfigError("--scheduler", address, expected, f"{_TLS_REMEDY} files")
+
+    async def ask() -> str:
+        comm = await open_comm(address, timeout=CONNECT_TIMEOUT, **arguments)  # type: ignore[no-untyped-call]
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return str((await comm.read())["type"])
+        finally:
+            comm.abort()
+
+    return await asyncio.wait_for(ask(), CONNECT_TIMEOUT)
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what a fault came from in the end."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -71,6 +71,7 @@ def plan(args: Namespace) -> int:
     root = _absolute(args.root)
     existing = _existing_plan(root)
     config, models = _asked_for(args, existing)
+    runs.use_storage(root, config)
     table = config.targets if existing is None or args.targets or args.config else runs.targets_url(root)
     made, frame = _make_plan(config, existing, table)
     _refuse_other(root, made, existing)
@@ -89,17 +90,26 @@ def plan(args: Namespace) -> int:
 
 def run(args: Namespace) -> int:
     """Do all that is pending, then finalize."""
+    _require_writable(args.root)
     return _work(args, ("ingest", "encode"))
 
 
 def ingest(args: Namespace) -> int:
     """Do the pending chunks of the ingest."""
+    _require_writable(args.root)
     return _work(args, ("ingest",))
 
 
 def encode(args: Namespace) -> int:
     """Do the pending chunks of the encodings."""
+    _require_writable(args.root)
     return _work(args, ("encode",))
+
+
+def _require_writable(root: str) -> None:
+    """Refuse a ROOT that holds no plan or cannot be written, before anything is started for it."""
+    runs.read_plan(_absolute(root))
+    storage.require_writable("ROOT", _absolute(root))
 
 
 def close(args: Namespace) -> int:

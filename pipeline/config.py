@@ -24,6 +24,15 @@ DEFAULT_VARIABLES = ("latents", "restframe", "chi2", "n_pixels", "amplitude")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _RELEASE = re.compile(r"(?<![a-z0-9])(e?dr\d+)(?![a-z0-9])", re.IGNORECASE)
+_PREFIX = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/(?!\.{0,2}(/|\Z))[^/?#:@\s]+)*\Z")
+_ENDPOINT = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?\Z")
+_CREDENTIAL = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECASE)
+_IN_ENVIRONMENT = "credentials come from the AWS variables or a profile: this file is copied into plan.json"
+
+# What a URL may tell beside a place, and plan.json must not: a user's name and password, a signature, a token.
+_USER = re.compile(r"(?<!github:)//[^/@\s]*@")
+_QUERY = re.compile(r"\?[^\s'\"]*")
+_PLAIN_QUERY = re.compile(r"\?((download|dl|raw|versionId)=[\w.-]*(&|\Z))+\Z")
 
 
 class ConfigError(ValueError):
@@ -47,6 +56,66 @@ def release_of(url: str) -> str:
     return found[-1].lower() if found else ""
 
 
+def redacted(text: str) -> str:
+    """Return a URL, or text that holds some, without the user names, passwords and signatures in it."""
+    return _QUERY.sub("?***", _USER.sub("//***@", text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How the objects below a URL prefix are reached, where that differs from what the environment says.
+
+    prefix: s3:// URL of a bucket or a folder in it. endpoint: URL of the server; None: the environment's.
+    profile: of the AWS configuration files. anonymous: send no credentials. requester_pays: pay for what is read.
+    path_style: name the bucket in the URL's path (True) or in its host name (False); None: botocore's choice.
+    """
+
+    prefix: str
+    endpoint: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+    path_style: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", self.prefix.rstrip("/"))
+        if not _PREFIX.match(self.prefix):
+            raise ConfigError("storage", redacted(self.prefix), 'tables named by a URL, [storage."s3://bucket"]')
+        key = f"storage.{self.prefix}"
+        if self.endpoint is not None and not (isinstance(self.endpoint, str) and _ENDPOINT.match(self.endpoint)):
+            shown = redacted(str(self.endpoint))
+            raise ConfigError(f"{key}.endpoint", shown, "such as https://s3.example.org", _IN_ENVIRONMENT)
+        if self.profile is not None:
+            _text(f"{key}.profile", self.profile, "the name of an AWS profile", "")
+        for name in ("anonymous", "requester_pays", "path_style"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (name == "path_style" and value is None):
+                raise ConfigError(f"{key}.{name}", value, "true or false")
+        if self.anonymous and (self.profile is not None or self.requester_pays):
+            other = "profile" if self.profile is not None else "requester_pays"
+            raise ConfigError(f"{key}.anonymous", True, f"no {other} beside it", f"{other} needs an identity")
+
+    def covers(self, url: str) -> bool:
+        """Tell whether a URL is the prefix or lies below it, by whole parts of the path."""
+        return f"{url.rstrip('/')}/".startswith(f"{self.prefix}/")
+
+    @classmethod
+    def from_dict(cls, prefix: str, values: object) -> Self:
+        """Build one table's configuration. Raises ConfigError for unknown keys, most of all for credentials."""
+        if not isinstance(values, Mapping):
+            expected = 'tables named by a URL, [storage."s3://bucket"]'
+            raise ConfigError("storage", redacted(prefix), expected, _IN_ENVIRONMENT)
+        checked = _checked_keys(cls, {**values, "prefix": prefix}, f"storage.{prefix}")
+        if "prefix" in values:
+            raise ConfigError(f"storage.{prefix}.prefix", values["prefix"], "no such key", "the table's name says it")
+        return cls(**checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was said, as JSON-ready values."""
+        fields = [field for field in dataclasses.fields(self) if field.name != "prefix"]
+        return {each.name: getattr(self, each.name) for each in fields if getattr(self, each.name) != each.default}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SurveyConfig:
     """Where a survey's spectra come from and how they are laid out in the store.
@@ -59,7 +128,7 @@ class SurveyConfig:
     concurrency: files in flight per task; None: 64 over the network, 8 from a disk.
     max_requests: files in flight of the whole run. max_requests_per_second: started by the whole run; None: no limit.
     retries: attempts after a transient fault. cache: URL of a folder or bucket that is looked in before the source
-    and filled with what is fetched.
+    and filled with what is fetched. storage: how buckets are reached that the environment alone does not lead to.
     """
 
     source: str
@@ -74,10 +143,13 @@ class SurveyConfig:
     max_requests_per_second: float | None = None
     retries: int = 10
     cache: str | None = None
+    storage: tuple[StorageConfig, ...] = ()
 
     def __post_init__(self) -> None:
         _text("source", self.source, "the URL of a release root", "pass --source URL")
         _text("targets", self.targets, "the URL of a targets table", "pass --targets FILE")
+        _place("source", self.source, with_query=False)
+        _place("targets", self.targets)
         _choice("layout", self.layout, LAYOUTS)
         _choice("instrument", self.instrument, tuple(GRID_LENGTHS))
         if not isinstance(self.release, str):
@@ -99,15 +171,23 @@ class SurveyConfig:
         _count("retries", self.retries, 0)
         if self.cache is not None:
             _text("cache", self.cache, "the URL of a folder or bucket", "pass --cache URL, or nothing")
+            _place("cache", self.cache, with_query=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "storage": {table.prefix: table.to_dict() for table in self.storage}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build a configuration from a mapping; unknown and missing keys raise ConfigError by name."""
-        return cls(**_checked_keys(cls, values, "survey"))
+        checked = _checked_keys(cls, values, "survey")
+        tables = checked.pop("storage", {})
+        if not isinstance(tables, Mapping):
+            raise ConfigError("storage", tables, 'tables named by a URL, [storage."s3://bucket"]')
+        storage = tuple(StorageConfig.from_dict(prefix, tables[prefix]) for prefix in sorted(tables))
+        if len({table.prefix for table in storage}) < len(storage):
+            raise ConfigError("storage", sorted(tables), "each prefix once")
+        return cls(**checked, storage=storage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +211,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _text("model.checkpoint", self.checkpoint, "a path, URL or published name", "pass --model M")
+        _place("model.checkpoint", self.checkpoint)
         if not isinstance(self.name, str) or not _NAME.match(self.name):
             expected = "letters, digits, '.', '_' and '-', starting with a letter or digit"
             raise ConfigError("model.name", self.name, expected, "it names the folder of the encodings")
@@ -193,6 +274,8 @@ def _checked_keys(cls: type, values: Mapping[str, Any], table: str) -> dict[str,
     fields = {field.name: field for field in dataclasses.fields(cls)}
     known = ", ".join(fields)
     for key in values:
+        if key not in fields and _CREDENTIAL.search(key):
+            raise ConfigError(f"{table}.{key}", "***", f"one of the keys {known}", _IN_ENVIRONMENT)
         if key not in fields:
             raise ConfigError(f"{table}.{key}", values[key], f"one of the keys {known}", "remove or correct the key")
     for key, field in fields.items():
@@ -204,6 +287,16 @@ def _checked_keys(cls: type, values: Mapping[str, Any], table: str) -> dict[str,
 def _text(key: str, value: object, expected: str, remedy: str) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(key, value, expected, remedy)
+
+
+def _place(key: str, url: str, with_query: bool = True) -> None:
+    """Refuse a URL that tells more than a place: it is written into plan.json, which others read."""
+    if "://" not in url:
+        return
+    query = _QUERY.search(url)
+    if _USER.search(url) or (query and not (with_query and _PLAIN_QUERY.match(query[0]))):
+        remedy = "it is written into plan.json: for credentials use ~/.netrc, or the AWS variables or a profile"
+        raise ConfigError(key, redacted(url), "a URL without user name, password and query", remedy)
 
 
 def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:

@@ -13,6 +13,14 @@ from typing import NamedTuple
 
 from pipeline.config import MAX_CONCURRENCY, ConfigError
 
+RUN2D = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""A reduction's name, as a pattern: it becomes a folder of every path, and nothing but one folder."""
+
+KEY = rf"({RUN2D})/([0-9]{{1,10}})-([0-9]{{1,10}})-([0-9]{{1,19}})"
+"""A target's key, as a pattern: run2d/plate-mjd-fiberid, or run2d/field-mjd-catalogid."""
+
+_RUN2D = re.compile(rf"{RUN2D}\Z")
+_KEY = re.compile(rf"{KEY}\Z")
 _BOSS = re.compile(r"v5_(\d+)_\d+\Z")
 _SDSS_V = re.compile(r"v6_(\d+)_\d+\Z")
 _LAST_BOSS = 7
@@ -49,16 +57,16 @@ def is_sdss_v(run2d: str) -> bool:
 
 def ids_of(target: str) -> Ids:
     """Take a target's key, `run2d/plate-mjd-fiberid` or `run2d/field-mjd-catalogid`, apart. Raises ConfigError."""
-    run2d, _, key = target.rpartition("/")
-    try:
-        plate, mjd, last = (int(part) for part in key.split("-"))
-    except ValueError as error:
-        raise ConfigError("target", target, "a key such as 26/266-51602-1") from error
-    return Ids(run2d, plate, mjd, last)
+    parts = _KEY.match(target)
+    if parts is None:
+        raise ConfigError("target", target, "a key such as 26/266-51602-1")
+    return Ids(parts[1], int(parts[2]), int(parts[3]), int(parts[4]))
 
 
 def _reduction(run2d: str) -> str:
-    """Return the folder of a reduction: its survey's, by the naming of its version."""
+    """Return the folder of a reduction: its survey's, by the naming of its version. Raises ConfigError."""
+    if not _RUN2D.match(run2d):
+        raise ConfigError("run2d", run2d, "the name of a reduction, such as 26 or v5_13_2")
     boss = _BOSS.match(run2d)
     if is_sdss_v(run2d):
         survey = "spectro/boss"

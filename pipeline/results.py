@@ -13,7 +13,7 @@ from pipeline import dataset, storage, targets
 from pipeline.config import ConfigError
 from pipeline.plan import Plan
 
-_PLATE_MJD_FIBER = re.compile(r"(\d+)-(\d+)-(\d+)\Z")
+_PLATE_MJD_FIBER = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,19})\Z")
 
 
 def open_run(url: str) -> Run:
@@ -85,7 +85,7 @@ class Run:
         if numbers:
             plate, mjd, fiberid = (int(number) for number in numbers.groups())
             mask = (frame["plate"] == plate) & (frame["mjd"] == mjd) & (frame["fiberid"] == fiberid)
-        elif text.isdecimal() and 0 < int(text) < 2**64:
+        elif text.isdecimal() and len(text) <= 20 and 0 < int(text) < 2**64:
             mask = frame["specobjid"] == np.uint64(int(text))
         else:
             mask = frame["target"] == text

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from pipeline import storage
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, SurveyConfig
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 
 
 def read_plan(root: str) -> Plan:
-    """Read the plan of a run. Raises ConfigError when there is none at ROOT."""
+    """Read the plan of a run, and reach storage as it says. Raises ConfigError when there is none at ROOT."""
     try:
         text = storage.read_bytes(storage.join(root, "plan.json"))
     except (FileNotFoundError, NotADirectoryError) as error:
         remedy = "make one with: spender-pipeline plan ROOT --targets T --source URL --model M"
         raise ConfigError("ROOT", root, "a folder that holds a plan.json", remedy) from error
-    return Plan.from_json(text)
+    plan = Plan.from_json(text)
+    use_storage(root, plan.config)
+    return plan
+
+
+def use_storage(root: str, config: SurveyConfig) -> None:
+    """Reach storage as a configuration says, from now on. Raises ConfigError for a [storage] table that covers ROOT."""
+    for table in config.storage:
+        if table.covers(root):
+            remedy = (
+                "ROOT is reached by the environment alone (AWS_ENDPOINT_URL, AWS_PROFILE, ...): the plan lies there"
+            )
+            raise ConfigError(f"storage.{table.prefix}", root, "a prefix that ROOT does not lie below", remedy)
+    storage.use(config.storage)
 
 
 def targets_url(root: str) -> str:

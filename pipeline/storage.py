@@ -1,26 +1,30 @@
 """URL to filesystem and Zarr store: the only place that knows s3fs.
 
-Every location of a run is a URL that fsspec understands, or a plain path. Credentials and endpoints come
-from the environment (the standard AWS variables and profiles); nothing here reads, keeps or prints them.
+Every location of a run is a URL that fsspec understands, or a plain path. Credentials come from the environment (the
+standard AWS variables and profiles); nothing here keeps or prints them. Endpoints do, too, and how buckets are reached
+at all, but for those that a plan has a `[storage]` table for.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.session import Session
 
 from pipeline import __version__
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, StorageConfig
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -28,13 +32,47 @@ if TYPE_CHECKING:
 # Listings must show what is there now: another process may have written since the last look. Timeouts and retries of
 # single requests are s3fs's own (5 and 15 s, five attempts).
 _FRESH_LISTINGS = {"use_listings_cache": False}
-_HTTP = {**_FRESH_LISTINGS, "client_kwargs": {"headers": {"User-Agent": f"spender-pipeline/{__version__}"}}}
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": _FRESH_LISTINGS, "http": _HTTP, "https": _HTTP}
+# trust_env: proxies and ~/.netrc, as every other client of the machine does.
+_CLIENT = {"headers": {"User-Agent": f"spender-pipeline/{__version__}"}, "trust_env": True}
+_HTTP = {**_FRESH_LISTINGS, "client_kwargs": _CLIENT}
+# One at a time: s3fs asks for an object's size before it reads, in case parts of it could be fetched side by side. That
+# would be two requests for each of a run's many small objects, and for shards that are read beside others anyway.
+_S3 = {**_FRESH_LISTINGS, "max_concurrency": 1}
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "http": _HTTP, "https": _HTTP}
 
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
 # Both Zarr's local store and `write_bytes` write under such a name and rename; a killed process leaves it behind.
 PARTIAL_SUFFIX = ".partial"
+
+# The plan that a task works on decides: a worker may serve two runs at once. The threads of a pool, which have no
+# context of their own, take the tables that this process was told of last.
+_tables: ContextVar[tuple[StorageConfig, ...]] = ContextVar("storage tables")
+_latest_tables: tuple[StorageConfig, ...] = ()
+
+
+def use(tables: Sequence[StorageConfig]) -> None:
+    """Reach the buckets of these tables as they say from now on, and all others by the environment alone."""
+    global _latest_tables
+    _latest_tables = tuple(tables)
+    _tables.set(_latest_tables)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Return fsspec's options for a URL; a table's say all that it may say, so that the environment's never mix in."""
+    options = dict(_OPTIONS.get(protocol(url), {}))
+    covering = [table for table in _tables.get(_latest_tables) if table.covers(url)]
+    if not covering:
+        return options
+    table = max(covering, key=lambda each: len(each.prefix))
+    options |= {"anon": table.anonymous, "requester_pays": table.requester_pays}
+    if table.endpoint is not None:
+        options["endpoint_url"] = table.endpoint
+    if table.profile is not None:
+        options["profile"] = table.profile
+    if table.path_style is not None:
+        options["config_kwargs"] = {"s3": {"addressing_style": "path" if table.path_style else "virtual"}}
+    return options
 
 
 def protocol(url: str) -> str:
@@ -59,7 +97,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if path is not None:
         return fsspec.filesystem("file"), os.path.abspath(path)
     try:
-        fs, inner = fsspec.url_to_fs(url, **_OPTIONS.get(protocol(url), {}))
+        fs, inner = fsspec.url_to_fs(url, **_options(url))
     except (ValueError, ImportError) as error:
         raise ConfigError("URL", url, "a path or a URL that fsspec opens", str(error)) from error
     return fs, inner
@@ -72,8 +110,7 @@ def zarr_store(url: str, *, read_only: bool = False) -> Store:
     path = local_path(url)
     if path is not None:
         return LocalStore(os.path.abspath(path), read_only=read_only)
-    options = _OPTIONS.get(protocol(url), {})
-    return FsspecStore.from_url(url, storage_options=dict(options), read_only=read_only)
+    return FsspecStore.from_url(url, storage_options=_options(url), read_only=read_only)
 
 
 def join(url: str, *parts: str) -> str:
@@ -87,15 +124,27 @@ def is_misconfigured(error: BaseException) -> bool:
     return isinstance(error, BotoCoreError) and not isinstance(error, (HTTPClientError, BotoConnectionError))
 
 
+# What servers call credentials that they do not take, besides those that s3fs makes a PermissionError of.
+# 400 is all that a HEAD says of them.
+_REFUSED = frozenset(
+    {"400", "AuthorizationHeaderMalformed", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+)
+
+
 @contextmanager
-def _answering(url: str) -> Iterator[None]:
+def answering(url: str) -> Iterator[None]:
     """Turn what storage clients raise of their own into what our callers expect.
 
-    Missing credentials and the like become ConfigError, faults of the connection OSError, which is worth a retry.
+    Missing credentials and the like become ConfigError, faults of the connection OSError, which is worth a retry;
+    PermissionError says which server refused whom.
     """
     try:
         yield
     except Exception as error:
+        cause = error.__cause__
+        code = str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
+        if protocol(url) == "s3" and (isinstance(error, PermissionError) or code in _REFUSED):
+            raise PermissionError(errno.EACCES, _refusal(url, error, code), url) from error
         if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _CLIENTS:
             raise
         told = f"{type(error).__name__}: {error}"
@@ -105,18 +154,47 @@ def _answering(url: str) -> Iterator[None]:
         raise ConfigError("URL", url, "storage that can be reached", remedy) from error
 
 
+def _refusal(url: str, error: Exception, code: str) -> str:
+    """Say what a server refused, which one it is, and as whom it was asked: never the secret, nor all of the key."""
+    fs, _ = filesystem(url)
+    endpoint, region = str(fs.s3.meta.endpoint_url), fs.s3.meta.region_name
+    where = f"AWS, region {region}" if endpoint.endswith(".amazonaws.com") else endpoint
+    text = " ".join(str(error).split()).rstrip(".")
+    told = text if code in text else f"{code}: {text}"
+    clock = "; this machine's clock differs from the server's: set it" if code == "RequestTimeTooSkewed" else ""
+    return f"{told}, said {where} to {_identity(fs)}{clock}"
+
+
+def _identity(fs: fsspec.AbstractFileSystem) -> str:
+    """Name the credentials that an S3 filesystem sends: the key's ends and where it was found."""
+    if fs.anon:
+        return "an anonymous request"
+    key, method = fs.key, "FSSPEC_S3_KEY"
+    if not key:
+        try:
+            found = Session(profile=fs.kwargs.get("profile")).get_credentials()
+        except BotoCoreError:
+            found = None
+        if found is None:
+            return "nobody: no credentials were found"
+        key, method = found.access_key, found.method
+    return f"access key {key[:4]}...{key[-2:]} ({method})"
+
+
 def exists(url: str) -> bool:
     """Tell whether there is an object, a file or a folder at the URL."""
     fs, path = filesystem(url)
-    with _answering(url):
+    with answering(url):
         return bool(fs.exists(path))
 
 
 def read_bytes(url: str) -> bytes:
     """Return an object's content. Raises FileNotFoundError."""
     fs, path = filesystem(url)
-    with _answering(url):
-        return bytes(fs.cat_file(path))
+    # s3fs would ask for the size first, to read large objects in parts, and a HEAD's refusal says no reason.
+    whole = {"max_concurrency": 1} if protocol(url) == "s3" else {}
+    with answering(url):
+        return bytes(fs.cat_file(path, **whole))
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -127,7 +205,7 @@ def write_bytes(url: str, data: bytes) -> None:
     path = local_path(url)
     if path is None:
         fs, inner = filesystem(url)
-        with _answering(url):
+        with answering(url):
             fs.pipe_file(inner, data)
         return
     with _beside(path, url, data) as temporary:
@@ -150,7 +228,7 @@ def create_bytes(url: str, data: bytes) -> bool:
         return True
     fs, inner = filesystem(url)
     try:
-        with _answering(url):
+        with answering(url):
             fs.pipe_file(inner, data, mode="create")
     except FileExistsError:
         return False
@@ -210,7 +288,7 @@ def list_names(url: str) -> list[str]:
     """
     fs, path = filesystem(url)
     try:
-        with _answering(url):
+        with answering(url):
             entries = fs.ls(path, detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -222,7 +300,7 @@ def remove(url: str, *, recursive: bool = False) -> None:
     """Remove an object, or a folder when `recursive`; one that is not there is no error."""
     fs, path = filesystem(url)
     try:
-        with _answering(url):
+        with answering(url):
             fs.rm(path, recursive=recursive)
     except FileNotFoundError:
         return

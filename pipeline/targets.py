@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import catalog, selection, storage
+from pipeline import catalog, layouts, selection, storage
 from pipeline.catalog import Columns
 from pipeline.config import ConfigError
 
@@ -68,7 +68,7 @@ REQUIRED = ("z", "plate", "mjd", "fiberid", "run2d")
 SDSS_V = {"plate": "field", "fiberid": "catalogid"}
 """What SDSS-V's catalogs (DR18 and later) name a spectrum by, in the places of plate and fiberid."""
 
-_RUN2D = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")  # it becomes a folder of the archive's path
+_RUN2D = re.compile(rf"{layouts.RUN2D}\Z")
 _EBOSS = re.compile(r"v5_(\d{1,2})_(\d{1,2})\Z")
 
 
@@ -153,6 +153,8 @@ def read_rows(url: str, start: int, stop: int) -> pd.DataFrame:
         rows = table.read_row_groups(groups, columns=SCHEMA.names).slice(start - int(ends[groups[0]]), stop - start)
         # column by column: a whole survey's table would be in memory twice
         rows = _of_our_types(rows.select(SCHEMA.names), url)
+        for name, pattern in (("target", layouts.KEY), ("run2d", layouts.RUN2D)):
+            _require_match(rows[name], name, pattern, start)
         return rows.to_pandas(split_blocks=True, self_destruct=True)
 
 
@@ -171,6 +173,14 @@ def _of_our_types(rows: pa.Table, url: str) -> pa.Table:
             raise ConfigError(key, url, f"a value in every row, not {column.null_count} null")
         columns.append(column)
     return pa.table(columns, schema=SCHEMA)
+
+
+def _require_match(column: pa.ChunkedArray, name: str, pattern: str, start: int) -> None:
+    """Refuse text that would become another path than one of the archive's: others may have written the table."""
+    wrong = pc.index(pc.match_substring_regex(column, rf"\A(?:{pattern})\z"), False).as_py()
+    if wrong >= 0:
+        what = "a key such as 26/266-51602-1" if name == "target" else "the name of a reduction, such as 26 or v5_13_2"
+        raise ConfigError(f"targets row {start + wrong} column {name}", column[wrong].as_py(), what)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ PURE = {
 INPUT_OUTPUT = {
     "storage": set(),
     "catalog": {"storage"},
-    "targets": {"storage", "selection", "catalog"},
+    "targets": {"storage", "selection", "catalog", "layouts"},
     "sources": {"storage"},
     "dataset": {"storage", "schema", "plan"},
     "ledger": {"storage"},

@@ -5,11 +5,14 @@ import logging
 import os
 import socketserver
 import time
+from pathlib import Path
 from threading import Thread
 
+import dask
 import pytest
 import torch
 from distributed import Scheduler, SpecCluster
+from distributed.security import Security
 
 from pipeline import cluster
 from pipeline.config import ConfigError
@@ -41,13 +44,28 @@ def test_local_workers_compute_in_one_thread_whatever_the_caller_has(monkeypatch
         assert all((about["openmp"], about["mkl"], about["threads"]) == ("1", "1", 1) for about in told)
         assert all((info["nthreads"], info["memory_limit"]) == (cluster.THREADS, 10**9) for info in workers)
         assert all(info["host"] == "127.0.0.1" for info in workers)
-        address = client.scheduler_info()["address"]
-        with cluster.connect(scheduler=address) as second:
-            assert second is not None
-            assert second.submit(os.getpid).result() in {about["pid"] for about in told}
-        assert client.submit(sum, (1, 2)).result() == 3, "a cluster reached by address is left running"
+        addresses = {client.scheduler_info()["address"], *client.scheduler_info()["workers"]}
+        assert len(addresses) == 3
+        for address in addresses:
+            assert address.startswith("tls://127.0.0.1:")
+            for stranger in (address, address.replace("tls://", "tcp://")):
+                with pytest.raises(ConfigError, match="--scheduler"), cluster.connect(scheduler=stranger):
+                    pass
+        assert client.submit(sum, (1, 2)).result() == 3, "and strangers do it no harm"
     assert os.environ["OMP_NUM_THREADS"] == "4"
     assert logging.getLogger("distributed").level != logging.CRITICAL
+
+
+def test_what_workers_put_aside_is_for_nobody_else_to_read_or_replace(tmp_path: Path) -> None:
+    parent = tmp_path / "scratch"
+    with dask.config.set({"temporary-directory": str(parent)}):  # noqa: SIM117
+        with cluster.connect(workers=1, memory_limit="1 GB") as client:
+            assert client is not None
+            (folder,) = parent.iterdir()
+            assert folder.stat().st_mode & 0o777 == 0o700
+            used = client.run(lambda dask_worker: dask_worker.local_directory)
+            assert all(Path(each).is_relative_to(folder) for each in used.values())
+    assert list(parent.iterdir()) == []
 
 
 def test_a_scheduler_that_does_not_answer_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +78,9 @@ def test_a_scheduler_that_does_not_answer_is_refused_by_name(monkeypatch: pytest
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp://", "tcp://host:notaport"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://", "tcp://host:notaport", "ucx://127.0.0.1:9", "gopher://127.0.0.1:9"]
+)
 def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
     with pytest.raises(ConfigError, match="--scheduler"), cluster.connect(scheduler=address):
         pass
@@ -118,9 +138,9 @@ def test_memory_bounds_the_default_number_of_workers() -> None:
 
 
 def test_each_gpu_belongs_to_one_worker_and_is_offered_as_a_resource() -> None:
-    specs = cluster._worker_specs(workers=3, threads=2, memory_limit=1, gpus=2)
+    specs = cluster._worker_specs(3, 2, 1, gpus=2, security=Security())
     options = [specs[i]["options"] for i in range(3)]
     assert [each["env"]["CUDA_VISIBLE_DEVICES"] for each in options] == ["0", "1", ""]
     assert [each["resources"] for each in options] == [{"GPU": 1}, {"GPU": 1}, {}]
-    assert len(cluster._worker_specs(workers=1, threads=2, memory_limit=1, gpus=2)) == 2
-    assert "resources" not in cluster._worker_specs(workers=1, threads=2, memory_limit=1, gpus=0)[0]["options"]
+    assert len(cluster._worker_specs(1, 2, 1, gpus=2, security=Security())) == 2
+    assert "resources" not in cluster._worker_specs(1, 2, 1, gpus=0, security=Security())[0]["options"]

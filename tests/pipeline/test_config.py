@@ -10,9 +10,11 @@ from pipeline.config import (
     OPTIONAL_VARIABLES,
     ConfigError,
     ModelConfig,
+    StorageConfig,
     SurveyConfig,
     model_name,
     read_toml,
+    redacted,
     release_of,
 )
 from spender_core import get_instrument
@@ -177,3 +179,135 @@ def test_toml_that_says_something_wrong_is_refused_by_key(text: str, key: str) -
 )
 def test_model_is_named_after_its_checkpoint(checkpoint: str, name: str) -> None:
     assert model_name(checkpoint) == name
+
+
+# --- [storage] ---
+
+TABLES = """
+source = "s3://sdss-archive/sas/dr17"
+targets = "t.parquet"
+[storage."s3://sdss-archive/"]
+endpoint = "https://s3.example.org:9000/path"
+profile = "archive"
+requester_pays = true
+path_style = false
+[storage."s3://sdss-archive/sas/dr1"]
+anonymous = true
+"""
+
+
+def test_storage_tables_are_read_and_survive_the_round_trip() -> None:
+    config, _ = read_toml(TABLES)
+    assert config.storage == (
+        StorageConfig(
+            prefix="s3://sdss-archive",
+            endpoint="https://s3.example.org:9000/path",
+            profile="archive",
+            requester_pays=True,
+            path_style=False,
+        ),
+        StorageConfig(prefix="s3://sdss-archive/sas/dr1", anonymous=True),
+    )
+    assert SurveyConfig.from_dict(config.to_dict()) == config
+    assert SurveyConfig(**SURVEY).to_dict()["storage"] == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "covered"),
+    [("s3://b/x", True), ("s3://b/x/", True), ("s3://b/x/y", True), ("s3://b/xy", False), ("s3://b", False)],
+)
+def test_a_prefix_covers_whole_parts_of_a_path(url: str, covered: bool) -> None:
+    assert StorageConfig(prefix="s3://b/x").covers(url) is covered
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["https://host", "s3://", "/data", "s3", "s3://b?x=1", "s3://b/../c", "s3://b//c", "s3://key:secret@b", "s3://b/#"],
+)
+def test_a_prefix_that_is_no_bucket_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="storage") as caught:
+        StorageConfig.from_dict(prefix, {})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("key", "AKIAX"),
+        ("secret", "hush"),
+        ("aws_secret_access_key", "hush"),
+        ("token", "hush"),
+        ("password", "hush"),
+        ("client_kwargs", {"aws_secret_access_key": "x"}),
+        ("prefix", "s3://c"),
+        ("endpoint", "https://user:hush@host"),
+        ("endpoint", "https://host?token=hush"),
+        ("endpoint", "host"),
+        ("endpoint", 1),
+        ("profile", ""),
+        ("anonymous", "yes"),
+        ("requester_pays", 1),
+        ("path_style", "auto"),
+    ],
+)
+def test_a_storage_table_takes_its_keys_alone_and_no_credentials(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"storage.s3://b.{key}") as caught:
+        StorageConfig.from_dict("s3://b", {key: value})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [{"profile": "p"}, {"requester_pays": True}])
+def test_an_anonymous_request_has_no_identity_beside_it(other: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="anonymous"):
+        StorageConfig.from_dict("s3://b", {"anonymous": True, **other})
+
+
+@pytest.mark.parametrize("tables", [{"endpoint": "https://host"}, ["s3://b"], {"s3://b": {}, "s3://b/": {}}])
+def test_storage_is_made_of_tables_each_named_by_a_prefix(tables: object) -> None:
+    with pytest.raises(ConfigError, match="storage"):
+        SurveyConfig.from_dict({**SURVEY, "storage": tables})
+
+
+def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="copied into plan.json") as caught:
+        read_toml('source = "s"\ntargets = "t"\naws_secret_access_key = "hush"')
+    assert "hush" not in str(caught.value)
+
+
+# --- URLs that tell more than a place ---
+
+WITH_SECRETS = ["https://user:hush@host/sas", "https://hush@host", "https://host/sas?token=hush", "s3://k:hush@b/x"]
+
+
+@pytest.mark.parametrize("url", WITH_SECRETS)
+@pytest.mark.parametrize("key", ["source", "targets", "cache"])
+def test_a_url_with_credentials_is_refused_and_not_repeated(key: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=key) as caught:
+        SurveyConfig.from_dict({**SURVEY, key: url})
+    assert "hush" not in str(caught.value)
+    assert "netrc" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [*WITH_SECRETS, "https://host/m.pt?download=1&X-Amz-Signature=hush"])
+def test_a_checkpoint_with_credentials_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="checkpoint") as caught:
+        ModelConfig(name="m", checkpoint=url)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://zenodo.org/records/1/files/m.pt?download=1",
+        "s3://b/m.pt?versionId=3HL4kq.tVjVBH40-x",
+        "hf://pmelchior/spender@main/m.pt",
+        "github://org:repo@main/m.pt",
+        "/data/what?/m@2.pt",
+    ],
+)
+def test_urls_that_name_a_place_alone_are_taken(url: str) -> None:
+    assert ModelConfig(name="m", checkpoint=url).checkpoint == url
+
+
+def test_text_is_redacted_wherever_a_url_stands_in_it() -> None:
+    assert redacted("GET https://u:hush@h/x?sig=hush 'y'") == "GET https://***@h/x?*** 'y'"

@@ -194,7 +194,14 @@ def test_plan_edited_by_hand_is_refused(plan: Plan, key: str, value: object) -> 
 
 
 @pytest.mark.parametrize(
-    "change", [{"source": "http://mirror/dr17"}, {"concurrency": 2}, {"retries": 9}, {"targets": "x"}]
+    "change",
+    [
+        {"source": "http://mirror/dr17"},
+        {"concurrency": 2},
+        {"retries": 9},
+        {"targets": "x"},
+        {"storage": {"s3://b": {"anonymous": True}}},
+    ],
 )
 def test_fingerprint_ignores_what_changes_no_number(
     change: dict[str, object], plan: Plan, make_targets: MakeTargets

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -102,6 +104,13 @@ def test_select(expression: str, expected: str | None):
         ("Z > 1j", "1j"),
         ("CLASS == b'GALAXY'", "b'GALAXY'"),
         ("Z > ...", "..."),
+        ("__builtins__ > 1", "__builtins__"),
+        ("Z.__class__.__mro__[1].__subclasses__() == 1", "Z.__class__.__mro__[1].__subclasses__()"),
+        ("all(x > 0 for x in Z)", "all(x > 0 for x in Z)"),
+        ("{x: 1 for x in Z} == 1", "{x: 1 for x in Z}"),
+        ("{'a': Z} == 1", "{'a': Z}"),
+        ("PLATE in (*Z,)", "*Z"),
+        ("(yield Z) > 1", "yield Z"),
         ("FOO > 1", "FOO"),
         ("Z", "Z"),
         ("CLASS", "CLASS"),
@@ -146,6 +155,9 @@ def test_an_unknown_column_is_answered_with_those_there_are():
         "\0",
         "Z == 1 # \ud800",
         "x" * 20_000,
+        f"Z > {'9' * 5000}",
+        "Z > 1\nimport os",
+        "Z > 1; __import__('os')",
     ],
 )
 def test_what_cannot_be_parsed_is_refused(expression: str):
@@ -166,6 +178,35 @@ def test_deep_nesting_ends_in_an_answer_not_a_crash(expression: str):
     except ConfigError as error:
         message = str(error)
     assert len(message) < 500
+
+
+def test_nothing_of_an_expression_is_run() -> None:
+    # Python tells its audit hooks of all that it executes, opens and imports; a hook cannot be removed again.
+    code = """
+import sys, numpy
+from pipeline.config import ConfigError
+from pipeline.selection import select
+def attempt(expression):
+    try:
+        select(expression, {"Z": numpy.array([1.0, 2.0])})
+    except ConfigError:
+        pass
+hostile = [
+    "__import__('os').system('touch executed')", "open('executed', 'w') == Z", "exec('1') > Z", "Z.tofile('executed')",
+    "(lambda: open('executed', 'w'))() > Z", "[open('executed', 'w') for x in Z] == Z", "f'{open(1)}' == Z", "Z > 1",
+]
+for expression in hostile:
+    attempt(expression)
+seen = []
+sys.addaudithook(lambda event, args: seen.append((event, args)) if recording else None)
+recording = True
+for expression in hostile:
+    attempt(expression)
+recording = False
+print([event for event in seen if event[0] != "compile"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_huge_power_takes_no_time_and_is_infinite():

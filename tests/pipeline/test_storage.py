@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
+import http.server
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 import zarr
 
 from pipeline import storage
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, StorageConfig
 
 URLS = ["local", "file", "memory"]
 
@@ -176,3 +179,77 @@ def test_of_many_that_create_one_object_at_once_one_succeeds(tmp_path: Path) -> 
         created = list(pool.map(lambda content: storage.create_bytes(url, content), contents))
     assert created.count(True) == 1
     assert storage.read_bytes(url) == contents[created.index(True)]
+
+
+@pytest.fixture
+def clean_tables() -> Iterator[None]:
+    storage.use(())
+    yield
+    storage.use(())
+
+
+@pytest.mark.usefixtures("clean_tables")
+def test_the_longest_prefix_decides_how_a_bucket_is_reached() -> None:
+    bucket = StorageConfig(prefix="s3://b", endpoint="http://one.test")
+    folder = StorageConfig(prefix="s3://b/x", endpoint="http://two.test", requester_pays=True)
+    storage.use((folder, bucket))
+    for url, endpoint, pays in (
+        ("s3://b/y", "http://one.test", False),
+        ("s3://b/xy", "http://one.test", False),
+        ("s3://b/x", "http://two.test", True),
+        ("s3://b/x/y/z", "http://two.test", True),
+        ("s3://c", None, False),
+    ):
+        fs, _ = storage.filesystem(url)
+        assert (fs.endpoint_url, fs.requester_pays) == (endpoint, pays)
+    storage.use(())
+    assert storage.filesystem("s3://b/y")[0].endpoint_url is None
+
+
+@pytest.mark.usefixtures("clean_tables")
+def test_two_runs_in_one_process_each_keep_their_tables() -> None:
+    found: dict[str, str] = {}
+    barrier = threading.Barrier(2)
+
+    def work(endpoint: str) -> None:
+        storage.use((StorageConfig(prefix="s3://b", endpoint=endpoint),))
+        barrier.wait()
+        found[endpoint] = storage.filesystem("s3://b/x")[0].endpoint_url
+
+    threads = [threading.Thread(target=work, args=(endpoint,)) for endpoint in ("http://one.test", "http://two.test")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {endpoint: endpoint for endpoint in found}
+    assert len(found) == 2
+
+
+class _Guarded(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:  # noqa: N802
+        expected = f"Basic {base64.b64encode(b'reader:word').decode()}"
+        content = b"content" if self.headers.get("Authorization") == expected else b""
+        self.send_response(200 if content else 401)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+def test_a_web_server_is_told_who_asks_by_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login reader password word\n")
+    netrc.chmod(0o600)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/file"
+        monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+        with pytest.raises(Exception, match="401"):
+            storage.read_bytes(url)
+        monkeypatch.setenv("NETRC", str(netrc))
+        assert storage.read_bytes(url) == b"content"
+        server.shutdown()

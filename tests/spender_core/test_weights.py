@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
+import zipfile
 
 import fsspec
 import numpy as np
@@ -187,6 +188,40 @@ def test_checkpoint_is_never_unpickled(tmp_path):
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(WeightsError, match="not a checkpoint of tensors alone"):
         load_model(path, SDSS())
+
+
+ODD_ENTRIES = {
+    "archive/data.pkl": pickle.dumps(Bomb()),
+    "archive/constants.pkl": pickle.dumps(Bomb()),
+    "archive/code/__torch__.py": b"raise SystemExit('executed')",
+    "archive/extra/evil.pkl": pickle.dumps(Bomb()),
+    "../../escaped": b"escaped",
+    "/escaped": b"escaped",
+}
+
+
+@pytest.mark.parametrize("name", ODD_ENTRIES)
+def test_odd_entries_of_a_checkpoint_are_neither_executed_nor_unpacked(tmp_path, name):
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    good, odd = save(folder / "archive.pt", upstream().state_dict()), folder / "odd.pt"
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(odd, "w") as target:
+        prefix = source.namelist()[0].split("/")[0]
+        replaced = name.replace("archive", prefix)
+        for entry in source.namelist():
+            if entry != replaced:
+                target.writestr(entry, source.read(entry))
+        target.writestr(replaced, ODD_ENTRIES[name])
+    before = {path for path in tmp_path.rglob("*")}
+    try:
+        model, _ = load_model(odd, SDSS())
+        assert model.n_latent == 10
+    except WeightsError:
+        pass
+    assert {path for path in tmp_path.rglob("*")} == before
+    if name.endswith(("data.pkl", "constants.pkl")):
+        with pytest.raises(WeightsError, match="not a checkpoint of tensors alone"):
+            load_model(odd, SDSS())
 
 
 def damaged(kind):
