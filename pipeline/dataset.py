@@ -11,6 +11,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 logger = logging.getLogger(__name__)
 
 _TEXT_ROWS = 100_000
+_WRITERS = 8  # objects of a new store written at once
 
 
 class AlignmentError(ValueError):
@@ -108,10 +110,22 @@ def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, str]
                 zarr_format=3,
                 write_empty_chunks=True,
             )
-        files = sorted((file for file in Path(folder).rglob("*") if file.is_file()), key=lambda file: len(file.parts))
-        for file in reversed(files):
-            storage.write_bytes(storage.join(url, *file.relative_to(folder).parts), file.read_bytes())
+        _upload(Path(folder), url)
     return checksum({str(name): variable.to_numpy() for name, variable in template.coords.items()})
+
+
+def _upload(folder: Path, url: str) -> None:
+    """Copy the files of a store to its URL, those of the group itself last."""
+    files = [file.relative_to(folder).parts for file in folder.rglob("*") if file.is_file()]
+
+    def write(parts: tuple[str, ...]) -> None:
+        storage.write_bytes(storage.join(url, *parts), folder.joinpath(*parts).read_bytes())
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(write, (parts for parts in files if len(parts) > 1)))
+    for parts in files:
+        if len(parts) == 1:
+            write(parts)
 
 
 def read_chunk(url: str, names: Iterable[str], start: int, stop: int) -> dict[str, NDArray[Any]]:

@@ -31,7 +31,7 @@ class Cluster:
     def add_worker(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one more worker with its nanny; gives the nanny's process."""
         name = f"worker-{len(self.workers)}"
-        arguments = ["worker", self.address, "--name", name, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
+        arguments = ["worker", self.address, "--name", name, "--host", "127.0.0.1", "--nthreads", "4", "--no-dashboard"]
         arguments += ["--local-directory", str(self.folder / "scratch"), *options]
         self.workers.append(_start(self.folder / f"{name}.txt", arguments, self.environment))
         return self.workers[-1]
