@@ -1,0 +1,115 @@
+"""What a run in a bucket costs in requests, counted between s3fs and a real server.
+
+The table of deploy/README.md says these numbers; a change that makes runs dearer shows here first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import pipeline
+from pipeline import cli, dataset, finalize, runs, schema, storage, targets
+from pipeline.plan import Plan
+
+from .. import faults, s3
+from ..running import make_root
+
+SPECTRA, SHARD = 16, 2
+CHUNKS = SPECTRA // SHARD
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[faults.Proxy]:
+    with s3.serve(tmp_path_factory.mktemp("s3")) as server, faults.between(server.endpoint) as between:
+        s3.client(server).create_bucket(Bucket="requests")
+        with s3.as_default(server, endpoint=between.endpoint):
+            yield between
+
+
+@pytest.fixture(scope="module")
+def finished(
+    proxy: faults.Proxy, tmp_path_factory: pytest.TempPathFactory, mirror: Path
+) -> tuple[str, Plan, list[tuple[str, str]]]:
+    """Run a survey in the bucket; gives ROOT, its plan and the requests of the run."""
+    local, plan = make_root(tmp_path_factory.mktemp("plan"), mirror, n=SPECTRA, shard=SHARD)
+    root = "s3://requests/run"
+    for name in ("targets.parquet", "plan.json"):
+        storage.write_bytes(storage.join(root, name), storage.read_bytes(storage.join(local, name)))
+    first = len(proxy.requests)
+    assert cli.main(["run", root, "--serial"]) == 0
+    return root, plan, proxy.requests[first:]
+
+
+def of_chunk(requests: list[tuple[str, str]], index: int) -> Counter[str]:
+    """Count the requests for one chunk's data and markers, by their paths."""
+    parts = (f"/c/{index}/0?", f"/c/{index}?", f"/{index:06d}.json?")
+    return Counter(faults.kind(*request) for request in requests if any(part in f"{request[1]}?" for part in parts))
+
+
+def test_a_chunk_takes_one_write_for_each_of_its_objects(finished: tuple[str, Plan, list[tuple[str, str]]]) -> None:
+    _, plan, requests = finished
+    objects = len(schema.SPECTRA_VARIABLES) + len(schema.variables_of(plan.models[0])) + 2  # and two markers
+    for index in range(1, CHUNKS):  # all coordinates of so small a run are their stores' chunk 0
+        counts = of_chunk(requests, index)
+        assert counts["PUT"] == objects
+        assert counts["GET"] <= 16
+        assert set(counts) == {"PUT", "GET"}
+
+
+def test_what_a_run_lists_does_not_grow_with_its_chunks(finished: tuple[str, Plan, list[tuple[str, str]]]) -> None:
+    _, _, requests = finished
+    counts = Counter(faults.kind(*request) for request in requests)
+    assert counts["LIST"] <= 40
+    assert counts["HEAD"] <= 16 + 2 * CHUNKS  # the size of targets.parquet, of which each task reads its rows
+
+
+def test_a_resume_lists_markers_once(finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy) -> None:
+    root, plan, _ = finished
+    with proxy.counting() as counts:
+        assert [len(runs.ingest_ledger(root, plan).done()), len(runs.encode_ledger(root, plan, "random").done())] == [
+            CHUNKS,
+            CHUNKS,
+        ]
+    assert counts == {"LIST": 2}
+
+
+def test_reading_takes_few_requests(finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy) -> None:
+    root, _, _ = finished
+    opened = pipeline.open_run(root).spectra()
+    with proxy.counting() as spectrum:
+        opened["flux"].variable[3].load()
+    assert spectrum["GET"] <= 2  # the shard's index, and one chunk of it
+    with proxy.counting() as redshifts:
+        opened["z"].variable.load()
+    assert redshifts["GET"] <= 1
+    assert set(spectrum) | set(redshifts) <= {"GET"}
+
+
+def test_a_finished_survey_of_five_million_opens_with_few_requests(
+    finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy, mirror: Path
+) -> None:
+    """As large as a survey in its coordinates; without the data, which opening does not touch."""
+    _, plan, _ = finished
+    n = 5_000_000
+    rows = targets.read_targets(str(mirror / "sdss/spectro/redux/specObj-dr17.fits")).iloc[:1]
+    many = rows.loc[np.repeat(rows.index, n)].reset_index(drop=True)
+    survey = replace(plan, n_spectra=n, shard=4096, chunk=32)
+    url = "s3://requests/survey/spectra.zarr"
+    wavelength = np.arange(plan.n_pixels, dtype=np.float32)
+    dataset.create(url, *schema.spectra_template(survey, many, wavelength))
+    finalize._close(url, {})
+    with proxy.counting() as counts:
+        opened = xr.open_zarr(url)
+    assert opened.sizes["spectrum"] == n
+    assert sum(counts.values()) <= 20
+    with proxy.counting() as coordinates:
+        opened["z"].variable.load()
+    assert coordinates["GET"] == 5
+    print(dict(counts), dict(coordinates))
