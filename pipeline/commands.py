@@ -90,26 +90,17 @@ def plan(args: Namespace) -> int:
 
 def run(args: Namespace) -> int:
     """Do all that is pending, then finalize."""
-    _require_writable(args.root)
     return _work(args, ("ingest", "encode"))
 
 
 def ingest(args: Namespace) -> int:
     """Do the pending chunks of the ingest."""
-    _require_writable(args.root)
     return _work(args, ("ingest",))
 
 
 def encode(args: Namespace) -> int:
     """Do the pending chunks of the encodings."""
-    _require_writable(args.root)
     return _work(args, ("encode",))
-
-
-def _require_writable(root: str) -> None:
-    """Refuse a ROOT that holds no plan or cannot be written, before anything is started for it."""
-    runs.read_plan(_absolute(root))
-    storage.require_writable("ROOT", _absolute(root))
 
 
 def close(args: Namespace) -> int:
@@ -313,6 +304,8 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     if getattr(args, "model", None):
         models = [made.model(name).name for name in args.model]
     kinds = executor.pending_kinds(root, made, stage_names, models)
+    if kinds:
+        storage.require_writable("ROOT", root)  # before anything is started for it
     needed = preflight.memory_needed(made, kinds)
     asked = {"command": args.command, "version": __version__, "stages": list(stage_names), "models": models}
     # Nothing pending: no worker processes for it.

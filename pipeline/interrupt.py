@@ -35,6 +35,7 @@ def answered() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = before
+        _received.clear()
 
 
 def check() -> None:
