@@ -8,7 +8,7 @@ The faults are those of networks and of busy servers:
     reset-after     the server has done what was asked, and the connection is reset before it can say so
     truncated       half of the answer's body, then a reset (of answers that have a body)
     hang            no answer until the client gives up
-    latency         the answer comes 1 s late
+    latency         the answer comes 0.3 s late
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import yarl
 from aiohttp import web
 
 FAULTS = ("slow-down", "error", "reset-before", "reset-after", "truncated", "hang", "latency")
-LATENCY = 1.0  # seconds
+LATENCY = 0.3  # seconds
+CERTAIN = 40  # the request of a time of spoiling that is spoiled in any case
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "expect", "te", "upgrade", "trailer"}
 _REPLIES = {"slow-down": (503, "SlowDown"), "error": (500, "InternalError")}
 
@@ -46,13 +47,14 @@ class Proxy:
     requests: list[tuple[str, str]] = field(default_factory=list)
     injected: Counter[str] = field(default_factory=Counter)
     chance: random.Random = field(default_factory=lambda: random.Random(1))
+    _drawn: int = 0
 
     @contextmanager
     def spoiling(self, fault: str, rate: float) -> Iterator[None]:
         """Spoil a share of the requests while the context lasts."""
         if fault not in FAULTS:
             raise ValueError(f"{fault!r} is none of {FAULTS}")
-        self.fault, self.rate = fault, rate
+        self.fault, self.rate, self._drawn = fault, rate, 0
         try:
             yield
         finally:
@@ -68,8 +70,10 @@ class Proxy:
 
     def draw(self) -> str | None:
         """Draw the lot of one request."""
-        fault = self.fault
-        return fault if fault is not None and self.chance.random() < self.rate else None
+        if self.fault is None:
+            return None
+        self._drawn += 1
+        return self.fault if self.chance.random() < self.rate or self._drawn == CERTAIN else None
 
 
 def kind(method: str, path: str) -> str:

@@ -32,7 +32,7 @@ from .. import clusters, faults, s3
 from ..running import make_root
 
 RUNS = int(os.environ.get("SPENDER_FAULT_RUNS", "1"))
-RATE = float(os.environ.get("SPENDER_FAULT_RATE", "0.1"))
+RATE = float(os.environ.get("SPENDER_FAULT_RATE", "0.03"))
 SPECTRA, SHARD = 32, 2  # 16 chunks
 TASKS = 2 * SPECTRA // SHARD
 PATIENCE = 240.0  # seconds
@@ -197,7 +197,9 @@ def test_workers_killed_at_random(bench: Bench, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_client_stopped_at_a_random_moment(bench: Bench, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_client_stopped_at_a_random_moment(
+    bench: Bench, cluster: clusters.Cluster, tmp_path: Path, number: signal.Signals
+) -> None:
     statuses = {signal.SIGKILL: -9, signal.SIGTERM: 3, signal.SIGINT: 130}
     with bench.row(f"{number.name} of the client") as row:
         for _ in range(RUNS):
@@ -208,11 +210,11 @@ def test_a_client_stopped_at_a_random_moment(bench: Bench, tmp_path: Path, numbe
                 process.send_signal(number)
                 assert process.wait(PATIENCE) == statuses[number], told(tmp_path)
                 row.injected += 1
-            assert run(root, "--workers", "2") == 0
+            assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
 
 
-def test_a_scheduler_killed(bench: Bench, tmp_path: Path) -> None:
+def test_a_scheduler_killed(bench: Bench, cluster: clusters.Cluster, tmp_path: Path) -> None:
     with bench.row("SIGKILL of the scheduler") as row:
         for number in range(RUNS):
             root = bench.new_root()
@@ -224,8 +226,7 @@ def test_a_scheduler_killed(bench: Bench, tmp_path: Path) -> None:
                     assert process.wait(PATIENCE) == 1, told(tmp_path)
             assert "is gone; what is marked is done" in told(tmp_path)
             assert "Traceback" not in told(tmp_path)
-            with clusters.start(tmp_path / f"second-{number}") as second:
-                assert run(root, "--scheduler", second.address) == 0
+            assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
 
 
