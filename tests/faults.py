@@ -9,6 +9,12 @@ The faults are those of networks and of busy servers:
     truncated       half of the answer's body, then a reset (of answers that have a body)
     hang            no answer until the client gives up
     latency         the answer comes 0.3 s late
+
+and those of a server that no longer takes the client's word:
+
+    expired         400 with the code ExpiredToken
+    denied          403 with the code AccessDenied
+    skewed          403 with the code RequestTimeTooSkewed
 """
 
 from __future__ import annotations
@@ -28,10 +34,17 @@ import yarl
 from aiohttp import web
 
 FAULTS = ("slow-down", "error", "reset-before", "reset-after", "truncated", "hang", "latency")
+REFUSALS = ("expired", "denied", "skewed")
 LATENCY = 0.3  # seconds
 CERTAIN = 40  # the request of a time of spoiling that is spoiled in any case
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "expect", "te", "upgrade", "trailer"}
-_REPLIES = {"slow-down": (503, "SlowDown"), "error": (500, "InternalError")}
+_REPLIES = {
+    "slow-down": (503, "SlowDown"),
+    "error": (500, "InternalError"),
+    "expired": (400, "ExpiredToken"),
+    "denied": (403, "AccessDenied"),
+    "skewed": (403, "RequestTimeTooSkewed"),
+}
 
 
 @dataclass
@@ -52,8 +65,8 @@ class Proxy:
     @contextmanager
     def spoiling(self, fault: str, rate: float) -> Iterator[None]:
         """Spoil a share of the requests while the context lasts."""
-        if fault not in FAULTS:
-            raise ValueError(f"{fault!r} is none of {FAULTS}")
+        if fault not in FAULTS + REFUSALS:
+            raise ValueError(f"{fault!r} is none of {FAULTS + REFUSALS}")
         self.fault, self.rate, self._drawn = fault, rate, 0
         try:
             yield

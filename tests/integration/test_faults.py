@@ -1,8 +1,8 @@
 """Whatever goes wrong, no spectrum is lost: after a fault the same command ends with the objects of an undisturbed run.
 
 Each test is a row of a table: how often a fault was injected, in how many runs over how many spectra, how many of them
-were lost and how many objects differ. SPENDER_FAULT_RUNS=10 repeats every row, SPENDER_FAULT_RATE=0.2 spoils so many
-requests; pytest -s shows the table at its end.
+were lost and how many objects differ. SPENDER_FAULT_RUNS=10 repeats every row, those that wait for timeouts, too, and
+SPENDER_FAULT_RATE=0.2 spoils so many requests; pytest -s shows the table at its end.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ RATE = float(os.environ.get("SPENDER_FAULT_RATE", "0.03"))
 SPECTRA, SHARD = 32, 2  # 16 chunks
 TASKS = 2 * SPECTRA // SHARD
 PATIENCE = 240.0  # seconds
+
+
+patient = pytest.mark.skipif(
+    "SPENDER_FAULT_RUNS" not in os.environ, reason="waits for timeouts: set SPENDER_FAULT_RUNS=1 to run it"
+)
 
 
 @dataclass
@@ -164,7 +169,9 @@ def told(folder: Path) -> str:
 # --- the network and the server ---
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=patient) if fault == "hang" else fault for fault in faults.FAULTS]
+)
 def test_a_network_at_its_worst(bench: Bench, cluster: clusters.Cluster, fault: str) -> None:
     rate = RATE / 10 if fault == "hang" else RATE  # a hang lasts until the client's timeout, 15 s
     with bench.row(f"{fault}, {rate:.0%} of all requests") as row:
@@ -174,6 +181,32 @@ def test_a_network_at_its_worst(bench: Bench, cluster: clusters.Cluster, fault: 
             with bench.proxy.spoiling(fault, rate):
                 assert run(root, "--scheduler", cluster.address) in (0, 1, 3)
             row.injected += bench.proxy.injected[fault] - before
+            assert run(root, "--scheduler", cluster.address) == 0
+            bench.check(row, root)
+
+
+@pytest.mark.parametrize("refusal", faults.REFUSALS)
+def test_a_server_that_refuses_us(
+    bench: Bench, cluster: clusters.Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], refusal: str
+) -> None:
+    """Before the run, which is refused in one line; and in its middle, as when credentials run out."""
+    with bench.row(f"{refusal}: every request, at first and midway") as row:
+        for _ in range(RUNS):
+            root = bench.new_root()
+            before = bench.proxy.injected[refusal]
+            capsys.readouterr()
+            with bench.proxy.spoiling(refusal, 1.0):
+                assert run(root, "--scheduler", cluster.address) == 1
+            (line,) = capsys.readouterr().err.strip().splitlines()
+            assert bench.proxy.endpoint in line
+            assert s3.KEY[:4] in line
+            assert not bench.marked(root)
+            with running(root, tmp_path, "--scheduler", cluster.address) as process:
+                wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
+                with bench.proxy.spoiling(refusal, 1.0):
+                    assert process.wait(PATIENCE) in (1, 3), told(tmp_path)
+            assert "Traceback" not in told(tmp_path)
+            row.injected += bench.proxy.injected[refusal] - before
             assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
 
@@ -230,6 +263,7 @@ def test_a_scheduler_killed(bench: Bench, cluster: clusters.Cluster, tmp_path: P
             bench.check(row, root)
 
 
+@patient
 def test_a_worker_told_to_end_hands_its_chunk_back(bench: Bench, tmp_path: Path) -> None:
     with bench.row("SIGTERM of a worker") as row:
         for number in range(RUNS):
@@ -246,6 +280,7 @@ def test_a_worker_told_to_end_hands_its_chunk_back(bench: Bench, tmp_path: Path)
             bench.check(row, root)
 
 
+@patient
 def test_a_worker_that_hangs_is_replaced(bench: Bench, tmp_path: Path) -> None:
     with bench.row("SIGSTOP of a worker, for good") as row:
         for number in range(RUNS):
@@ -259,6 +294,25 @@ def test_a_worker_that_hangs_is_replaced(bench: Bench, tmp_path: Path) -> None:
                 for hung in clusters.children(cluster.workers[0].pid):
                     hung.suspend()
                 row.injected += 1
+                assert process.wait(PATIENCE) == 0, told(tmp_path)
+            bench.check(row, root)
+
+
+@patient
+def test_a_run_without_workers_says_so_and_goes_on_when_they_are_back(bench: Bench, tmp_path: Path) -> None:
+    with bench.row("all workers gone for a while") as row:
+        for number in range(RUNS):
+            root = bench.new_root()
+            (tmp_path / "output.txt").unlink(missing_ok=True)
+            with (
+                clusters.start(tmp_path / f"cluster-{number}", workers=1) as cluster,
+                running(root, tmp_path, "--scheduler", cluster.address) as process,
+            ):
+                wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
+                cluster.workers[0].terminate()
+                row.injected += 1
+                wait_until(lambda: "waiting: the scheduler has no workers" in told(tmp_path), process)
+                cluster.add_worker()
                 assert process.wait(PATIENCE) == 0, told(tmp_path)
             bench.check(row, root)
 
@@ -284,6 +338,7 @@ class Swelling(WorkerPlugin):
         stages.ingest_chunk = swelling
 
 
+@patient
 def test_a_worker_out_of_memory(bench: Bench, tmp_path: Path) -> None:
     with bench.row("a worker killed for its memory") as row:
         for number in range(RUNS):
