@@ -169,6 +169,8 @@ def _add_work(parser: argparse.ArgumentParser, models: bool, fetches: bool) -> N
     where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
     where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
+    text = "how long to wait for a scheduler, and again for its first worker (default 20 and 45)"
+    parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
     if fetches:
         _add_rate(parser)
     if models:
@@ -176,6 +178,16 @@ def _add_work(parser: argparse.ArgumentParser, models: bool, fetches: bool) -> N
         parser.add_argument(
             "--gpu", action="store_true", help="encode on a GPU or not at all (default: where there is one)"
         )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # argparse names it in its message
 
 
 def _add_rate(parser: argparse.ArgumentParser) -> None:

@@ -68,13 +68,15 @@ def connect(
     memory_limit: str | int | None = None,
     memory_needed: int = 0,
     memory_to_overlap: int = 0,
+    wait: float | None = None,
 ) -> Iterator[Client | None]:
     """Yield a client of a local cluster or of a scheduler that is running elsewhere, or None for in-process work.
 
     workers: processes on this machine; default as many as cores and `memory_needed` (bytes per process) allow. Each has
-    one thread, or THREADS where its memory is at least `memory_to_overlap`. scheduler: address such as tcp://host:8786;
-    it is used as it is and left running. memory_limit: bytes per local worker, or text such as "4 GB"; default an equal
-    share of the machine's memory.
+    one thread, or THREADS where its memory is at least `memory_to_overlap`. memory_limit: bytes per local worker, or
+    text such as "4 GB"; default an equal share of the machine's memory. scheduler: address such as tcp://host:8786; it
+    is used as it is and left running. wait: seconds for it to answer, and again for its first worker to come; default
+    CONNECT_TIMEOUT and WORKERS_TIMEOUT, for a cluster that is there.
     Raises ConfigError for settings that contradict each other, and for a scheduler or workers that do not answer.
     """
     if sum((workers is not None, scheduler is not None, serial)) > 1:
@@ -87,7 +89,7 @@ def connect(
     if serial:
         yield None
     elif scheduler is not None:
-        with _quiet(), _remote(scheduler) as client:
+        with _quiet(), _remote(scheduler, wait) as client:
             yield client
     else:
         count = _worker_count(workers, memory_needed)
@@ -162,7 +164,10 @@ def _encrypted(security: Security) -> dict[str, Any]:
 def _worker_specs(
     workers: int, threads: int, memory_limit: int, gpus: int, security: Security
 ) -> dict[int, dict[str, Any]]:
-    """Describe each worker process: where there are GPUs, one has each and offers it as the resource "GPU"."""
+    """Describe each worker process: where there are GPUs, one has each and offers it as the resource "GPU".
+
+    It offers as much of it as it does tasks at once, each of which asks for one: they take turns to compute.
+    """
     specs: dict[int, dict[str, Any]] = {}
     for number in range(max(workers, gpus)):
         options: dict[str, Any] = {
@@ -175,7 +180,7 @@ def _worker_specs(
         }
         if gpus:
             options["env"] = {"CUDA_VISIBLE_DEVICES": str(number) if number < gpus else ""}
-            options["resources"] = {"GPU": 1} if number < gpus else {}
+            options["resources"] = {"GPU": threads} if number < gpus else {}
         specs[number] = {"cls": Nanny, "options": options}
     return specs
 
@@ -204,21 +209,24 @@ def _inherited_by_workers() -> Iterator[None]:
 
 
 @contextmanager
-def _remote(address: str) -> Iterator[Client]:
+def _remote(address: str, wait: float | None) -> Iterator[Client]:
+    for_workers = WORKERS_TIMEOUT if wait is None else wait
     expected = "the address of a running Dask scheduler, such as tcp://host:8786"
     try:
         # Looked at first: a client that never got an address waits 40 s when it is thrown away, and one that talks to
         # something else than a scheduler may wait for ever.
         parse_host_port(parse_address(address)[1])
         with ThreadPoolExecutor(1) as pool:  # a caller in a notebook has a running loop of its own
-            found = pool.submit(asyncio.run, _ask_what_it_is(address)).result()
+            found = pool.submit(asyncio.run, _ask_what_it_is(address, wait or CONNECT_TIMEOUT)).result()
         if found != "Scheduler":
             raise ConfigError("--scheduler", address, expected, f"a {found} answers there: name its scheduler")
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except ConfigError:
         raise
     except (OSError, ValueError, ImportError, TypeError, MemoryError) as error:  # TypeError: ucx:// without its library
-        reason = str(error) if isinstance(error, ValueError) else f"no Dask scheduler answered: {_first_line(error)}"
+        reason = (
+            str(error) if isinstance(error, ValueError) else f"no Dask scheduler answered: {_first_line(error, wait)}"
+        )
         if isinstance(_root(error), ssl.SSLError):
             remedy = f"its certificate and ours do not fit; {_TLS_REMEDY}"
         else:
@@ -226,18 +234,18 @@ def _remote(address: str) -> Iterator[Client]:
         raise ConfigError("--scheduler", address, expected, f"{reason}; {remedy}") from error
     with client:
         try:
-            client.wait_for_workers(1, timeout=WORKERS_TIMEOUT)
+            client.wait_for_workers(1, timeout=for_workers)
         except TimeoutError as error:
             raise ConfigError(
                 "--scheduler",
                 address,
-                f"a scheduler that has workers ({WORKERS_TIMEOUT:.0f} s waited)",
+                f"a scheduler that has workers ({for_workers:.0f} s waited)",
                 f"start some with: dask worker {address} --nthreads 2",
             ) from error
         yield client
 
 
-async def _ask_what_it_is(address: str) -> str:
+async def _ask_what_it_is(address: str, timeout: float) -> str:
     """Ask what listens at an address for its kind: "Scheduler", "Worker" or "Nanny".
 
     Fails with ConfigError where certificates are missing, with OSError, ValueError, ImportError or MemoryError.
@@ -248,14 +256,14 @@ async def _ask_what_it_is(address: str) -> str:
         raise ConfigError("--scheduler", address, expected, f"{_TLS_REMEDY} files")
 
     async def ask() -> str:
-        comm = await open_comm(address, timeout=CONNECT_TIMEOUT, **arguments)  # type: ignore[no-untyped-call]
+        comm = await open_comm(address, timeout=timeout, **arguments)  # type: ignore[no-untyped-call]
         try:
             await comm.write({"op": "identity", "reply": True})
             return str((await comm.read())["type"])
         finally:
             comm.abort()
 
-    return await asyncio.wait_for(ask(), CONNECT_TIMEOUT)
+    return await asyncio.wait_for(ask(), timeout)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -265,8 +273,8 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or f"nothing within {CONNECT_TIMEOUT:.0f} s").splitlines()[0]
+def _first_line(error: BaseException, wait: float | None) -> str:
+    return (str(error) or f"nothing within {wait or CONNECT_TIMEOUT:.0f} s").splitlines()[0]
 
 
 @contextmanager

@@ -310,6 +310,8 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     asked = {"command": args.command, "version": __version__, "stages": list(stage_names), "models": models}
     # Nothing pending: no worker processes for it.
     serial = args.serial or not kinds
+    if args.wait is not None and not serial:
+        print(f"waiting up to {args.wait:.0f} s for the cluster", file=sys.stderr)
     with cluster.connect(
         workers=None if serial else args.workers,
         scheduler=None if serial else args.scheduler,
@@ -317,11 +319,13 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         memory_limit=args.memory_limit,
         memory_needed=int(needed / preflight.MEMORY_FRACTION),
         memory_to_overlap=int(preflight.memory_at_once(needed, cluster.THREADS) / preflight.MEMORY_FRACTION),
+        wait=args.wait,
     ) as client:
         counted = [] if client is None else [Counted(client.run_on_scheduler)]
         progress = Several(Journal(root, asked), make_progress(), *counted)
         gpu = getattr(args, "gpu", False)
-        summary = executor.run(root, made, client, stage_names, models, progress, gpu=gpu)
+        wait = preflight.GPU_TIMEOUT if args.wait is None else args.wait
+        summary = executor.run(root, made, client, stage_names, models, progress, gpu=gpu, wait=wait)
     if summary.failed:
         _print_failures(summary)
         return SOME_FAILED

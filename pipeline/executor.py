@@ -77,20 +77,21 @@ def run(
     progress: Progress,
     *,
     gpu: bool = False,
+    wait: float = preflight.GPU_TIMEOUT,
 ) -> Summary:
     """Do what is pending of some stages ("ingest", "encode") and models, chunk by chunk, whatever fails on the way.
 
     client: of the cluster that does the work; None does it here. gpu: encode on workers that offer a GPU, or not at
-    all. Encoding a chunk follows its ingest. Stores that do not exist yet are made first. A chunk that fails is
-    recorded in the ledger with its reason and the others go on; the summary names it. Raises ConfigError for what can
-    be refused before any work (see `preflight`) and for a store of another plan, ConnectionError when the cluster's
-    scheduler is lost.
+    all; wait: seconds to wait for the first of them. Encoding a chunk follows its ingest. Stores that do not exist yet
+    are made first. A chunk that fails is recorded in the ledger with its reason and the others go on; the summary names
+    it. Raises ConfigError for what can be refused before any work (see `preflight`) and for a store of another plan,
+    ConnectionError when the cluster's scheduler is lost.
     """
     start = time.monotonic()
     job = _pending(root, plan, stage_names, models)
     if job.tasks:
-        _prepare(job, client, gpu)
-    earlier = {kind: set(ledger.failures()) for kind, ledger in job.ledgers.items()}
+        _prepare(job, client, gpu, wait)
+    earlier = {kind: _earlier_failures(job, kind) for kind in job.ledgers}
     done = 0
     failed: list[Outcome] = []
     progress.start(job.total, job.total - len(job.tasks))
@@ -110,18 +111,34 @@ def run(
     return Summary(job.total, job.total - len(job.tasks), done, tuple(failed), time.monotonic() - start)
 
 
-def _prepare(job: _Job, client: Client | None, gpu: bool) -> None:
+def _prepare(job: _Job, client: Client | None, gpu: bool, wait: float) -> None:
     """Refuse what can be refused now, and make the stores."""
     kinds = {task.kind for task in job.tasks}
     storage.require_writable("ROOT", job.root)
     preflight.check_targets(job.root, job.plan)
     preflight.check_memory(job.plan, client, kinds)
     if any(model for _, model in kinds):
-        preflight.check_devices(client, gpu)
+        preflight.check_devices(client, gpu, wait)
     preflight.check_source(job.root, job.plan, [task.chunk for task in job.tasks if task.model is None])
     stores.create(job.root, job.plan, job.ledgers)
     for task in job.stale:  # their spectra are to be ingested anew
         job.ledgers[task.kind].unmark(task.chunk.index)
+
+
+def _earlier_failures(job: _Job, kind: Kind) -> set[int]:
+    """List the pending chunks that have failed before. Records of chunks that were done after all are removed.
+
+    Such are left when a run ends between the failure of a chunk and the work of another, a worker of its own perhaps.
+    """
+    ledger = job.ledgers[kind]
+    failures = set(ledger.failures())
+    pending = {task.chunk.index for task in job.tasks if task.kind == kind}
+    for index in sorted(failures - pending):
+        try:
+            ledger.clear_failure(index)
+        except OSError as error:
+            logger.warning("%s: the record of a failure could not be removed: %s", kind, reason_of(error))
+    return failures & pending
 
 
 def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
@@ -176,16 +193,25 @@ def _serial(job: _Job) -> Iterator[Outcome]:
 
 @dataclass(frozen=True)
 class _Cluster:
-    """A job on a cluster: how its tasks are submitted. on_gpu: encode only where a GPU is offered."""
+    """A job on a cluster: how its tasks are submitted.
+
+    encode_on, ingest_on: the resource of the only workers that do so, "GPU" and "CPU"; None for all workers.
+    """
 
     job: _Job
     client: Client
     quota: Quota
-    on_gpu: bool
+    encode_on: str | None
+    ingest_on: str | None
+
+    def place(self, kind: Kind) -> str | None:
+        """Name the resource that tasks of a kind ask for."""
+        return self.ingest_on if kind[1] is None else self.encode_on
 
     def submit(self, task: Task, upstream: Future[Outcome] | Outcome | None, label: str = "") -> Future[Outcome]:
         fingerprint = self.job.fingerprint(task)
         name = "-".join(part for part in (task.stage, task.model or "spectra", fingerprint[:8], label) if part)
+        place = self.place(task.kind)
         return self.client.submit(
             attempt,
             self.job.root,
@@ -195,7 +221,7 @@ class _Cluster:
             upstream,
             # A tuple: Dask takes tasks of one prefix for a group, and feeds large groups to workers bit by bit.
             key=(f"{name}-{self.job.root}", task.chunk.index),
-            resources={"GPU": 1} if task.model and self.on_gpu else None,
+            resources={place: 1} if place else None,
             # Chunk by chunk: results of early chunks are complete while later ones have not begun.
             priority=-task.chunk.index,
         )
@@ -210,7 +236,10 @@ def _distributed(job: _Job, client: Client, progress: Progress, gpu: bool) -> It
     workers = preflight.workers_of(client)
     threads = sum(info["nthreads"] for info in workers.values())
     quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))))
-    cluster = _Cluster(job, client, quota, on_gpu=gpu or preflight.has_gpu(workers))
+    # Where some workers are there to encode and others to ingest, neither does the others' work, idle or not.
+    encode_on = "GPU" if gpu or preflight.offering(workers, "GPU") else None
+    ingest_on = "CPU" if preflight.offering(workers, "CPU") else None
+    cluster = _Cluster(job, client, quota, encode_on, ingest_on)
     ingested: dict[int, Outcome] = {}
     given_up: list[Task] = []
     for task, future in _ended(cluster, _submit(cluster), progress):
@@ -314,8 +343,10 @@ class _Watch:
             raise _lost(client) from error
         if not workers:
             return "the scheduler has no workers; Ctrl-C ends the run, and the same command resumes it"
-        if self._cluster.on_gpu and all(model for _, model in kinds) and not preflight.has_gpu(workers):
-            return "none of the workers offers a GPU, and only encoding is left; Ctrl-C ends the run"
+        for kind in sorted(kinds, key=str):
+            place = self._cluster.place(kind)
+            if place and not preflight.offering(workers, place):
+                return f"none of the workers offers the resource {place}, needed to {kind[0]}; Ctrl-C ends the run"
         return ""
 
 

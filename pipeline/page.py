@@ -13,10 +13,10 @@ from typing import Any
 import jinja2
 
 from pipeline import __version__, quality, runs, storage
+from pipeline.config import redacted
 from pipeline.journal import Line, Log, read_logs
 from pipeline.plan import Plan
 from pipeline.quality import Quality
-from pipeline.sources import redacted
 from pipeline.status import StageStatus, read_status
 from pipeline.throughput import Throughput, seconds_of, throughput
 
@@ -51,7 +51,6 @@ def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Lo
         root=redacted(root),
         name=redacted(root).rstrip("/").rsplit("/", 1)[-1] or root,
         plan=plan,
-        redacted=redacted,
         version=__version__,
         now=datetime.now(UTC),
         chunks=len(plan.chunks()),

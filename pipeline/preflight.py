@@ -68,30 +68,30 @@ def workers_of(client: Client) -> dict[str, Any]:
     return workers
 
 
-def has_gpu(workers: dict[str, Any]) -> bool:
-    """Tell whether any of the workers offers the resource "GPU"."""
-    return any("GPU" in info.get("resources", {}) for info in workers.values())
+def offering(workers: dict[str, Any], resource: str) -> list[str]:
+    """Give the addresses of the workers that offer a resource, "GPU" or "CPU"."""
+    return [address for address, info in workers.items() if resource in info.get("resources", {})]
 
 
-def check_devices(client: Client | None, demanded: bool) -> None:
+def check_devices(client: Client | None, demanded: bool, wait: float = GPU_TIMEOUT) -> None:
     """Refuse workers that offer a GPU and have none that works, and a run that demands one where there is none.
 
     demanded: whether encoding anywhere else is out of the question; a cluster's GPU workers are then waited for, for
-    GPU_TIMEOUT seconds. client: None for work in this process. Raises ConfigError.
+    so many seconds. client: None for work in this process. Raises ConfigError.
     """
     if client is None:
         if demanded and worker.device().type != "cuda":
             raise ConfigError("--gpu", True, "a CUDA device in this machine", "run without --gpu to encode on the CPU")
         return
-    deadline = time.monotonic() + GPU_TIMEOUT
-    while demanded and not has_gpu(workers_of(client)):
+    deadline = time.monotonic() + wait
+    while demanded and not offering(workers_of(client), "GPU"):
         if time.monotonic() > deadline or (client.cluster is not None and not torch.cuda.is_available()):
             remedy = 'start some with: dask worker ADDRESS --resources "GPU=1", or run without --gpu'
             raise ConfigError("--gpu", True, "a worker that offers the resource GPU", remedy)
         time.sleep(1.0)
-    offering = [address for address, info in workers_of(client).items() if "GPU" in info.get("resources", {})]
-    if offering:
-        for address, problem in client.run(_device_problem, workers=offering).items():
+    with_gpu = offering(workers_of(client), "GPU")
+    if with_gpu:
+        for address, problem in client.run(_device_problem, workers=with_gpu).items():
             if problem:
                 remedy = "mend its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU all the same"
                 raise ConfigError(f"worker {address}", problem, "a GPU that works, since it offers one", remedy)

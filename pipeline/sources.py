@@ -6,7 +6,6 @@ import asyncio
 import email.utils
 import itertools
 import random
-import re
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from functools import lru_cache, partial
 from fsspec.asyn import AsyncFileSystem, get_loop
 
 from pipeline import storage
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, redacted
 
 RETRIES = 10
 """Further attempts after a fault that may pass: about three minutes, as long as a server takes to start again."""
@@ -40,7 +39,6 @@ _PROBE = 80  # bytes; a FITS file's first card
 _PROBE_RETRIES = 2  # who has mistyped a URL is told soon
 _PERMANENT_STATUS = frozenset({400, 401, 402, 403, 405, 406, 410, 411, 414, 416, 451, 501, 505})
 _PERMANENT_ERRORS = (PermissionError, NotADirectoryError, NotImplementedError)
-_SECRETS = re.compile(r"//[^/@\s]*@|\?[^\s'\"]*")
 
 
 class SourceError(RuntimeError):
@@ -337,8 +335,3 @@ def _retry_after(error: Exception) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()) if text else 0.0
     except ValueError:
         return 0.0
-
-
-def redacted(text: str) -> str:
-    """Return a text without the credentials and signatures of the URLs in it."""
-    return _SECRETS.sub(lambda found: "//***@" if found[0].startswith("//") else "?***", text)

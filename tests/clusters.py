@@ -50,13 +50,19 @@ def children(pid: int) -> list[psutil.Process]:
         return []
 
 
-@contextmanager
-def start(folder: Path, workers: int = 2, **environment: str) -> Iterator[Cluster]:
-    """Run a scheduler and workers; environment: further variables for all of them."""
-    folder.mkdir(parents=True, exist_ok=True)
+def free_port() -> int:
+    """Find a port of the loopback that nobody uses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def start(folder: Path, workers: int = 2, port: int | None = None, **environment: str) -> Iterator[Cluster]:
+    """Run a scheduler and workers; port: default a free one; environment: further variables for all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
     arguments = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     arguments += ["--dashboard-address", "127.0.0.1:0"]
     scheduler = _start(folder / "scheduler.txt", arguments, environment)

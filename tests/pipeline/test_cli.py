@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, commands, runs, storage
+from pipeline import cli, commands, runs, sources, storage
 from pipeline.plan import Plan
 from spender_core.training import VALID_FRACTION
 from spender_core.weights import PUBLISHED
@@ -163,8 +163,9 @@ def test_the_default_model_is_the_embedded_one() -> None:
 
 
 def test_failed_chunks_end_with_3_and_the_same_command_resumes(
-    tmp_path: Path, table: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, table: Path, mirror: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sources, "MAX_BACKOFF", 0.01)  # ten retries would take three minutes
     source = tmp_path / "sas"
     plate = Path("sdss/spectro/redux/26/spectra/lite/0266")
     (source / plate).mkdir(parents=True)

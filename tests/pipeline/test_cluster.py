@@ -5,6 +5,7 @@ import logging
 import os
 import socketserver
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 
@@ -16,6 +17,8 @@ from distributed.security import Security
 
 from pipeline import cluster
 from pipeline.config import ConfigError
+
+from .. import clusters
 
 
 def describe() -> dict[str, object]:
@@ -106,6 +109,30 @@ def test_a_server_that_is_no_scheduler_is_refused_in_bounded_time(monkeypatch: p
         server.shutdown()
 
 
+def test_a_cluster_that_is_still_starting_is_waited_for_as_long_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
+    port = clusters.free_port()
+
+    def start_later(stack: ExitStack) -> None:
+        time.sleep(2)
+        started = stack.enter_context(clusters.start(tmp_path, workers=0, port=port))
+        time.sleep(2)
+        started.add_worker()
+
+    with ExitStack() as stack:
+        thread = Thread(target=start_later, args=(stack,))
+        thread.start()
+        try:
+            with cluster.connect(scheduler=f"tcp://127.0.0.1:{port}", wait=60) as client:
+                assert client is not None
+                assert len(client.scheduler_info()["workers"]) == 1
+        finally:
+            thread.join()
+
+
 def test_a_scheduler_without_workers_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
     options = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
@@ -141,6 +168,6 @@ def test_each_gpu_belongs_to_one_worker_and_is_offered_as_a_resource() -> None:
     specs = cluster._worker_specs(3, 2, 1, gpus=2, security=Security())
     options = [specs[i]["options"] for i in range(3)]
     assert [each["env"]["CUDA_VISIBLE_DEVICES"] for each in options] == ["0", "1", ""]
-    assert [each["resources"] for each in options] == [{"GPU": 1}, {"GPU": 1}, {}]
+    assert [each["resources"] for each in options] == [{"GPU": 2}, {"GPU": 2}, {}]
     assert len(cluster._worker_specs(1, 2, 1, gpus=2, security=Security())) == 2
     assert "resources" not in cluster._worker_specs(1, 2, 1, gpus=0, security=Security())[0]["options"]

@@ -22,6 +22,7 @@ from pipeline.sources import Share
 from pipeline.stages import Record
 from pipeline.tasks import Outcome, Task, attempt
 
+from .. import clusters
 from ..running import break_file, make_root
 
 BOTH = ("ingest", "encode")
@@ -212,6 +213,15 @@ def test_a_ledger_whose_store_is_gone_is_refused_with_the_remedy(tmp_path: Path,
         run(root, plan)
 
 
+def test_the_record_of_a_failure_goes_when_another_has_done_the_chunk(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    assert run(root, plan).failed == ()
+    ledger = runs.ingest_ledger(root, plan)
+    ledger.fail(1, {"reason": "its worker died"})
+    assert run(root, plan).done == 0
+    assert ledger.failures() == {}
+
+
 def test_where_workers_offer_a_gpu_only_they_encode(
     tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +236,46 @@ def test_where_workers_offer_a_gpu_only_they_encode(
     with_gpu = [address for address, about in info.items() if about["resources"].get("GPU")]
     assert len(with_gpu) == 1
     assert {address: count for address, count in loaded.items() if count} == {with_gpu[0]: 1}
+
+
+def test_where_workers_offer_a_cpu_only_they_ingest(tmp_path: Path, mirror: Path) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    told = Told()
+    with clusters.start(tmp_path / "cluster", workers=0, SPENDER_DEVICE="cpu") as running:
+        nannies = {"CPU": running.add_worker("--resources", "CPU=4"), "GPU": running.add_worker("--resources", "GPU=1")}
+        with cluster.connect(scheduler=running.address) as both:
+            assert both is not None
+            both.wait_for_workers(2)
+            assert run(root, plan, both, told=told).failed == ()
+        where = {pid.pid: place for place, nanny in nannies.items() for pid in clusters.children(nanny.pid)}
+    places = {
+        (each.task.stage, where[int(each.record["worker"].split(":")[-1])]) for each in told.outcomes if each.record
+    }
+    assert places == {("ingest", "CPU"), ("encode", "GPU")}
+
+
+def test_work_that_no_worker_may_do_is_told(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "LOOK", 0.2)
+    root, plan = make_root(tmp_path, mirror)
+    told = Told()
+    with clusters.start(tmp_path / "cluster", workers=0, SPENDER_DEVICE="cpu") as running:
+        running.add_worker("--resources", "GPU=1")
+        only_cpu = running.add_worker("--resources", "CPU=1")
+        with cluster.connect(scheduler=running.address) as both:
+            assert both is not None
+            both.wait_for_workers(2)
+            places = executor._Cluster(
+                executor._pending(root, plan, BOTH, ["random"]), both, divide(plan.config), "GPU", "CPU"
+            )
+            watch = executor._Watch(places, told)
+            only_cpu.terminate()
+            only_cpu.wait(60)
+            watch.look({("ingest", None), ("encode", "random")})
+            watch.look({("encode", "random")})
+    assert told.said == [
+        "waiting: none of the workers offers the resource CPU, needed to ingest; Ctrl-C ends the run",
+        "going on: workers are there again",
+    ]
 
 
 def _count_models() -> int:
