@@ -124,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", "write one HTML file: progress, throughput, quality, slowest chunks, failures")
     report.add_argument("--output", metavar="FILE", required=True, help="file to write, .html")
     _add_train(add("train", "train a model on the spectra of runs", root=False))
+    _add_submit(add("submit", "do the same as `run` as a job on Kubernetes, and follow it"))
+    _add_scale(add("scale", "change how many workers a submitted run has"))
     return parser
 
 
@@ -212,3 +214,29 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="(default 64)")
     parser.add_argument("--learning-rate", metavar="X", type=float, default=1e-3, help="peak (default 0.001)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default 0)")
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    image = "image of every pod, or of those without a GPU (default: as the manifests have it)"
+    parser.add_argument("--image", metavar="IMAGE", help=image)
+    parser.add_argument("--gpu-image", metavar="IMAGE", help="image of the GPU workers (default: the same)")
+    _add_counts(parser)
+    parser.add_argument("--namespace", metavar="NAME", help="(default: as the manifests have it)")
+    manifests = "kustomization to fill in: a folder like deploy/overlays/eks (default: deploy/base)"
+    parser.add_argument("--manifests", metavar="DIR", help=manifests)
+    operator = "use Kubernetes' own resources alone, where Dask's are not allowed"
+    parser.add_argument("--no-operator", action="store_true", help=operator)
+    parser.add_argument("--dry-run", action="store_true", help="print the manifests, and change nothing")
+    parser.add_argument("--detach", action="store_true", help="return when all is created, without following the run")
+    parser.add_argument("--keep", action="store_true", help="leave the objects of a run that has ended in the cluster")
+    _add_rate(parser)
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    _add_counts(parser)
+    parser.add_argument("--namespace", metavar="NAME", default="spender", help="(default: spender)")
+
+
+def _add_counts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpu-workers", metavar="N", type=int, help="workers that ingest, and encode without GPUs")
+    parser.add_argument("--gpu-workers", metavar="N", type=int, help="workers that encode, with a GPU each; 0: none")

@@ -6,19 +6,19 @@ What computes is imported where it is used: torch and Dask take longer to start 
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pipeline import __version__, dataset, layouts, runs, selection, storage
+from pipeline import __version__, dataset, planning, runs, selection, storage
 from pipeline import status as run_status
 from pipeline import targets as target_table
 from pipeline.cli import SOME_FAILED
-from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml, release_of
+from pipeline.config import ConfigError
 from pipeline.journal import Journal
 from pipeline.plan import Plan
 from pipeline.progress import Counted, Several, make_progress
@@ -27,14 +27,7 @@ from pipeline.sources import SourceError
 from pipeline.status import StageStatus
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from pipeline.executor import Summary
-
-DEFAULT_MODEL = "sdss-demo"
-
-
-_NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
 
 
 def is_expected(error: Exception) -> bool:
@@ -56,35 +49,13 @@ def describe(error: BaseException) -> str:
 
 def targets(args: Namespace) -> int:
     """Select targets from a catalog and write their table."""
-    if _absolute(args.catalog) == _absolute(args.output):
+    if storage.absolute(args.catalog) == storage.absolute(args.output):
         raise ConfigError("--output", args.output, "another file than the catalog", "the catalog would be lost")
     found = target_table.find_targets(args.catalog, selection.combined(args.select, args.where))
     target_table.write_targets(found.frame, args.output)
     print(f"{len(found.frame)} targets of {found.rows} rows written to {args.output}")
     for remark, count in found.remarks.items():
         print(f"{count} {remark}")
-    return 0
-
-
-def plan(args: Namespace) -> int:
-    """Make the plan of a run, or add models to the one that is there."""
-    root = _absolute(args.root)
-    existing = _existing_plan(root)
-    config, models = _asked_for(args, existing)
-    runs.use_storage(root, config)
-    table = config.targets if existing is None or args.targets or args.config else runs.targets_url(root)
-    made, frame = _make_plan(config, existing, table)
-    _refuse_other(root, made, existing)
-    for model in models or _default_models(made):
-        made = made.with_model(_resolve(model, made))
-    storage.require_writable("ROOT", root)
-    if existing is None:
-        target_table.write_targets(frame, runs.targets_url(root), row_group=made.shard)
-    # Written last: where there is a plan, its targets are there too.
-    storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
-    names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
-    print(f"{made.n_spectra} spectra in {len(made.chunks())} chunks of {made.shard}; models: {names}")
-    print(f"next: spender-pipeline run {args.root}")
     return 0
 
 
@@ -107,7 +78,7 @@ def close(args: Namespace) -> int:
     """Check that all is done and complete the stores."""
     from pipeline import finalize
 
-    root = _absolute(args.root)
+    root = storage.absolute(args.root)
     finalize.finalize(root, runs.read_plan(root))
     print(f"finalized {args.root}")
     return 0
@@ -115,7 +86,7 @@ def close(args: Namespace) -> int:
 
 def status(args: Namespace) -> int:
     """Show how far a run is."""
-    root = _absolute(args.root)
+    root = storage.absolute(args.root)
     made = runs.read_plan(root)
     found = run_status.read_status(root, made)
     if args.json:
@@ -130,7 +101,7 @@ def verify(args: Namespace) -> int:
     """Compare every chunk with its marker."""
     from pipeline import finalize
 
-    root = _absolute(args.root)
+    root = storage.absolute(args.root)
     made = runs.read_plan(root)
     problems = finalize.verify(root, made)
     for problem in problems:
@@ -152,7 +123,7 @@ def plot(args: Namespace) -> int:
     from pipeline import report as figures
     from pipeline import results
 
-    opened = results.open_run(_absolute(args.root))
+    opened = results.open_run(storage.absolute(args.root))
     row = opened.find(args.id) if args.row is None else args.row
     if not 0 <= row < opened.plan.n_spectra:
         raise ConfigError("--row", row, f"0 to {opened.plan.n_spectra - 1}")
@@ -165,7 +136,7 @@ def report(args: Namespace) -> int:
     """Write the report of a run."""
     from pipeline import page
 
-    page.write_page(_absolute(args.root), args.output)
+    page.write_page(storage.absolute(args.root), args.output)
     print(args.output)
     return 0
 
@@ -176,7 +147,7 @@ def train(args: Namespace) -> int:
     from spender_core.training import Settings
 
     settings = Settings(args.epochs, args.batch_size, args.learning_rate, args.seed)
-    roots = [_absolute(root) for root in args.roots]
+    roots = [storage.absolute(root) for root in args.roots]
     n_spectra, history = training.train(roots, args.output, settings, n_latent=args.latents, start=args.start)
     for split, epochs in history.items():
         told = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
@@ -186,117 +157,10 @@ def train(args: Namespace) -> int:
     return 0
 
 
-def _absolute(url: str) -> str:
-    """Make a local path absolute: workers elsewhere have another working folder."""
-    path = storage.local_path(url)
-    return url if path is None else os.path.abspath(path)
-
-
-def _existing_plan(root: str) -> Plan | None:
-    if not storage.exists(storage.join(root, "plan.json")):
-        return None
-    return runs.read_plan(root)
-
-
-def _release(source: str | None, config: SurveyConfig) -> str:
-    """Read the release from a new source for an existing plan: a mirror whose URL names none is one of the same."""
-    new = release_of(source) if source else ""
-    if new and config.release and new != config.release:
-        remedy = "files of another release are other spectra: plan it in another ROOT"
-        raise ConfigError("source", source, f"a mirror of {config.release}, the release of the plan", remedy)
-    return new or config.release
-
-
-def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, list[ModelConfig]]:
-    """Read the configuration from the options or the file; what is not said is as in the existing plan."""
-    choices = {
-        "targets": args.targets and _absolute(args.targets),
-        "source": args.source and _absolute(args.source),
-        "layout": args.layout,
-        "instrument": args.instrument,
-        "shard": args.shard,
-        "chunk": args.chunk,
-        "concurrency": args.concurrency,
-        "max_requests": args.max_requests,
-        "max_requests_per_second": args.max_requests_per_second,
-        "cache": args.cache and _absolute(args.cache),
-    }
-    said = {key: value for key, value in choices.items() if value is not None}
-    models = [_model(text, args) for text in args.model]
-    if args.config is not None:
-        if said or models:
-            raise ConfigError("--config", args.config, "no other options beside it", "write them into the file")
-        try:
-            config, written = read_toml(storage.read_bytes(args.config).decode())
-        except (FileNotFoundError, UnicodeDecodeError) as error:
-            raise ConfigError("--config", args.config, "a TOML file that exists") from error
-        cache = config.cache and _absolute(config.cache)
-        config = replace(config, targets=_absolute(config.targets), source=_absolute(config.source), cache=cache)
-        return config, [replace(model, checkpoint=_checkpoint(model.checkpoint)) for model in written]
-    if existing is not None:
-        release = _release(said.get("source"), existing.config)
-        return replace(existing.config, **said, release=release), models
-    for key in ("targets", "source"):
-        if key not in said:
-            raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {args.root} holds none yet")
-    return SurveyConfig.from_dict(said), models
-
-
-def _model(text: str, args: Namespace) -> ModelConfig:
-    named = _NAMED_MODEL.match(text)
-    name, checkpoint = (named[1], named[2]) if named else (model_name(text), text)
-    asked = ModelConfig(
-        name=name,
-        checkpoint=_checkpoint(checkpoint),
-        precision=args.precision or "float32",
-        micro_batch=args.micro_batch,
-    )
-    return replace(asked, variables=tuple(args.variables.split(","))) if args.variables else asked
-
-
-def _checkpoint(text: str) -> str:
-    from spender_core.weights import PUBLISHED
-
-    return text if text in PUBLISHED else _absolute(text)
-
-
-def _default_models(made: Plan) -> list[ModelConfig]:
-    from spender_core.weights import PUBLISHED
-
-    if made.models or made.config.instrument != PUBLISHED[DEFAULT_MODEL].instrument:
-        return []
-    return [ModelConfig(name=DEFAULT_MODEL, checkpoint=DEFAULT_MODEL)]
-
-
-def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
-    from pipeline import worker
-
-    facts = worker.inspect(model.checkpoint, made.config.instrument)
-    return model.resolve(sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest))
-
-
-def _make_plan(config: SurveyConfig, existing: Plan | None, table: str) -> tuple[Plan, pd.DataFrame]:
-    """Plan a survey over a targets table, and give its rows; what the existing plan has chosen stays chosen."""
-    frame = target_table.read_rows(table, 0, target_table.count(table))
-    layouts.paths(config.layout, frame.drop_duplicates("run2d")["target"])  # refuses reductions that the layout lacks
-    if existing is None:
-        return Plan.create(config, frame), frame
-    as_before = config
-    if existing.n_spectra == len(frame) and config.shard is None and config.chunk is None:
-        as_before = replace(config, shard=existing.shard, chunk=existing.chunk)
-    return replace(Plan.create(as_before, frame), config=config, models=existing.models), frame
-
-
-def _refuse_other(root: str, made: Plan, existing: Plan | None) -> None:
-    differences = made.difference(existing) if existing is not None else []
-    if differences:
-        raise ConfigError("ROOT", root, f"a ROOT with the same plan ({'; '.join(differences)})", "choose another ROOT")
-
-
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     from pipeline import cluster, executor, finalize, preflight
 
-    root = _absolute(args.root)
+    root = storage.absolute(args.root)
     made = runs.read_plan(root)
     if getattr(args, "max_requests_per_second", None) is not None:
         made = replace(made, config=replace(made.config, max_requests_per_second=args.max_requests_per_second))
@@ -381,9 +245,104 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
+def submit(args: Namespace) -> int:
+    """Have a run done on Kubernetes."""
+    from pipeline import manifests
+
+    root = args.root
+    made = runs.read_plan(root)
+    _refuse_places_on_this_machine(root, made)
+    memory = _worker_memory(root, made)
+    rate = args.max_requests_per_second
+    request = manifests.Request(
+        name=manifests.name_of(root),
+        root=root,
+        memory=memory,
+        image=args.image,
+        gpu_image=args.gpu_image,
+        cpu_workers=args.cpu_workers,
+        gpu_workers=args.gpu_workers,
+        namespace=args.namespace,
+        options=() if rate is None else ("--max-requests-per-second", str(rate)),
+    )
+    folder = manifests.base() if args.manifests is None else Path(args.manifests)
+    documents = manifests.fill(manifests.render(folder), request)
+    if args.no_operator:
+        documents = manifests.without_operator(documents)
+    if args.dry_run:
+        print(manifests.to_yaml(documents), end="")
+        return 0
+    submission = _submission()
+    api = submission.connect(manifests.namespace_of(documents))
+    submitted = submission.Submitted(root, made, request.name, api)
+    submission.create(submitted, documents)
+    print(f"submitted as {request.name} in the namespace {api.namespace}")
+    print(f"how far it is, from anywhere: spender-pipeline status {root}", flush=True)
+    if args.detach:
+        return 0
+    try:
+        ended: int = submission.follow(submitted)
+    except KeyboardInterrupt:
+        remedy = f"kubectl delete daskjob,job --namespace {api.namespace} --selector {submitted.selector}"
+        print(f"\nthe run goes on; to end it: {remedy}", file=sys.stderr)
+        raise
+    if not args.keep:
+        submission.remove(submitted)
+    if ended != 0:
+        print(f"error: the run has ended with {ended}; submit it again to resume", file=sys.stderr)
+    return ended
+
+
+def _submission() -> ModuleType:
+    try:
+        from pipeline import submission
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'spender-pipeline[kubernetes]'"
+        raise ConfigError("kubernetes", f"no module {error.name}", "a client of Kubernetes", remedy) from error
+    return submission
+
+
+def _refuse_places_on_this_machine(root: str, made: Plan) -> None:
+    """Refuse what pods do not reach."""
+    from spender_core.weights import PUBLISHED
+
+    config = made.config
+    places = {"ROOT": root, "source": config.source, "cache": config.cache}
+    places |= {
+        f"the checkpoint of {model.name}": model.checkpoint
+        for model in made.models
+        if model.checkpoint not in PUBLISHED
+    }
+    for key, url in places.items():
+        if url is not None and ("://" not in url or storage.local_path(url) is not None or url.startswith("memory:")):
+            remedy = "pods have no part of this machine's disk: use a bucket, and plan with it"
+            raise ConfigError(key, url, "a URL that every pod reaches, such as s3://bucket/dr17", remedy)
+
+
+def _worker_memory(root: str, made: Plan) -> int:
+    """Project the memory of a worker that does two of a plan's chunks at once; refuse targets that have changed."""
+    from pipeline import cluster, preflight
+
+    preflight.check_targets(root, made)
+    kinds = [("ingest", None), *(("encode", model.name) for model in made.models)]
+    at_once = preflight.memory_at_once(preflight.memory_needed(made, kinds), cluster.THREADS)
+    return int(at_once / preflight.MEMORY_FRACTION)
+
+
+def scale(args: Namespace) -> int:
+    """Change how many workers a submitted run has."""
+    if args.cpu_workers is None and args.gpu_workers is None:
+        raise ConfigError("--cpu-workers, --gpu-workers", None, "at least one of them", "say how many there shall be")
+    submission = _submission()
+    api = submission.connect(args.namespace)
+    for group, (before, after) in submission.scale(args.root, api, args.cpu_workers, args.gpu_workers).items():
+        print(f"{group}: {before} -> {after} workers")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "targets": targets,
-    "plan": plan,
+    "plan": planning.plan,
     "run": run,
     "ingest": ingest,
     "encode": encode,
@@ -393,4 +352,6 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "plot": plot,
     "report": report,
     "train": train,
+    "submit": submit,
+    "scale": scale,
 }

@@ -91,6 +91,12 @@ def local_path(url: str) -> Path | None:
         return path
 
 
+def absolute(url: str) -> str:
+    """Make a local path absolute, and leave any other URL as it is: workers elsewhere have another working folder."""
+    path = local_path(url)
+    return url if path is None else os.path.abspath(path)
+
+
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the filesystem of a URL and the path in it. Raises ConfigError for a scheme nobody handles."""
     path = local_path(url)

@@ -41,10 +41,11 @@ LAYERS: list[set[str]] = [
     {"executor", "progress", "journal", "throughput"},
     {"finalize"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
-    {"report", "page", "cluster", "mock", "mock_release", "train"},
+    {"report", "page", "cluster", "mock", "mock_release", "train", "planning", "manifests"},
+    {"submission"},
     {"commands", "cli", "demo", "__main__"},
 ]
-SPENDER_CORE = {"infer", "worker", "batch", "commands", "cli", "report", "mock", "demo", "train"}
+SPENDER_CORE = {"infer", "worker", "batch", "commands", "planning", "cli", "report", "mock", "demo", "train"}
 ONLY_IN = {
     "distributed": {"executor", "preflight", "worker", "cluster", "quota"},
     "zarr": {"dataset", "finalize", "schema", "storage"},
@@ -53,6 +54,8 @@ ONLY_IN = {
     "matplotlib": {"report"},
     "prometheus_client": {"metrics"},
     "jinja2": {"page"},
+    "kr8s": {"submission"},
+    "yaml": {"manifests"},
 }
 
 

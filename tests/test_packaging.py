@@ -82,14 +82,18 @@ def test_the_lock_names_neither_this_project_nor_a_place(locked: dict[str, str])
     assert "://" not in text
 
 
-def imported_packages(folder: str) -> set[str]:
+def names_in(file: Path) -> set[str]:
     names = set()
-    for file in sorted((REPOSITORY / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module.split(".")[0])
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def imported_packages(folder: str) -> set[str]:
+    names = set().union(*(names_in(file) for file in (REPOSITORY / folder).rglob("*.py")))
     own = {file.stem for file in (REPOSITORY / "benchmarks").glob("*.py")}  # imported by each other and by their tests
     return names - set(sys.stdlib_module_names) - {"pipeline", "spender_core", "tests"} - own
 
@@ -97,7 +101,16 @@ def imported_packages(folder: str) -> set[str]:
 @pytest.mark.parametrize("folder", ["pipeline", "spender_core"])
 def test_packages_import_only_declared_runtime_dependencies(folder: str, project: dict[str, Any]) -> None:
     runtime = {name.replace("-", "_") for name in requirements(project["project"]["dependencies"])}
-    assert imported_packages(folder) <= runtime
+    of_kubernetes = requirements(project["project"]["optional-dependencies"]["kubernetes"])
+    optional = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in of_kubernetes}
+    assert imported_packages(folder) <= runtime | optional
+
+
+def test_only_what_talks_to_kubernetes_needs_its_packages(project: dict[str, Any]) -> None:
+    of_kubernetes = requirements(project["project"]["optional-dependencies"]["kubernetes"])
+    optional = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in of_kubernetes}
+    users = {file.stem for file in (REPOSITORY / "pipeline").glob("*.py") if names_in(file) & optional}
+    assert users == {"cluster", "manifests", "submission"}
 
 
 def test_test_and_benchmark_imports_are_declared(declared: dict[str, str]) -> None:
@@ -130,11 +143,18 @@ def test_the_page_of_the_report_is_packaged(project: dict[str, Any]) -> None:
     assert files | {"py.typed"} == set(listed)
 
 
+def test_the_manifests_of_a_run_are_packaged(project: dict[str, Any]) -> None:
+    assert project["tool"]["setuptools"]["package-dir"] == {"pipeline.deploy": "deploy/base"}
+    assert project["tool"]["setuptools"]["package-data"]["pipeline.deploy"] == ["*.yaml"]
+    assert {file.suffix for file in (REPOSITORY / "deploy" / "base").iterdir() if file.is_file()} == {".py", ".yaml"}
+    assert (resources.files("pipeline.deploy") / "kustomization.yaml").is_file()
+
+
 def test_every_package_is_listed(project: dict[str, Any]) -> None:
     found = {f.parent.relative_to(REPOSITORY).as_posix() for f in REPOSITORY.glob("[a-z]*/**/__init__.py")}
     ours = {name for name in found if name.split("/")[0] in ("pipeline", "spender_core")}
     listed = {name.replace(".", "/") for name in project["tool"]["setuptools"]["packages"]}
-    assert ours | {"spender_core/data"} == listed
+    assert ours | {"spender_core/data", "pipeline/deploy"} == listed
 
 
 def test_version_is_said_once(project: dict[str, Any]) -> None:

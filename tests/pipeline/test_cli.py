@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, commands, runs, sources, storage
+from pipeline import cli, planning, runs, sources, storage
 from pipeline.plan import Plan
 from spender_core.training import VALID_FRACTION
 from spender_core.weights import PUBLISHED
@@ -159,7 +159,7 @@ def test_model_options_reach_the_plan(tmp_path: Path, table: Path, mirror: Path)
 
 
 def test_the_default_model_is_the_embedded_one() -> None:
-    assert PUBLISHED[commands.DEFAULT_MODEL].instrument == "sdss"
+    assert PUBLISHED[planning.DEFAULT_MODEL].instrument == "sdss"
 
 
 def test_failed_chunks_end_with_3_and_the_same_command_resumes(

@@ -1,0 +1,315 @@
+"""A run on Kubernetes: its objects created, followed by the ledger to its end, scaled, and removed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import kr8s
+from kr8s.objects import APIObject, Pod, object_from_spec
+
+from pipeline import interrupt, runs
+from pipeline.config import ConfigError
+from pipeline.manifests import ROOT_LABEL, RUN_LABEL, Document, root_label, split
+from pipeline.plan import Plan
+
+LOOK = 5.0
+"""Seconds between two looks at the ledger and at the pods."""
+
+LINE_SECONDS = 30.0
+"""Least time between two lines that tell how far a run is."""
+
+OPERATOR_PATIENCE = 60.0
+"""Seconds without a driver after which the operator is asked for; it needs a few."""
+
+TAIL = 30
+"""Lines of a failed driver's log that are shown."""
+
+DONE, FAILED, SOME_FAILED = 0, 1, 3
+
+_FAULTS = (kr8s.APITimeoutError, kr8s.ConnectionClosedError, kr8s.ServerError, httpx.HTTPError)
+_TLS_SECRET = "dask-tls"
+_GROUPS = "daskworkergroups.kubernetes.dask.org"
+_NAMES = {"job-runner": "driver", "scheduler": "scheduler", "worker": "workers"}
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run in a cluster: its ROOT and plan, its name there, and the API of its namespace."""
+
+    root: str
+    plan: Plan
+    name: str
+    api: kr8s.Api
+
+    @property
+    def selector(self) -> str:
+        """What selects its objects."""
+        return f"{RUN_LABEL}={self.name}"
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what the API server refuses, and a server that is not there, as what a user can mend."""
+    try:
+        yield
+    except kr8s.ServerError as error:
+        status = error.response.status_code if error.response is not None else 0
+        remedy = "kubectl auth can-i --list shows what you may do" if status in (401, 403) else None
+        raise ConfigError("kubernetes", what, "to be accepted by the API server", _reason(error, remedy)) from error
+    except (httpx.HTTPError, kr8s.APITimeoutError, kr8s.ConnectionClosedError) as error:
+        expected = "an API server that answers"
+        raise ConfigError("kubernetes", what, expected, _reason(error, "see kubectl cluster-info")) from error
+
+
+def _reason(error: BaseException, remedy: str | None) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text}; {remedy}" if remedy else text
+
+
+def connect(namespace: str) -> kr8s.Api:
+    """Return the API server that the environment names (KUBECONFIG, ~/.kube/config). Raises ConfigError."""
+    try:
+        with _told("the cluster"):
+            return kr8s.api(namespace=namespace)
+    except ValueError as error:  # no configuration at all
+        raise ConfigError("KUBECONFIG", None, "the configuration of a cluster", _reason(error, None)) from error
+
+
+def create(run: Submitted, documents: Iterable[Document]) -> None:
+    """Create a run's objects, and those that stand in its namespace where they are missing.
+
+    What stands already is left as it is. Raises ConfigError for what the API server refuses, and where certificates or
+    the operator are missing.
+    """
+    standing, of_run = split(documents)
+    for document in standing:
+        with _told(f"{document['kind']} {document['metadata']['name']}"):
+            wanted = _object(run, document)
+            if not wanted.exists():
+                wanted.create()
+    _require_certificates(run)
+    for document in of_run:
+        what = f"{document['kind']} {document['metadata']['name']}"
+        try:
+            with _told(what):
+                _object(run, document).create()
+        except (kr8s.NotFoundError, ConfigError) as error:
+            remove(run)
+            raise _without_operator(document, error) from error
+
+
+def _object(run: Submitted, document: Document) -> APIObject:
+    return object_from_spec(document, api=run.api, allow_unknown_type=True)
+
+
+def _require_certificates(run: Submitted) -> None:
+    with _told(f"Secret {_TLS_SECRET}"):
+        found = object_from_spec(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _TLS_SECRET, "namespace": run.api.namespace}},
+            api=run.api,
+        ).exists()
+    if not found:
+        expected = f"a Secret of that name in the namespace {run.api.namespace}"
+        remedy = "make the certificates with deploy/certificates/make.sh, or have cert-manager do so"
+        raise ConfigError(f"Secret {_TLS_SECRET}", None, expected, remedy)
+
+
+def _without_operator(document: Document, error: Exception) -> Exception:
+    """Say what a refusal means where the operator's kinds are not known."""
+    if document["kind"].startswith("Dask") and ("404" in str(error) or isinstance(error, kr8s.NotFoundError)):
+        expected = "a cluster with the Dask operator"
+        return ConfigError("kubernetes", f"no {document['kind']}", expected, "install it, or say --no-operator")
+    return error
+
+
+def remove(run: Submitted) -> None:
+    """Remove a run's objects from the cluster; what Kubernetes hangs on them goes with them."""
+    for kind in ("daskjobs.kubernetes.dask.org", _GROUPS, "jobs", "deployments", "services"):
+        with _told(f"removing {kind} of {run.name}"):
+            for found in _find(run.api, kind, run.selector):
+                try:
+                    found.delete(propagation_policy="Background")
+                except kr8s.NotFoundError:
+                    pass  # with what it hung on
+
+
+def _find(api: kr8s.Api, kind: str, selector: str) -> list[APIObject]:
+    try:
+        return list(kr8s.get(kind, namespace=api.namespace, label_selector=selector, api=api))
+    except (kr8s.NotFoundError, ValueError):  # a kind that this cluster does not know
+        return []
+
+
+def follow(run: Submitted, say: Callable[[str], None] = _say, clock: Callable[[], float] = time.monotonic) -> int:
+    """Tell how far a run is until its driver has ended; returns the exit status of `spender-pipeline run`.
+
+    How far it is stands in the ledger; how it ended, with the driver's pod: a DaskJob may say Running for ever
+    (dask-kubernetes issue 975). The API server may be away for a while.
+    """
+    watch = _Watch(run, say, clock)
+    while True:
+        interrupt.check()
+        try:
+            ended = watch.look()
+        except _FAULTS as error:
+            watch.note("the API server", f"the API server does not answer: {_reason(error, None)}")
+            ended = None
+        if ended is not None:
+            return ended
+        time.sleep(LOOK)
+
+
+class _Watch:
+    """What has been seen of a run, and told."""
+
+    def __init__(self, run: Submitted, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._run = run
+        self._say = say
+        self._clock = clock
+        self._started = self._told_at = clock()
+        self._before = self._done()
+        self._notes: dict[str, str] = {}
+        self._seen = False
+
+    def look(self) -> int | None:
+        """Tell what is new; give the exit status when the run has ended."""
+        pods = _find(self._run.api, "pods", self._run.selector)
+        drivers = [pod for pod in pods if _component(pod) == "job-runner"]
+        self._tell_pods(pods)
+        self._tell_progress()
+        if not drivers:
+            return self._without_driver()
+        self._seen = True
+        status = _status(drivers[0])
+        return self._ended(drivers[0], status) if status.get("phase") in ("Succeeded", "Failed") else None
+
+    def note(self, about: str, text: str) -> None:
+        """Tell something, unless it was the last thing told about that."""
+        if self._notes.get(about) != text:
+            self._notes[about] = text
+            if text:
+                self._say(text)
+
+    def _done(self) -> int:
+        plan, root = self._run.plan, self._run.root
+        ledgers = [runs.ingest_ledger(root, plan), *(runs.encode_ledger(root, plan, m.name) for m in plan.models)]
+        return sum(len(ledger.done()) for ledger in ledgers)
+
+    def _tell_progress(self) -> None:
+        now = self._clock()
+        if now - self._told_at < LINE_SECONDS:
+            return
+        self._told_at = now
+        total = len(self._run.plan.chunks()) * (1 + len(self._run.plan.models))
+        done = self._done()
+        new = done - self._before
+        left = f", about {_duration((total - done) * (now - self._started) / new)} left" if new and done < total else ""
+        self.note("chunks", f"{done} of {total} chunks{left}")
+
+    def _tell_pods(self, pods: list[APIObject]) -> None:
+        running: Counter[str] = Counter()
+        wanted: Counter[str] = Counter()
+        troubles: set[str] = set()
+        for pod in pods:
+            name, status = _NAMES.get(_component(pod), "others"), _status(pod)
+            wanted[name] += 1
+            running[name] += status.get("phase") in ("Running", "Succeeded")
+            troubles |= _troubles(name, status)
+        counts = ", ".join(f"{name} {running[name]} of {wanted[name]}" for name in _NAMES.values() if wanted[name])
+        self.note("pods", counts and f"pods running: {counts}")
+        self.note("troubles", "; ".join(f"waiting: {trouble}" for trouble in sorted(troubles)))
+
+    def _without_driver(self) -> int | None:
+        if self._seen:
+            self._say("the driver's pod is gone; what is marked is done: submit again to resume")
+            return FAILED
+        if self._clock() - self._started > OPERATOR_PATIENCE:
+            self.note("driver", "waiting: there is no driver yet; is the Dask operator running in this cluster?")
+        return None
+
+    def _ended(self, driver: APIObject, status: Document) -> int:
+        ends = [each.get("state", {}).get("terminated") or {} for each in status.get("containerStatuses", [])]
+        usual = DONE if status["phase"] == "Succeeded" else FAILED
+        code = next((int(end["exitCode"]) for end in ends if "exitCode" in end), usual)
+        if code == DONE:
+            self._say(f"done: {self._done()} chunks")
+            return DONE
+        why = next((end["reason"] for end in ends if end.get("reason")), status.get("reason", status["phase"]))
+        self._say(f"the driver ended with {code} ({why}); the end of its log:")
+        for line in _log_of(driver):
+            self._say(f"  {line}")
+        return SOME_FAILED if code == SOME_FAILED else FAILED
+
+
+def _component(found: APIObject) -> str:
+    return str(found.to_dict()["metadata"].get("labels", {}).get("dask.org/component", ""))
+
+
+def _status(pod: APIObject) -> Document:
+    status: Document = pod.to_dict().get("status", {})
+    return status
+
+
+def _troubles(component: str, status: Document) -> set[str]:
+    """Say what keeps a pod from running: no node for it, or no image."""
+    found = {
+        f"{component}: {condition['message']}"
+        for condition in status.get("conditions", [])
+        if condition["type"] == "PodScheduled" and condition["status"] == "False" and condition.get("message")
+    }
+    for container in status.get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting", {})
+        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            found.add(f"{component}: {waiting['reason']}: {waiting.get('message', 'no message')}")
+    return found
+
+
+def _log_of(pod: APIObject) -> list[str]:
+    if not isinstance(pod, Pod):
+        return []
+    try:
+        return list(pod.logs(tail_lines=TAIL))
+    except (*_FAULTS, kr8s.NotFoundError) as error:
+        return [f"no log: {_reason(error, None)}"]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | None) -> dict[str, tuple[int, int]]:
+    """Change how many workers the run of a ROOT has; gives the numbers before and after by group.
+
+    Workers that go hand their chunks back: nothing is lost, and what they had begun another begins anew. Raises
+    ConfigError when no run of that ROOT, or more than one, is there.
+    """
+    selector = f"{ROOT_LABEL}={root_label(root)}"
+    with _told("the workers of the run"):
+        # The operator makes one Deployment of each worker; where it does not, a Deployment is a group.
+        groups = _find(api, _GROUPS, selector) or _find(api, "deployments", f"{selector},dask.org/component=worker")
+    names = {str(group.to_dict()["metadata"]["labels"][RUN_LABEL]) for group in groups}
+    if len(names) != 1:
+        several = f"{', '.join(sorted(names))} are: kubectl scale daskworkergroup scales one of them"
+        remedy = several if names else "submit one, or say --namespace"
+        raise ConfigError("ROOT", root, f"one run of it in the namespace {api.namespace}", remedy)
+    (name,) = names
+    changed: dict[str, tuple[int, int]] = {}
+    for group in groups:
+        wanted = {f"{name}-default": cpu_workers, f"{name}-gpu": gpu_workers}.get(group.name)
+        if wanted is None:
+            continue
+        spec, patch = group.to_dict()["spec"], {"replicas": wanted}
+        before = int((spec["worker"] if "worker" in spec else spec)["replicas"])
+        with _told(f"{group.kind} {group.name}"):
+            group.patch({"spec": {"worker": patch} if "worker" in spec else patch})
+        changed[group.name] = (before, wanted)
+    return changed
