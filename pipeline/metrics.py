@@ -2,6 +2,7 @@
 
     spender_worker_spectra_total{stage="encode",model="sdss_II"}      done by this process since it started
     spender_scheduler_spectra_total{stage="encode",model="sdss_II"}   done by the whole cluster
+    spender_scheduler_run_chunks{state="pending"}                     of the run that goes on there, all stages together
 
 A worker's are gone with the worker; the scheduler's outlive it, and also know the tasks that died with their worker.
 As Dask's own, the two carry different names, so that a sum over all endpoints counts nothing twice.
@@ -9,11 +10,12 @@ As Dask's own, the two carry different names, so that a sum over all endpoints c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 WORKER, SCHEDULER = "worker", "scheduler"
 
@@ -39,9 +41,35 @@ class _Counters:
         self.chunks = counter("chunks", "Chunks done.")
 
 
+# The first two tasks of a worker end in two threads, and a counter that is made twice is an error.
+_making = threading.RLock()
+
+
 @cache
-def _counters(where: str) -> _Counters:
+def _made(where: str) -> _Counters:
     return _Counters(where)
+
+
+def _counters(where: str) -> _Counters:
+    with _making:
+        return _made(where)
+
+
+@cache
+def _run_chunks() -> Gauge:
+    text = "Chunks of the run that began last, by state: pending, done (by earlier runs, too), failed."
+    return Gauge("run_chunks", text, ("state",), namespace="spender", subsystem=SCHEDULER)
+
+
+def begin(total: int, already: int) -> None:
+    """Say on a scheduler how many chunks a run has, and how many of them earlier runs have done."""
+    for state, chunks in (("pending", total - already), ("done", already), ("failed", 0)):
+        _run_chunks().labels(state).set(chunks)
+
+
+def _end(state: str) -> None:
+    _run_chunks().labels("pending").dec()
+    _run_chunks().labels(state).inc()
 
 
 def count(stage: str, model: str | None, summary: Mapping[str, Any], where: str = WORKER) -> None:
@@ -54,8 +82,12 @@ def count(stage: str, model: str | None, summary: Mapping[str, Any], where: str 
             counter.labels(*labels).inc(summary[key])
     for phase, seconds in summary.get("seconds", {}).items():
         counters.seconds.labels(*labels, phase).inc(seconds)
+    if where == SCHEDULER:
+        _end("done")
 
 
 def fail(stage: str, model: str | None, where: str = WORKER) -> None:
     """Count a chunk that failed for good."""
     _counters(where).failures.labels(stage, model or "").inc()
+    if where == SCHEDULER:
+        _end("failed")

@@ -143,18 +143,23 @@ class Counted:
         self._there: Callable[..., Any] | None = there
 
     def start(self, total: int, already: int) -> None:
-        """Count nothing: what earlier runs did, they counted."""
+        """Say how many chunks there are. What earlier runs did is done, but they counted it."""
+        self._tell(metrics.begin, total, already)
 
     def advance(self, outcome: Outcome) -> None:
-        """Count a chunk; a scheduler that cannot is told no more."""
+        """Count a chunk."""
+        stage, model = outcome.task.stage, outcome.task.model
+        if outcome.record is None:
+            self._tell(metrics.fail, stage, model, metrics.SCHEDULER)
+        else:
+            self._tell(metrics.count, stage, model, outcome.record, metrics.SCHEDULER)
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have the scheduler call a function; one that cannot is told no more."""
         if self._there is None:
             return
-        stage, model = outcome.task.stage, outcome.task.model
         try:
-            if outcome.record is None:
-                self._there(metrics.fail, stage, model, metrics.SCHEDULER)
-            else:
-                self._there(metrics.count, stage, model, outcome.record, metrics.SCHEDULER)
+            self._there(function, *arguments)
         except Exception as error:  # of whatever kind, such as that this package is not installed there
             logger.warning("the scheduler does not count: %s: %s", type(error).__name__, error)
             self._there = None

@@ -80,6 +80,8 @@ def connect(namespace: str) -> kr8s.Api:
     try:
         with _told("the cluster"):
             return kr8s.api(namespace=namespace)
+    except ConfigError:
+        raise
     except ValueError as error:  # no configuration at all
         raise ConfigError("KUBECONFIG", None, "the configuration of a cluster", _reason(error, None)) from error
 

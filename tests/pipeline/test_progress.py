@@ -76,14 +76,15 @@ def test_several_are_told_the_same() -> None:
     assert "2 of 2 chunks" in streams[0].getvalue()
 
 
-def test_a_scheduler_counts_what_is_done_and_what_failed() -> None:
+def test_a_scheduler_counts_what_is_to_do_what_is_done_and_what_failed() -> None:
     calls: list[tuple[Any, ...]] = []
     counted = Counted(lambda *call: calls.append(call))
-    counted.start(total=2, already=0)
+    counted.start(total=3, already=1)
     counted.advance(outcome(0))
     counted.advance(outcome(1, "no answer"))
     counted.close()
     assert calls == [
+        (metrics.begin, 3, 1),
         (metrics.count, "ingest", None, {"spectra": 4}, metrics.SCHEDULER),
         (metrics.fail, "ingest", None, metrics.SCHEDULER),
     ]
@@ -98,6 +99,7 @@ def test_a_scheduler_that_cannot_count_is_asked_once(caplog: pytest.LogCaptureFi
 
     counted = Counted(there)
     with caplog.at_level(logging.WARNING, logger="pipeline.progress"):
+        counted.start(total=2, already=0)
         counted.advance(outcome(0))
         counted.advance(outcome(1))
     assert len(calls) == 1
