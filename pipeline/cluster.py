@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -24,7 +25,7 @@ from distributed.comm.core import connect as open_comm
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
-from pipeline import interrupt
+from pipeline import interrupt, manifests, preflight, runs
 from pipeline.config import ConfigError
 
 CONNECT_TIMEOUT = 20.0
@@ -243,6 +244,39 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
                 f"start some with: dask worker {address} --nthreads 2",
             ) from error
         yield client
+
+
+@contextmanager
+def on_kubernetes(
+    root: str,
+    image: str | None = None,
+    workers: int | None = None,
+    folder: str | Path | None = None,
+    namespace: str | None = None,
+) -> Iterator[Client]:
+    """Yield a client of a cluster of one's own on Kubernetes, for a notebook that does a run itself; it ends with it.
+
+    root: of the run, whose plan says how much memory its workers need. image, workers, folder (of a kustomization such
+    as deploy/overlays/eks) and namespace: as of `spender-pipeline submit`, which is the way to more than a look: here
+    nothing goes on without the notebook, nor is what Dask says encrypted (see `manifests.cluster_of`). Needs the extra
+    "kubernetes" and the Dask operator. Raises ConfigError.
+    """
+    from dask_kubernetes.operator import KubeCluster
+
+    plan = runs.read_plan(root)
+    request = manifests.Request(
+        name=manifests.name_of(root),
+        root=root,
+        memory=preflight.worker_memory(plan, THREADS),
+        image=image,
+        cpu_workers=workers,
+        namespace=namespace,
+    )
+    documents = manifests.fill(manifests.render(Path(folder) if folder else manifests.base()), request)
+    within = manifests.namespace_of(documents)
+    with KubeCluster(custom_cluster_spec=manifests.cluster_of(documents), namespace=within, quiet=True) as made:
+        with Client(made, timeout=CONNECT_TIMEOUT, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            yield client
 
 
 async def _ask_what_it_is(address: str, timeout: float) -> str:

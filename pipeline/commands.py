@@ -247,17 +247,17 @@ def _duration(seconds: float) -> str:
 
 def submit(args: Namespace) -> int:
     """Have a run done on Kubernetes."""
-    from pipeline import manifests
+    from pipeline import cluster, manifests, preflight
 
     root = args.root
     made = runs.read_plan(root)
     _refuse_places_on_this_machine(root, made)
-    memory = _worker_memory(root, made)
+    preflight.check_targets(root, made)
     rate = args.max_requests_per_second
     request = manifests.Request(
         name=manifests.name_of(root),
         root=root,
-        memory=memory,
+        memory=preflight.worker_memory(made, cluster.THREADS),
         image=args.image,
         gpu_image=args.gpu_image,
         cpu_workers=args.cpu_workers,
@@ -317,16 +317,6 @@ def _refuse_places_on_this_machine(root: str, made: Plan) -> None:
         if url is not None and ("://" not in url or storage.local_path(url) is not None or url.startswith("memory:")):
             remedy = "pods have no part of this machine's disk: use a bucket, and plan with it"
             raise ConfigError(key, url, "a URL that every pod reaches, such as s3://bucket/dr17", remedy)
-
-
-def _worker_memory(root: str, made: Plan) -> int:
-    """Project the memory of a worker that does two of a plan's chunks at once; refuse targets that have changed."""
-    from pipeline import cluster, preflight
-
-    preflight.check_targets(root, made)
-    kinds = [("ingest", None), *(("encode", model.name) for model in made.models)]
-    at_once = preflight.memory_at_once(preflight.memory_needed(made, kinds), cluster.THREADS)
-    return int(at_once / preflight.MEMORY_FRACTION)
 
 
 def scale(args: Namespace) -> int:

@@ -267,6 +267,21 @@ def _template(labels: dict[str, str], part: Document) -> Document:
     return {"metadata": metadata, "spec": copy.deepcopy(part["spec"])}
 
 
+def cluster_of(documents: Iterable[Document]) -> Document:
+    """Describe the cluster of a run alone, scheduler and CPU workers, as dask-kubernetes' KubeCluster takes it.
+
+    Without encryption: KubeCluster cannot speak TLS with a scheduler. The namespace's network policy keeps others out.
+    """
+    job = _only(copy.deepcopy(list(documents)), "DaskJob")
+    spec = job["spec"]["cluster"]["spec"]
+    plain = {"DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tcp", "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "false"}
+    for part in ("scheduler", "worker"):
+        container = _container(spec[part]["spec"])
+        container["args"] = [argument.replace("tls://", "tcp://") for argument in container["args"]]
+        container.setdefault("env", []).extend({"name": name, "value": value} for name, value in plain.items())
+    return {"apiVersion": job["apiVersion"], "kind": "DaskCluster", "metadata": job["metadata"], "spec": spec}
+
+
 def to_yaml(documents: Iterable[Document]) -> str:
     """Write manifests as kubectl reads them."""
     plain = json.loads(json.dumps(list(documents)))  # no anchors for what two of them share

@@ -52,6 +52,12 @@ def memory_at_once(needed: int, threads: int) -> int:
     return RESERVED + threads * (needed - RESERVED) if needed else 0
 
 
+def worker_memory(plan: Plan, threads: int) -> int:
+    """Give the memory limit, in bytes, of workers that do so many of any of a plan's tasks at once."""
+    kinds: list[Kind] = [("ingest", None), *(("encode", model.name) for model in plan.models)]
+    return int(memory_at_once(memory_needed(plan, kinds), threads) / MEMORY_FRACTION)
+
+
 def _require_memory(key: str, limit: int, needed: int) -> None:
     if needed > limit * MEMORY_FRACTION:
         raise ConfigError(

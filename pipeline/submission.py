@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
@@ -62,12 +62,15 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except kr8s.ServerError as error:
-        status = error.response.status_code if error.response is not None else 0
-        remedy = "kubectl auth can-i --list shows what you may do" if status in (401, 403) else None
+        remedy = "kubectl auth can-i --list shows what you may do" if _code(error) in (401, 403) else None
         raise ConfigError("kubernetes", what, "to be accepted by the API server", _reason(error, remedy)) from error
     except (httpx.HTTPError, kr8s.APITimeoutError, kr8s.ConnectionClosedError) as error:
         expected = "an API server that answers"
         raise ConfigError("kubernetes", what, expected, _reason(error, "see kubectl cluster-info")) from error
+
+
+def _code(error: kr8s.ServerError) -> int:
+    return error.response.status_code if error.response is not None else 0
 
 
 def _reason(error: BaseException, remedy: str | None) -> str:
@@ -100,13 +103,18 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
                 wanted.create()
     _require_certificates(run)
     for document in of_run:
-        what = f"{document['kind']} {document['metadata']['name']}"
         try:
-            with _told(what):
+            with _told(f"{document['kind']} {document['metadata']['name']}"):
                 _object(run, document).create()
-        except (kr8s.NotFoundError, ConfigError) as error:
-            remove(run)
-            raise _without_operator(document, error) from error
+        except ConfigError as error:
+            with suppress(ConfigError):
+                remove(run)
+            refusal = error.__cause__
+            unknown = isinstance(refusal, kr8s.ServerError) and _code(refusal) == 404
+            if unknown and document["kind"].startswith("Dask"):
+                expected, remedy = "a cluster with the Dask operator", "install it, or say --no-operator"
+                raise ConfigError("kubernetes", f"no {document['kind']}", expected, remedy) from error
+            raise
 
 
 def _object(run: Submitted, document: Document) -> APIObject:
@@ -123,14 +131,6 @@ def _require_certificates(run: Submitted) -> None:
         expected = f"a Secret of that name in the namespace {run.api.namespace}"
         remedy = "make the certificates with deploy/certificates/make.sh, or have cert-manager do so"
         raise ConfigError(f"Secret {_TLS_SECRET}", None, expected, remedy)
-
-
-def _without_operator(document: Document, error: Exception) -> Exception:
-    """Say what a refusal means where the operator's kinds are not known."""
-    if document["kind"].startswith("Dask") and ("404" in str(error) or isinstance(error, kr8s.NotFoundError)):
-        expected = "a cluster with the Dask operator"
-        return ConfigError("kubernetes", f"no {document['kind']}", expected, "install it, or say --no-operator")
-    return error
 
 
 def remove(run: Submitted) -> None:

@@ -84,7 +84,8 @@ class Api:
         found = self._discovery(path)
         if found is not None:
             return 200, found
-        if verb == "POST":
+        kinds = {plural(kind) for kinds in (*CORE.values(), *self.groups.values()) for kind in kinds}
+        if verb == "POST" and path.rsplit("/", 1)[-1] in kinds:
             document = {**body, "metadata": {**body["metadata"], "uid": str(uuid.uuid4())}}
             return 201, self.objects.setdefault(f"{path}/{body['metadata']['name']}", document)
         if path in self.objects:
@@ -93,7 +94,6 @@ class Api:
             if verb == "PATCH":
                 merge(self.objects[path], body)
             return 200, self.objects[path]
-        kinds = {plural(kind) for kinds in (*CORE.values(), *self.groups.values()) for kind in kinds}
         if verb == "GET" and path.rsplit("/", 1)[-1] in kinds:
             wanted = dict(
                 term.split("=") for term in ",".join(query.get("labelSelector", [])).split(",") if "=" in term

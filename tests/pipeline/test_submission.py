@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import kr8s
 import pytest
 
 from pipeline import cli, manifests, runs, storage, submission
@@ -24,14 +28,33 @@ def failed(code: int, reason: str = "Error") -> Document:
     return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": code, "reason": reason}}}]}
 
 
+Serve = Callable[[kubernetes.Api], kubernetes.Api]
+
+
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kubernetes.Api]:
-    made = kubernetes.Api()
-    made.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dask-tls"}})
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Serve an API with certificates in its namespace, where kubectl's configuration says."""
     monkeypatch.setattr(submission, "LOOK", 0.05)
-    with kubernetes.serve(made, tmp_path) as kubeconfig:
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-        yield made
+    connect, held = submission.connect, []
+    monkeypatch.setattr(submission, "connect", lambda namespace: held.append(connect(namespace)) or held[-1])
+    with ExitStack() as stack:
+
+        def start(api: kubernetes.Api) -> kubernetes.Api:
+            api.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dask-tls"}})
+            monkeypatch.setenv("KUBECONFIG", str(stack.enter_context(kubernetes.serve(api, tmp_path))))
+            return api
+
+        yield start
+        with warnings.catch_warnings():  # kr8s leaves its connections to the garbage collector
+            warnings.simplefilter("ignore", ResourceWarning)
+            held.clear()
+            kr8s.Api._instances.clear()  # as its own tests do: the next server has another port
+            gc.collect()
+
+
+@pytest.fixture
+def api(serve: Serve) -> kubernetes.Api:
+    return serve(kubernetes.Api())
 
 
 @pytest.fixture
@@ -84,21 +107,16 @@ def test_without_certificates_nothing_of_the_run_is_created(
     assert api.names("DaskJob") == []
 
 
-def test_without_the_operator_the_way_without_it_is_told(
-    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bare = kubernetes.Api(operator=False)
-    bare.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dask-tls"}})
-    with kubernetes.serve(bare, tmp_path) as kubeconfig:
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-        run = submission.Submitted(root, runs.read_plan(root), RUN, submission.connect("spender"))
-        with pytest.raises(submission.ConfigError, match="--no-operator"):
-            submission.create(run, documents(root))
-        submission.create(run, manifests.without_operator(documents(root)))
-        assert bare.names("Job") == [f"{RUN}-runner"]
-        assert bare.names("Deployment") == [f"{RUN}-{name}" for name in ("default", "gpu", "scheduler")]
-        submission.remove(run)
-        assert bare.names("Job") + bare.names("Deployment") + bare.names("Service") == []
+def test_without_the_operator_the_way_without_it_is_told(serve: Serve, root: str) -> None:
+    bare = serve(kubernetes.Api(operator=False))
+    run = submission.Submitted(root, runs.read_plan(root), RUN, submission.connect("spender"))
+    with pytest.raises(submission.ConfigError, match="--no-operator"):
+        submission.create(run, documents(root))
+    submission.create(run, manifests.without_operator(documents(root)))
+    assert bare.names("Job") == [f"{RUN}-runner"]
+    assert bare.names("Deployment") == [f"{RUN}-{name}" for name in ("default", "gpu", "scheduler")]
+    submission.remove(run)
+    assert bare.names("Job") + bare.names("Deployment") + bare.names("Service") == []
 
 
 def test_what_one_may_not_do_is_told_with_the_object(
