@@ -1,6 +1,6 @@
 """What a run in a bucket costs in requests, counted between s3fs and a real server.
 
-The table of deploy/README.md says these numbers; a change that makes runs dearer shows here first.
+The table of deploy/storage.md says these numbers; a change that makes runs dearer shows here first.
 """
 
 from __future__ import annotations

@@ -234,10 +234,10 @@ def main() -> int:
                         started = time.monotonic()
                         trial(bench, root)
                         found = objects(root)
-                        other = sum(found.get(key) != bench.reference.get(key) for key in found | bench.reference)
-                        differing += other
-                        seconds = time.monotonic() - started
-                        print(f"{trial.__name__}: {len(found)} objects, {other} differing, {seconds:.0f} s", flush=True)
+                        other = {key for key in found | bench.reference if found.get(key) != bench.reference.get(key)}
+                        differing += len(other)
+                        told = f"{len(found)} objects, {len(other)} differing {sorted(other)[:4] or ''}"
+                        print(f"{trial.__name__}: {told}, {time.monotonic() - started:.0f} s", flush=True)
     return 1 if differing else 0
 
 
