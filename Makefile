@@ -30,8 +30,14 @@ picture: demo ## draw the README's picture anew, from the demo
 	$(BIN)/python -c 'from PIL import Image; \
 		Image.open("demo/2488-54149-1.png").quantize(96).save("notebooks/images/ngc3522.png", optimize=True)'
 
-test: lint types ## every check: ruff, mypy, pytest
-	$(BIN)/python -m pytest
+# checkov wants other versions of what we use, too, and so has an environment of its own.
+.venv.checkov/.installed: Makefile
+	test -x .venv.checkov/bin/python || $(PYTHON) -m venv .venv.checkov
+	.venv.checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
+	@touch $@
+
+test: lint types .venv.checkov/.installed ## every check: ruff, mypy, pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -62,4 +68,4 @@ audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's a
 	rm -rf .venv.audit
 
 clean: ## remove what make has made, .venv included
-	rm -rf .venv .venv.lock .venv.audit demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv.audit .venv.checkov demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

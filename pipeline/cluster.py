@@ -51,6 +51,8 @@ _LOCAL_SETTINGS = {
     "distributed.worker.profile.enabled": False,
     # A replaced worker process may take longer than Dask's 15 s to come up on a busy machine: it is not lost.
     "distributed.deploy.lost-worker-timeout": "5 minutes",
+    # A worker that answers nothing is looked for so often, and given up at the second look.
+    "distributed.scheduler.worker-ttl": "2 minutes",
     # A task that has killed so many workers more is set aside, and tried alone when all others have ended.
     "distributed.scheduler.allowed-failures": 1,
     # Without any worker left, fail the chunks rather than wait for ever.

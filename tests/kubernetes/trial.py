@@ -3,7 +3,7 @@
     python -m tests.kubernetes.trial --bucket-host ADDRESS [--namespace spender] [--spectra 2000] [--only NAME]
 
 Needs a cluster with the Dask operator, reached by KUBECONFIG, whose nodes have the image of deploy/overlays/local, and
-the namespace of that overlay with the Secret dask-tls. ADDRESS: of this machine, as pods reach it; a SeaweedFS serves the
+that overlay's namespace with the Secret dask-tls. ADDRESS: of this machine, as pods reach it; a SeaweedFS serves the
 bucket there. Prints a line for each trial, and ends with 1 if any of them differs.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -42,7 +43,7 @@ class Bench:
 
     namespace: str
     folder: Path
-    reference: dict[str, bytes]
+    reference: dict[str, Any]
 
     def new_root(self, name: str) -> str:
         """Plan the survey in a ROOT of its own."""
@@ -62,11 +63,25 @@ def plan(root: str) -> None:
     command("plan", root, "--targets", "s3://survey/targets.parquet", "--source", source, "--model", MODEL)
 
 
-def objects(root: str) -> dict[str, bytes]:
-    """Read every object below ROOT that is neither a log nor the record of a failure."""
+def objects(root: str) -> dict[str, Any]:
+    """Read every object below ROOT that is neither a log nor the record of a failure.
+
+    Less the versions that made it, which stores and markers tell: the image's Python may be another than ours.
+    """
     fs, path = fsspec.url_to_fs(root)
     names = [name for name in fs.find(path) if "/logs/" not in name and "/failed/" not in name]
-    return {name.removeprefix(path): fs.cat_file(name) for name in names}
+    contents = {name.removeprefix(path): fs.cat_file(name) for name in names}
+    return {
+        name: without_versions(json.loads(data)) if name.endswith(".json") else data for name, data in contents.items()
+    }
+
+
+def without_versions(value: Any) -> Any:
+    """Leave out what tells of versions."""
+    if isinstance(value, dict):
+        told = ("packages", "package_versions")
+        return {key: without_versions(each) for key, each in value.items() if key not in told}
+    return [without_versions(each) for each in value] if isinstance(value, list) else value
 
 
 def kubectl(*args: str) -> str:
