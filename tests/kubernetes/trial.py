@@ -146,9 +146,13 @@ def workers_of(root: str) -> dict[str, set[str]]:
 
 
 def undisturbed(bench: Bench, root: str) -> None:
-    """CPU workers ingest, GPU workers encode, and nobody does the others' work."""
-    with submitted(bench, root) as process:
+    """The job ends Successful; CPU workers ingest, GPU workers encode, and nobody does the others' work."""
+    with submitted(bench, root, "--keep") as process:
         assert process.wait(PATIENCE) == 0
+    selector = ("-n", bench.namespace, "-l", f"spender-pipeline/root={root_label(root)}")
+    ended = ("get", "daskjob", *selector, "-o", "jsonpath={.items[*].status.jobStatus}")
+    wait_for("the operator to see the end", lambda: kubectl(*ended) == "Successful")
+    kubectl("delete", "daskjob", *selector)
     did = workers_of(root)
     assert did["ingest"], "nothing was ingested"
     assert all("-default-worker-" in name for name in did["ingest"]), did["ingest"]
