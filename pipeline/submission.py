@@ -26,6 +26,10 @@ LINE_SECONDS = 30.0
 OPERATOR_PATIENCE = 60.0
 """Seconds without a driver after which the operator is asked for; it needs a few."""
 
+CLUSTER_PATIENCE = 30.0
+"""Seconds to wait for the operator to make the cluster that a worker group belongs to: a group that comes before it is
+taken up a minute later only."""
+
 TAIL = 30
 """Lines of a failed driver's log that are shown."""
 
@@ -33,6 +37,7 @@ DONE, FAILED, SOME_FAILED = 0, 1, 3
 
 _FAULTS = (kr8s.APITimeoutError, kr8s.ConnectionClosedError, kr8s.ServerError, httpx.HTTPError)
 _TLS_SECRET = "dask-tls"
+_CLUSTERS = "daskclusters.kubernetes.dask.org"
 _GROUPS = "daskworkergroups.kubernetes.dask.org"
 _NAMES = {"job-runner": "driver", "scheduler": "scheduler", "worker": "workers"}
 
@@ -103,6 +108,8 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
                 wanted.create()
     _require_certificates(run)
     for document in of_run:
+        if document["kind"] == "DaskWorkerGroup":
+            _await_cluster(run, document["spec"]["cluster"])
         try:
             with _told(f"{document['kind']} {document['metadata']['name']}"):
                 _object(run, document).create()
@@ -115,6 +122,17 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
                 expected, remedy = "a cluster with the Dask operator", "install it, or say --no-operator"
                 raise ConfigError("kubernetes", f"no {document['kind']}", expected, remedy) from error
             raise
+
+
+def _await_cluster(run: Submitted, name: str) -> None:
+    """Wait for a worker group's cluster, for a while."""
+    deadline = time.monotonic() + CLUSTER_PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(*_FAULTS):
+            if any(found.name == name for found in _find(run.api, _CLUSTERS, run.selector)):
+                return
+        interrupt.check()
+        time.sleep(min(1.0, CLUSTER_PATIENCE))
 
 
 def _object(run: Submitted, document: Document) -> APIObject:

@@ -35,6 +35,7 @@ Serve = Callable[[kubernetes.Api], kubernetes.Api]
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Serve an API with certificates in its namespace, where kubectl's configuration says."""
     monkeypatch.setattr(submission, "LOOK", 0.05)
+    monkeypatch.setattr(submission, "CLUSTER_PATIENCE", 0.2)  # nobody makes clusters here
     connect, held = submission.connect, []
     monkeypatch.setattr(submission, "connect", lambda namespace: held.append(connect(namespace)) or held[-1])
     with ExitStack() as stack:
