@@ -54,7 +54,7 @@ lock: ## write constraints.txt anew from the newest releases that pyproject.toml
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
 	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,kubernetes,test]'
-	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --exclude-editable --exclude setuptools \
+	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv.lock
