@@ -95,6 +95,8 @@ def run(
     done = 0
     failed: list[Outcome] = []
     progress.start(job.total, job.total - len(job.tasks))
+    for text in preflight.advice(client) if client is not None and job.tasks else ():
+        progress.say(text)
     try:
         for outcome in _serial(job) if client is None else _distributed(job, client, progress, gpu):
             if outcome.reason is not None:

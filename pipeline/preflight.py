@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
-from distributed import Client
+from distributed import Client, Worker
 from distributed.system import MEMORY_LIMIT
 
 from pipeline import runs, stages, storage, targets, worker
@@ -24,6 +25,9 @@ PROBES = 8
 
 GPU_TIMEOUT = 45.0
 """Seconds to wait for a worker that offers a GPU, where one is demanded."""
+
+ANSWER = 10.0
+"""Seconds to wait for workers to tell of themselves."""
 
 Kind = tuple[str, str | None]
 """What a task does: its stage, and its model (None for ingest)."""
@@ -110,6 +114,23 @@ def _device_problem() -> str:
     except ConfigError as error:
         return str(error)
     return "" if device.type == "cuda" or worker.wanted_device() == "cpu" else "no CUDA device"
+
+
+def advice(client: Client) -> list[str]:
+    """Give what to know of a cluster's workers before it goes wrong; nothing of those that do not answer at once."""
+    try:
+        found = client.sync(client._run, _may_hang, on_error="ignore", callback_timeout=ANSWER)  # type: ignore[no-untyped-call]
+    except TimeoutError:
+        return []
+    if not any(found.values()):
+        return []
+    remedy = "start them with DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=false, or under Python 3.12"
+    return [f"workers that profile themselves under Python 3.11 may hang (dask/distributed issue 8616): {remedy}"]
+
+
+def _may_hang(dask_worker: Worker) -> bool:
+    """Tell, on a worker, whether it looks at its threads' frames: a thread that ends meanwhile may stop them all."""
+    return sys.version_info < (3, 12) and "profile" in dask_worker.periodic_callbacks
 
 
 def check_targets(root: str, plan: Plan) -> None:

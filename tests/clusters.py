@@ -80,7 +80,7 @@ def start(folder: Path, workers: int = 2, port: int | None = None, **environment
 def _start(output: Path, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with output.open("wb") as file:
         return subprocess.Popen(
-            [*_DASK, *arguments], stdout=file, stderr=file, env={**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+            [*_DASK, *arguments], stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
         )
 
 

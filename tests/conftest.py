@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Under Python 3.11 workers that profile themselves hang now and then (dask/distributed issue 8616).
+os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "false"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 HOW_TO_GET_THE_DATA = (

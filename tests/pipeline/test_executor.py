@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -252,6 +253,16 @@ def test_where_workers_offer_a_cpu_only_they_ingest(tmp_path: Path, mirror: Path
         (each.task.stage, where[int(each.record["worker"].split(":")[-1])]) for each in told.outcomes if each.record
     }
     assert places == {("ingest", "CPU"), ("encode", "GPU")}
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 does not have this fault")
+def test_workers_that_may_hang_are_told_of(tmp_path: Path, client: Client) -> None:
+    with clusters.start(tmp_path, workers=1, DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED="true") as running:
+        with cluster.connect(scheduler=running.address) as profiled:
+            assert profiled is not None
+            (told,) = preflight.advice(profiled)
+    assert "PROFILE__ENABLED=false" in told
+    assert preflight.advice(client) == []  # a run's own workers do not profile themselves
 
 
 def test_work_that_no_worker_may_do_is_told(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
