@@ -247,13 +247,18 @@ def _duration(seconds: float) -> str:
 
 def submit(args: Namespace) -> int:
     """Have a run done on Kubernetes."""
-    from pipeline import cluster, manifests, preflight
+    from pipeline import cluster, executor, manifests, preflight
 
     root = args.root
     made = runs.read_plan(root)
     _refuse_places_on_this_machine(root, made)
     preflight.check_targets(root, made)
     rate = args.max_requests_per_second
+    if rate is not None:
+        replace(made.config, max_requests_per_second=rate)  # refuses what is no rate
+    if not executor.pending_kinds(root, made, ("ingest", "encode"), [model.name for model in made.models]):
+        print(f"nothing is pending in {root}; to complete its stores: spender-pipeline run {root}")
+        return 0
     request = manifests.Request(
         name=manifests.name_of(root),
         root=root,
@@ -282,12 +287,14 @@ def submit(args: Namespace) -> int:
         return 0
     try:
         ended: int = submission.follow(submitted)
-    except KeyboardInterrupt:
-        remedy = f"kubectl delete daskjob,job --namespace {api.namespace} --selector {submitted.selector}"
-        print(f"\nthe run goes on; to end it: {remedy}", file=sys.stderr)
+    except BaseException:
+        print(f"\nthe run goes on; to end it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
         raise
     if not args.keep:
-        submission.remove(submitted)
+        try:
+            submission.remove(submitted)
+        except ConfigError as error:
+            print(f"error: {describe(error)}\nto remove it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
     if ended != 0:
         print(f"error: the run has ended with {ended}; submit it again to resume", file=sys.stderr)
     return ended

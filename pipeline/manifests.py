@@ -32,8 +32,13 @@ RUN_LABEL, ROOT_LABEL = "spender-pipeline/run", "spender-pipeline/root"
 WATCHER = 256
 """MiB of a worker's container that are not the worker's: for the process that watches over it (Dask's nanny)."""
 
+CUDA = 2048
+"""MiB of a GPU worker's own memory for CUDA's context and libraries; generous, for it is not measured."""
+
 # What Kubernetes takes for a name of ours: beside it there is room for what the operator appends.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?\Z")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
+_UNNAMED = re.compile(r"spender-pipeline(-gpu)?\Z|.*@sha256:0{64}\Z")  # for overlays and their owners to replace
 _ROUND = 64  # MiB
 
 
@@ -58,10 +63,10 @@ class Request:
 
     def __post_init__(self) -> None:
         """Refuse what Kubernetes would refuse later. Raises ConfigError."""
-        for key, name in (("name", self.name), ("--namespace", self.namespace)):
-            if name is not None and not _NAME.match(name):
-                expected = "at most 40 lower-case letters, digits and hyphens, a letter first"
-                raise ConfigError(key, name, expected)
+        if not _NAME.match(self.name):
+            raise ConfigError("name", self.name, "at most 40 lower-case letters, digits and hyphens, a letter first")
+        if self.namespace is not None and not _NAMESPACE.match(self.namespace):
+            raise ConfigError("--namespace", self.namespace, "at most 63 lower-case letters, digits and hyphens")
         for key, count, least in (("--cpu-workers", self.cpu_workers, 1), ("--gpu-workers", self.gpu_workers, 0)):
             if count is not None and count < least:
                 raise ConfigError(key, count, f"at least {least}")
@@ -78,12 +83,14 @@ def render(folder: Path) -> list[Document]:
     Raises ConfigError for a folder that holds none or cannot be rendered, and where there is no kubectl.
     """
     if not (folder / "kustomization.yaml").is_file():
-        raise ConfigError("--manifests", folder, "a folder with a kustomization.yaml", "such as deploy/overlays/eks")
+        raise ConfigError(
+            "--manifests", str(folder), "a folder with a kustomization.yaml", "such as deploy/overlays/eks"
+        )
     kubectl = _kubectl()
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         told = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise ConfigError("--manifests", folder, "a kustomization that kubectl can render", told)
+        raise ConfigError("--manifests", str(folder), "a kustomization that kubectl can render", told)
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
@@ -134,15 +141,18 @@ def fill(documents: Iterable[Document], request: Request) -> list[Document]:
     group["spec"]["cluster"] = request.name
     _fill_driver(_container(job["spec"]["job"]["spec"]), request, gpu=request.gpu_workers != 0)
     _fill_image(_container(cluster["scheduler"]["spec"]), request.image)
-    for workers, count, image in (
-        (cluster["worker"], request.cpu_workers, request.image),
-        (group["spec"]["worker"], request.gpu_workers, request.gpu_image or request.image),
+    for workers, count, memory in (
+        (cluster["worker"], request.cpu_workers, request.memory),
+        (group["spec"]["worker"], request.gpu_workers, request.memory + CUDA * 2**20),
     ):
         workers["replicas"] = workers["replicas"] if count is None else count
         container = _container(workers["spec"])
-        _fill_image(container, image)
         _set(container, "CLUSTER", request.name)
-        _fill_memory(container, request.memory)
+        _fill_memory(container, memory)
+    _fill_image(_container(cluster["worker"]["spec"]), request.image)
+    on_gpu = _container(group["spec"]["worker"]["spec"])
+    # One image stands for both, unless the manifests name another for the GPU.
+    _fill_image(on_gpu, request.gpu_image or (request.image if _UNNAMED.match(on_gpu["image"]) else None))
     return [_within(document, request.namespace) for document in filled]
 
 
@@ -168,9 +178,9 @@ def _fill_driver(container: Document, request: Request, gpu: bool) -> None:
 
 def _fill_image(container: Document, image: str | None) -> None:
     container["image"] = image or container["image"]
-    if "/" not in container["image"]:  # as deploy/base has it, for overlays to replace
+    if _UNNAMED.match(container["image"]):
         remedy = "say --image, or name it under images in the overlay that --manifests names"
-        raise ConfigError("--image", image, f"where {container['image']!r} is to be pulled from", remedy)
+        raise ConfigError("--image", container["image"], "an image that nodes can pull", remedy)
 
 
 def _set(container: Document, name: str, value: str) -> None:
@@ -211,7 +221,8 @@ def without_operator(documents: Iterable[Document]) -> list[Document]:
     """Say the same in Kubernetes' own resources: a Job for the driver, Deployments, a Service.
 
     What the operator makes of a DaskJob and a DaskWorkerGroup, with the same labels, so that network policies and the
-    disruption budget hold. Nobody ends the workers when the run has ended: `submit` does, or who applies these.
+    disruption budget hold. Who applies these ends the workers, too, when the run has ended; `submit` does, and hangs them
+    on the Job, with which they go an hour after its end at the latest.
     """
     standing, of_run = split(documents)
     job, group = _only(of_run, "DaskJob"), _only(of_run, "DaskWorkerGroup")
@@ -231,7 +242,7 @@ def without_operator(documents: Iterable[Document]) -> list[Document]:
         _deployment(job, f"{name}-default", "worker", cluster["worker"]),
         _deployment(group, f"{name}-gpu", "worker", group["spec"]["worker"]),
     ]
-    return [*standing, service, scheduler, *workers, driver]
+    return [*standing, driver, service, scheduler, *workers]
 
 
 def _object(of: Document, version: str, kind: str, name: str, component: str) -> Document:

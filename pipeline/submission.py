@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +38,10 @@ TAIL = 30
 DONE, FAILED, SOME_FAILED = 0, 1, 3
 
 _FAULTS = (kr8s.APITimeoutError, kr8s.ConnectionClosedError, kr8s.ServerError, httpx.HTTPError)
+# A busy bucket, credentials that a plug-in gets anew, an answer that is none: what may be better at the next look.
+_PASSING = (*_FAULTS, OSError, RuntimeError, ValueError)
 _TLS_SECRET = "dask-tls"
+_EVENTS = "kubectl get events --namespace {} shows what was refused"
 _CLUSTERS = "daskclusters.kubernetes.dask.org"
 _GROUPS = "daskworkergroups.kubernetes.dask.org"
 _NAMES = {"job-runner": "driver", "scheduler": "scheduler", "worker": "workers"}
@@ -54,6 +59,11 @@ class Submitted:
     plan: Plan
     name: str
     api: kr8s.Api
+
+    def ending(self, operator: bool) -> str:
+        """Say the command that removes it from the cluster; what else belongs to it hangs on what that names."""
+        kind = "daskjob" if operator else "job"
+        return f"kubectl delete {kind} --namespace {self.api.namespace} --selector {self.selector}"
 
     @property
     def selector(self) -> str:
@@ -90,8 +100,10 @@ def connect(namespace: str) -> kr8s.Api:
             return kr8s.api(namespace=namespace)
     except ConfigError:
         raise
-    except ValueError as error:  # no configuration at all
-        raise ConfigError("KUBECONFIG", None, "the configuration of a cluster", _reason(error, None)) from error
+    except Exception as error:  # no configuration, one that cannot be read, a plug-in that fails: of any type
+        where = os.environ.get("KUBECONFIG", "~/.kube/config")
+        remedy = "kubectl cluster-info says whether it works"
+        raise ConfigError("KUBECONFIG", where, "the configuration of a cluster", _reason(error, remedy)) from error
 
 
 def create(run: Submitted, documents: Iterable[Document]) -> None:
@@ -101,18 +113,18 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
     the operator are missing.
     """
     standing, of_run = split(documents)
-    for document in standing:
-        with _told(f"{document['kind']} {document['metadata']['name']}"):
-            wanted = _object(run, document)
-            if not wanted.exists():
-                wanted.create()
+    # Looked for first: a namespace that is mistyped has none, and is not made.
     _require_certificates(run)
+    for document in standing:
+        _stand(run, document)
+    owner: Document | None = None
     for document in of_run:
         if document["kind"] == "DaskWorkerGroup":
             _await_cluster(run, document["spec"]["cluster"])
+        made = _object(run, _owned(document, owner))
         try:
-            with _told(f"{document['kind']} {document['metadata']['name']}"):
-                _object(run, document).create()
+            with _told(_name(document)):
+                made.create()
         except ConfigError as error:
             with suppress(ConfigError):
                 remove(run)
@@ -122,6 +134,35 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
                 expected, remedy = "a cluster with the Dask operator", "install it, or say --no-operator"
                 raise ConfigError("kubernetes", f"no {document['kind']}", expected, remedy) from error
             raise
+        if document["kind"] == "Job":
+            owner = made.to_dict()
+
+
+def _name(document: Document) -> str:
+    return f"{document['kind']} {document['metadata']['name']}"
+
+
+def _stand(run: Submitted, document: Document) -> None:
+    """Create what stands for all runs, unless it does."""
+    wanted = _object(run, document)
+    with _told(_name(document)):
+        try:
+            wanted.refresh()
+        except kr8s.NotFoundError:
+            try:
+                wanted.create()
+            except kr8s.ServerError as error:
+                if _code(error) != 409:  # another submission was first
+                    raise
+
+
+def _owned(document: Document, owner: Document | None) -> Document:
+    """Hang an object on the Job of its run, so that it goes when that goes; the operator does so by itself."""
+    if owner is None:
+        return document
+    reference = {key: owner[key] for key in ("apiVersion", "kind")}
+    reference |= {key: owner["metadata"][key] for key in ("name", "uid")}
+    return {**document, "metadata": {**document["metadata"], "ownerReferences": [reference]}}
 
 
 def _await_cluster(run: Submitted, name: str) -> None:
@@ -140,15 +181,17 @@ def _object(run: Submitted, document: Document) -> APIObject:
 
 
 def _require_certificates(run: Submitted) -> None:
-    with _told(f"Secret {_TLS_SECRET}"):
-        found = object_from_spec(
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _TLS_SECRET, "namespace": run.api.namespace}},
-            api=run.api,
-        ).exists()
-    if not found:
+    metadata = {"name": _TLS_SECRET, "namespace": run.api.namespace}
+    secret = _object(run, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+    try:
+        with _told(f"Secret {_TLS_SECRET}"):
+            secret.refresh()
+    except kr8s.NotFoundError as error:
         expected = f"a Secret of that name in the namespace {run.api.namespace}"
-        remedy = "make the certificates with deploy/certificates/make.sh, or have cert-manager do so"
-        raise ConfigError(f"Secret {_TLS_SECRET}", None, expected, remedy)
+        remedy = (
+            "make namespace and certificates as deploy/README.md says: deploy/certificates/make.sh, or cert-manager"
+        )
+        raise ConfigError(f"Secret {_TLS_SECRET}", None, expected, remedy) from error
 
 
 def remove(run: Submitted) -> None:
@@ -165,8 +208,12 @@ def remove(run: Submitted) -> None:
 def _find(api: kr8s.Api, kind: str, selector: str) -> list[APIObject]:
     try:
         return list(kr8s.get(kind, namespace=api.namespace, label_selector=selector, api=api))
-    except (kr8s.NotFoundError, ValueError):  # a kind that this cluster does not know
+    except kr8s.NotFoundError:
         return []
+    except ValueError as error:  # a kind that this cluster does not know; an answer that is none is another fault
+        if re.fullmatch(r"Kind \S+ not found\.", str(error)):
+            return []
+        raise
 
 
 def follow(run: Submitted, say: Callable[[str], None] = _say, clock: Callable[[], float] = time.monotonic) -> int:
@@ -180,8 +227,8 @@ def follow(run: Submitted, say: Callable[[str], None] = _say, clock: Callable[[]
         interrupt.check()
         try:
             ended = watch.look()
-        except _FAULTS as error:
-            watch.note("the API server", f"the API server does not answer: {_reason(error, None)}")
+        except _PASSING as error:
+            watch.note("faults", f"nothing is seen of the run, which goes on: {_reason(error, None)}")
             ended = None
         if ended is not None:
             return ended
@@ -196,9 +243,10 @@ class _Watch:
         self._say = say
         self._clock = clock
         self._started = self._told_at = clock()
-        self._before = self._done()
+        self._first: tuple[float, int] | None = None
         self._notes: dict[str, str] = {}
         self._seen = False
+        self._missed = 0
 
     def look(self) -> int | None:
         """Tell what is new; give the exit status when the run has ended."""
@@ -208,7 +256,7 @@ class _Watch:
         self._tell_progress()
         if not drivers:
             return self._without_driver()
-        self._seen = True
+        self._seen, self._missed = True, 0
         status = _status(drivers[0])
         return self._ended(drivers[0], status) if status.get("phase") in ("Succeeded", "Failed") else None
 
@@ -231,8 +279,11 @@ class _Watch:
         self._told_at = now
         total = len(self._run.plan.chunks()) * (1 + len(self._run.plan.models))
         done = self._done()
-        new = done - self._before
-        left = f", about {_duration((total - done) * (now - self._started) / new)} left" if new and done < total else ""
+        if self._first is None or self._first[1] == done:  # until then nodes start, and images are pulled
+            self._first = (now, done)
+        since, before = self._first
+        new = done - before
+        left = f", about {_duration((total - done) * (now - since) / new)} left" if new and done < total else ""
         self.note("chunks", f"{done} of {total} chunks{left}")
 
     def _tell_pods(self, pods: list[APIObject]) -> None:
@@ -249,11 +300,13 @@ class _Watch:
         self.note("troubles", "; ".join(f"waiting: {trouble}" for trouble in sorted(troubles)))
 
     def _without_driver(self) -> int | None:
-        if self._seen:
+        self._missed += 1
+        if self._seen and self._missed > 1:
             self._say("the driver's pod is gone; what is marked is done: submit again to resume")
             return FAILED
         if self._clock() - self._started > OPERATOR_PATIENCE:
-            self.note("driver", "waiting: there is no driver yet; is the Dask operator running in this cluster?")
+            hint = _EVENTS.format(self._run.api.namespace)
+            self.note("driver", f"waiting: there is no driver yet; is the Dask operator running? {hint}")
         return None
 
     def _ended(self, driver: APIObject, status: Document) -> int:
@@ -297,7 +350,7 @@ def _log_of(pod: APIObject) -> list[str]:
     if not isinstance(pod, Pod):
         return []
     try:
-        return list(pod.logs(tail_lines=TAIL))
+        return list(pod.logs(tail_lines=TAIL)) or ["(it is empty)"]
     except (*_FAULTS, kr8s.NotFoundError) as error:
         return [f"no log: {_reason(error, None)}"]
 
@@ -318,13 +371,16 @@ def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | 
         groups = _find(api, _GROUPS, selector) or _find(api, "deployments", f"{selector},dask.org/component=worker")
     names = {str(group.to_dict()["metadata"]["labels"][RUN_LABEL]) for group in groups}
     if len(names) != 1:
-        several = f"{', '.join(sorted(names))} are: kubectl scale daskworkergroup scales one of them"
+        several = f"{', '.join(sorted(names))} are: kubectl scale changes the workers of one of them"
         remedy = several if names else "submit one, or say --namespace"
         raise ConfigError("ROOT", root, f"one run of it in the namespace {api.namespace}", remedy)
     (name,) = names
+    wishes = {f"{name}-default": cpu_workers, f"{name}-gpu": gpu_workers}
+    for missing in {each for each, count in wishes.items() if count is not None} - {group.name for group in groups}:
+        raise ConfigError("ROOT", root, f"a run with the workers {missing}", "it may still be starting: try again")
     changed: dict[str, tuple[int, int]] = {}
     for group in groups:
-        wanted = {f"{name}-default": cpu_workers, f"{name}-gpu": gpu_workers}.get(group.name)
+        wanted = wishes.get(group.name)
         if wanted is None:
             continue
         spec, patch = group.to_dict()["spec"], {"replicas": wanted}

@@ -37,7 +37,7 @@ from .expanding import (
 
 KUBERNETES = "1.37"
 CHECKOV = DEPLOY.parent / ".venv.checkov" / "bin" / "checkov"
-IMAGES = {key: f"registry.example/{key.replace('_', '-')}@sha256:{'0' * 64}" for key in ("image", "gpu_image")}
+IMAGES = {key: f"registry.example/{key.replace('_', '-')}@sha256:{'1' * 64}" for key in ("image", "gpu_image")}
 SECRET = "dask-tls"  # made by certificates/, not by any kustomization
 
 every_run = pytest.mark.parametrize("folder", RUNNABLE)
@@ -209,8 +209,12 @@ def test_gpu_workers_are_cpu_workers_in_all_else() -> None:
         del only["image"]
         only["args"][only["args"].index("--resources") + 1] = ""
         only["env"] = [each for each in only["env"] if each["name"] not in ("SPENDER_DEVICE", "DASK_WORKER_NAME")]
+        only["env"] = [
+            each for each in only["env"] if each["name"] != "MEMORY_LIMIT"
+        ]  # CUDA's share is the GPU's alone
         for kind in ("requests", "limits"):
             only["resources"][kind].pop("nvidia.com/gpu", None)
+            del only["resources"][kind]["memory"]
     assert gpu == cpu
 
 

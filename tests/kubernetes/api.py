@@ -36,13 +36,17 @@ def plural(kind: str) -> str:
 
 @dataclass
 class Api:
-    """objects: by path. refusals: status by (verb, part of a path). logs: by pod. down: whether nothing is answered."""
+    """objects: by path. refusals: status by (verb, part of a path). logs: by pod. down: whether nothing is answered.
+
+    garbled: so many lists of pods are answered with a web page.
+    """
 
     operator: bool = True
     objects: dict[str, Document] = field(default_factory=dict)
     refusals: dict[tuple[str, str], int] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     down: bool = False
+    garbled: int = 0
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -79,6 +83,9 @@ class Api:
                 "message": f"{verb} is refused",
                 "code": refused[0],
             }
+        if self.garbled and path.endswith("/pods"):
+            self.garbled -= 1
+            return 200, "<html>Please log in</html>"
         if path.endswith("/log"):
             return 200, self.logs.get(path.split("/")[-2], "")
         found = self._discovery(path)

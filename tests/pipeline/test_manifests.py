@@ -91,18 +91,27 @@ def test_an_image_that_nobody_named_is_refused(rendered: list[Document]) -> None
         manifests.fill(rendered, request_of(image=None))
 
 
+def test_an_image_that_is_not_filled_in_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sha256:0000"):
+        manifests.fill(manifests.render(OVERLAYS / "eks"), request_of(image=None))
+
+
 def test_an_overlay_names_images_and_numbers_itself() -> None:
-    filled = manifests.fill(manifests.render(OVERLAYS / "eks"), request_of(image=None))
-    assert all("@sha256:" in each["image"] for each in containers(filled).values())
+    text = manifests.to_yaml(manifests.render(OVERLAYS / "eks")).replace("sha256:000", "sha256:abc")
+    documents = list(yaml.safe_load_all(text))
+    filled = manifests.fill(documents, request_of(image=None))
+    assert all("@sha256:abc" in each["image"] for each in containers(filled).values())
+    one = containers(manifests.fill(documents, request_of(image="registry/other:1")))
+    assert {key for key, each in one.items() if each["image"] == "registry/other:1"} == {"driver", "scheduler", "cpu"}
     assert kind(filled, "DaskJob")["spec"]["cluster"]["spec"]["worker"]["replicas"] == 8
 
 
 def test_memory_is_the_workers_and_a_little_for_who_watches_it(rendered: list[Document]) -> None:
     filled = containers(manifests.fill(rendered, request_of(memory=1000 * 2**20)))
-    for name in ("cpu", "gpu"):
-        assert variables(filled[name])["MEMORY_LIMIT"] == "1024MiB"
-        assert filled[name]["resources"]["limits"]["memory"] == f"{1024 + manifests.WATCHER}Mi"
-        assert filled[name]["resources"]["requests"]["memory"] == f"{1024 + manifests.WATCHER}Mi"
+    for name, limit in (("cpu", 1024), ("gpu", 1024 + manifests.CUDA)):
+        assert variables(filled[name])["MEMORY_LIMIT"] == f"{limit}MiB"
+        assert filled[name]["resources"]["limits"]["memory"] == f"{limit + manifests.WATCHER}Mi"
+        assert filled[name]["resources"]["requests"]["memory"] == f"{limit + manifests.WATCHER}Mi"
 
 
 def test_another_namespace_is_every_objects(rendered: list[Document]) -> None:
@@ -125,7 +134,9 @@ def test_manifests_without_a_place_to_fill_in_are_refused(rendered: list[Documen
         manifests.fill([], request_of())
 
 
-@pytest.mark.parametrize("changes", [{"name": "Spender"}, {"name": "a" * 41}, {"namespace": "-x"}, {"cpu_workers": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"name": "Spender"}, {"name": "a" * 41}, {"namespace": "-x"}, {"cpu_workers": 0}, {"gpu_workers": -1}]
+)
 def test_what_kubernetes_would_refuse_is_refused_before(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         request_of(**changes)
@@ -179,6 +190,15 @@ def test_without_the_operator_the_same_pods_stand_in_kubernetes_own_resources(re
     scheduler = next(each for each in plain if each["kind"] == "Deployment" and "scheduler" in each["metadata"]["name"])
     labels = scheduler["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
+
+
+def test_a_notebooks_cluster_is_the_runs_without_encryption(rendered: list[Document]) -> None:
+    made = manifests.cluster_of(manifests.fill(rendered, request_of(cpu_workers=3)))
+    assert (made["kind"], made["spec"]["worker"]["replicas"]) == ("DaskCluster", 3)
+    for part in ("scheduler", "worker"):
+        container = made["spec"][part]["spec"]["containers"][0]
+        assert not [each for each in container["args"] if "tls://" in each]
+        assert variables(container)["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] == "false"
 
 
 def test_what_is_printed_is_what_is_created(rendered: list[Document]) -> None:

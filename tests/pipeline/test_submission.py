@@ -128,6 +128,23 @@ def test_what_one_may_not_do_is_told_with_the_object(
         submission.create(submitted, documents(root))
 
 
+def test_a_namespace_that_is_mistyped_is_not_made(
+    api: kubernetes.Api, submitted: submission.Submitted, root: str
+) -> None:
+    api.objects.clear()
+    with pytest.raises(submission.ConfigError, match="Secret dask-tls"):
+        submission.create(submitted, documents(root))
+    assert api.objects == {}
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_missing(
+    api: kubernetes.Api, submitted: submission.Submitted, root: str
+) -> None:
+    api.refusals["GET", "/secrets"] = 403
+    with pytest.raises(submission.ConfigError, match="kubectl auth can-i"):
+        submission.create(submitted, documents(root))
+
+
 def test_half_of_a_run_is_not_left_behind(api: kubernetes.Api, submitted: submission.Submitted, root: str) -> None:
     api.refusals["POST", "/daskworkergroups"] = 500
     with pytest.raises(submission.ConfigError):
@@ -156,11 +173,14 @@ def test_a_failed_driver_is_told_with_the_end_of_its_log(
 
 def test_a_driver_that_is_gone_ends_the_wait(api: kubernetes.Api, submitted: submission.Submitted) -> None:
     api.pod(RUN, "job-runner", {"phase": "Running"})
-    later = threading.Timer(0.5, lambda: [api.objects.pop(path) for path in list(api.objects) if "/pods/" in path])
-    later.start()
-    ended, lines = told(submitted)
-    later.join()
-    assert ended == 1
+    lines: list[str] = []
+
+    def remove_when_seen(line: str) -> None:
+        lines.append(line)
+        for path in [path for path in api.objects if "/pods/" in path]:
+            api.objects.pop(path)
+
+    assert submission.follow(submitted, remove_when_seen) == 1
     assert "submit again to resume" in lines[-1]
 
 
@@ -178,7 +198,46 @@ def test_an_api_server_that_is_away_for_a_while_ends_nothing(
     ended, lines = told(submitted)
     later.join()
     assert ended == 0
-    assert [line for line in lines if "the API server does not answer" in line]
+    assert [line for line in lines if "nothing is seen of the run" in line]
+
+
+def test_an_answer_that_is_none_ends_nothing(api: kubernetes.Api, submitted: submission.Submitted) -> None:
+    api.pod(RUN, "job-runner", {"phase": "Running"})
+    api.garbled = 2
+    later = threading.Timer(1.0, lambda: api.pod(RUN, "job-runner", SUCCEEDED))
+    later.start()
+    ended, lines = told(submitted)
+    later.join()
+    assert ended == 0
+    assert [line for line in lines if "nothing is seen of the run" in line]
+
+
+def test_a_bucket_that_is_busy_ends_nothing(
+    api: kubernetes.Api, submitted: submission.Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "LINE_SECONDS", 0.0)
+    api.pod(RUN, "job-runner", SUCCEEDED)
+    looks = iter([OSError("SlowDown"), 3, 3])
+
+    def done(_: object) -> int:
+        answer = next(looks)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(submission._Watch, "_done", done)
+    ended, lines = told(submitted)
+    assert ended == 0
+    assert [line for line in lines if "SlowDown" in line]
+
+
+def test_workers_without_the_operator_go_with_their_job(
+    api: kubernetes.Api, submitted: submission.Submitted, root: str
+) -> None:
+    submission.create(submitted, manifests.without_operator(documents(root)))
+    owned = [each for each in api.objects.values() if each["kind"] in ("Deployment", "Service")]
+    assert len(owned) == 4
+    assert {each["metadata"]["ownerReferences"][0]["name"] for each in owned} == {f"{RUN}-runner"}
 
 
 def test_what_keeps_pods_from_running_is_told_once(api: kubernetes.Api, submitted: submission.Submitted) -> None:
@@ -234,6 +293,14 @@ def test_deployments_are_scaled_where_there_is_no_operator(
 ) -> None:
     submission.create(submitted, manifests.without_operator(documents(root)))
     assert submission.scale(root, submitted.api, 5, None) == {f"{RUN}-default": (2, 5)}
+
+
+def test_workers_that_are_not_there_yet_are_not_scaled_in_silence(
+    api: kubernetes.Api, submitted: submission.Submitted, root: str
+) -> None:
+    submission.create(submitted, documents(root))
+    with pytest.raises(submission.ConfigError, match=f"{RUN}-default"):
+        submission.scale(root, submitted.api, 3, None)
 
 
 def test_scaling_what_does_not_run_is_refused(api: kubernetes.Api, submitted: submission.Submitted, root: str) -> None:
