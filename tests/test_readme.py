@@ -15,7 +15,10 @@ from pipeline.cli import _parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^ {4}spender-pipeline (.+)$", README.replace("\\\n", " "), re.MULTILINE)
+DEPLOY = [file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "deploy").glob("*.md"))]
+COMMANDS, *OF_DEPLOY = (
+    re.findall(r"^ {4}spender-pipeline (.+)$", text.replace("\\\n", " "), re.MULTILINE) for text in (README, *DEPLOY)
+)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -31,7 +34,11 @@ def test_it_shows_every_step_of_a_survey() -> None:
     }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_the_pages_on_clusters_show_how_to_submit_and_scale() -> None:
+    assert {"targets", "plan", "submit", "status", "scale", "run"} <= {each.split()[0] for each in sum(OF_DEPLOY, [])}
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *sum(OF_DEPLOY, [])])
 def test_commands_have_the_options_that_it_shows(command: str) -> None:
     words = shlex.split(command, comments=True)
     assert _parser().parse_args(words).command == words[0]
