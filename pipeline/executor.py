@@ -244,8 +244,7 @@ def _distributed(job: _Job, client: Client, progress: Progress, gpu: bool) -> It
     cluster = _Cluster(job, client, quota, encode_on, ingest_on)
     ingested: dict[int, Outcome] = {}
     given_up: list[Task] = []
-    for task, future in _ended(cluster, _submit(cluster), progress):
-        outcome = _outcome(task, future)
+    for task, _, outcome in _ended(cluster, _submit(cluster), progress):
         if outcome is None:
             given_up.append(task)
             continue
@@ -254,8 +253,8 @@ def _distributed(job: _Job, client: Client, progress: Progress, gpu: bool) -> It
         yield outcome
     for task in sorted(given_up, key=job.tasks.index):
         upstream = ingested.get(task.chunk.index) if task.model else None
-        for _, future in _ended(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
-            outcome = _outcome(task, future) or Outcome(task, None, _deadly(future))
+        for _, future, found in _ended(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
+            outcome = found or Outcome(task, None, _deadly(future))
             if task.model is None:
                 ingested[task.chunk.index] = outcome
             yield outcome
@@ -273,9 +272,14 @@ def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
 
 
 def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
-    """Take a task's outcome from its future; None when workers died while they did it."""
+    """Take a task's outcome from its future; None when workers died while they did it.
+
+    Raises TimeoutError when the worker that held it is gone, and nobody has done it again yet.
+    """
     try:
-        outcome = future.result()
+        outcome = future.result(timeout=LOOK)
+    except TimeoutError:
+        raise
     except KilledWorker:
         return None
     except Exception as error:  # whatever the scheduler says about the task, the others go on
@@ -297,8 +301,8 @@ def _deadly(future: Future[Outcome]) -> str:
 
 def _ended(
     cluster: _Cluster, futures: dict[Future[Outcome], Task], progress: Progress
-) -> Iterator[tuple[Task, Future[Outcome]]]:
-    """Yield tasks as they end. Raises ConnectionError when the scheduler is lost."""
+) -> Iterator[tuple[Task, Future[Outcome], Outcome | None]]:
+    """Yield tasks as they end, with their outcomes. Raises ConnectionError when the scheduler is lost."""
     news: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
     for future in futures:
         future.add_done_callback(news.put)  # type: ignore[no-untyped-call]
@@ -313,7 +317,14 @@ def _ended(
         if future.status == "cancelled":
             raise _lost(cluster.client)
         task = futures.pop(future)
-        yield task, future
+        while True:
+            try:
+                outcome = _outcome(task, future)
+                break
+            except TimeoutError:
+                interrupt.check()
+                watch.look({task.kind, *(other.kind for other in futures.values())})
+        yield task, future, outcome
 
 
 class _Watch:
