@@ -266,5 +266,8 @@ def _finish(
         "seconds": {name: round(value, 3) for name, value in clock.seconds.items()},
     }
     logger.info("%s", json.dumps(summary))
-    metrics.count(stage, model, summary)
+    try:
+        metrics.count(stage, model, summary)
+    except Exception:  # of whatever kind: the chunk is done, counted or not
+        logger.warning("chunk %d could not be counted", chunk.index, exc_info=True)
     return summary

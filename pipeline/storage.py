@@ -307,7 +307,8 @@ def remove(url: str, *, recursive: bool = False) -> None:
     fs, path = filesystem(url)
     try:
         with answering(url):
-            fs.rm(path, recursive=recursive)
+            # Not `rm` for one object: it takes brackets and stars in a name for a pattern, and removes what fits.
+            fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
     except FileNotFoundError:
         return
 

@@ -50,11 +50,12 @@ def _stands(url: str, ledger: Ledger) -> bool:
         fingerprint = None
     except (ValueError, KeyError):
         fingerprint = None if not ledger.store_created() else "unreadable"
+    done = ledger.done()  # listed first: another run may make the store and do a chunk between the two looks
     if ledger.store_created():
         if fingerprint != ledger.fingerprint:
             raise ConfigError("ROOT", url, "the store that its ledger tells of", remedy)
         return True
-    if ledger.done():
+    if done:
         raise ConfigError("ROOT", ledger.folder, "a ledger with its store.json", remedy)
     if fingerprint not in (None, ledger.fingerprint):
         raise ConfigError("ROOT", url, "no store of another plan", f"choose another ROOT, or remove {url}")

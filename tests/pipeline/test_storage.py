@@ -253,3 +253,11 @@ def test_a_web_server_is_told_who_asks_by_netrc(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("NETRC", str(netrc))
         assert storage.read_bytes(url) == b"content"
         server.shutdown()
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    for name in ("run1", "run[1]"):
+        storage.write_bytes(str(tmp_path / name / "000001.json"), b"{}")
+    storage.remove(str(tmp_path / "run[1]" / "000001.json"))
+    assert storage.list_names(str(tmp_path / "run1")) == ["000001.json"]
+    assert storage.list_names(str(tmp_path / "run[1]")) == []
