@@ -171,7 +171,7 @@ def _add_work(parser: argparse.ArgumentParser, models: bool, fetches: bool) -> N
     where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
     where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
-    text = "how long to wait for a scheduler, and again for its first worker (default 20 and 45)"
+    text = "how long to wait for a scheduler, for its first worker, and for the first GPU of --gpu (default 20, 45, 45)"
     parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
     if fetches:
         _add_rate(parser)
@@ -219,7 +219,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_submit(parser: argparse.ArgumentParser) -> None:
     image = "image of every pod, or of those without a GPU (default: as the manifests have it)"
     parser.add_argument("--image", metavar="IMAGE", help=image)
-    parser.add_argument("--gpu-image", metavar="IMAGE", help="image of the GPU workers (default: the same)")
+    parser.add_argument("--gpu-image", metavar="IMAGE", help="image of the GPU workers (default: theirs, or the same)")
     _add_counts(parser)
     parser.add_argument("--namespace", metavar="NAME", help="(default: as the manifests have it)")
     manifests = "kustomization to fill in: a folder like deploy/overlays/eks (default: deploy/base)"

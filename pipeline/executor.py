@@ -278,11 +278,11 @@ def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
     """
     try:
         outcome = future.result(timeout=LOOK)
-    except TimeoutError:
-        raise
     except KilledWorker:
         return None
     except Exception as error:  # whatever the scheduler says about the task, the others go on
+        if isinstance(error, TimeoutError) and future.status != "error":
+            raise
         return Outcome(task, None, reason_of(error))
     # Workers log where they run; here the client tells the same to who watches it.
     logger.info("%s: %s", task, outcome.record or outcome.reason)
