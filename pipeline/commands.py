@@ -226,7 +226,7 @@ def _print_status(found: Sequence[StageStatus]) -> None:
                 print(f"  {name.lower():<18}{count:>10}{'   no latents' if Quality[name] & Quality.UNUSABLE else ''}")
     for each in found:
         if each.rate is not None and each.eta is not None:
-            print(f"\n{_name(each)}: {each.rate:.1f} spectra/s, {_duration(each.eta)} left")
+            print(f"\n{_name(each)}: {each.rate:.1f} spectra/s, {run_status.duration(each.eta)} left")
 
 
 def _status_row(each: StageStatus) -> tuple[str, ...]:
@@ -237,12 +237,6 @@ def _status_row(each: StageStatus) -> tuple[str, ...]:
 
 def _name(each: StageStatus) -> str:
     return f"{each.stage} {each.model}" if each.model else each.stage
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def submit(args: Namespace) -> int:

@@ -44,3 +44,8 @@ def ingest_ledger(root: str, plan: Plan) -> Ledger:
 def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
     """Return the markers of the encode stage of a model."""
     return Ledger(root, "encode", plan.encode_fingerprint(model), model)
+
+
+def ledgers(root: str, plan: Plan) -> list[Ledger]:
+    """Return the markers of all stages: ingest, then the encodings of each model."""
+    return [ingest_ledger(root, plan), *(encode_ledger(root, plan, model.name) for model in plan.models)]

@@ -60,8 +60,14 @@ class StageStatus:
 def read_status(root: str, plan: Plan, now: float | None = None) -> list[StageStatus]:
     """Read how far every stage of a plan is; now: seconds since the epoch, default the present."""
     now = time.time() if now is None else now
-    ledgers = [runs.ingest_ledger(root, plan), *(runs.encode_ledger(root, plan, m.name) for m in plan.models)]
-    return [_read_stage(plan, ledger, now) for ledger in ledgers]
+    return [_read_stage(plan, ledger, now) for ledger in runs.ledgers(root, plan)]
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes, for people: 2 h 05 min, 3 min 20 s."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:

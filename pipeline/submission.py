@@ -18,6 +18,7 @@ from pipeline import interrupt, runs
 from pipeline.config import ConfigError
 from pipeline.manifests import ROOT_LABEL, RUN_LABEL, Document, root_label, split
 from pipeline.plan import Plan
+from pipeline.status import duration
 
 LOOK = 5.0
 """Seconds between two looks at the ledger and at the pods."""
@@ -268,9 +269,7 @@ class _Watch:
                 self._say(text)
 
     def _done(self) -> int:
-        plan, root = self._run.plan, self._run.root
-        ledgers = [runs.ingest_ledger(root, plan), *(runs.encode_ledger(root, plan, m.name) for m in plan.models)]
-        return sum(len(ledger.done()) for ledger in ledgers)
+        return sum(len(ledger.done()) for ledger in runs.ledgers(self._run.root, self._run.plan))
 
     def _tell_progress(self) -> None:
         now = self._clock()
@@ -283,7 +282,7 @@ class _Watch:
             self._first = (now, done)
         since, before = self._first
         new = done - before
-        left = f", about {_duration((total - done) * (now - since) / new)} left" if new and done < total else ""
+        left = f", about {duration((total - done) * (now - since) / new)} left" if new and done < total else ""
         self.note("chunks", f"{done} of {total} chunks{left}")
 
     def _tell_pods(self, pods: list[APIObject]) -> None:
@@ -353,10 +352,6 @@ def _log_of(pod: APIObject) -> list[str]:
         return list(pod.logs(tail_lines=TAIL)) or ["(it is empty)"]
     except (*_FAULTS, kr8s.NotFoundError) as error:
         return [f"no log: {_reason(error, None)}"]
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
 
 
 def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | None) -> dict[str, tuple[int, int]]:

@@ -73,7 +73,7 @@ class Bench:
         assert finalize.verify(root, self.plan) == []
 
     def ledgers(self, root: str) -> list[ledger.Ledger]:
-        return [runs.ingest_ledger(root, self.plan), runs.encode_ledger(root, self.plan, "random")]
+        return runs.ledgers(root, self.plan)
 
     def marked(self, root: str) -> int:
         """Count the chunks that are done."""

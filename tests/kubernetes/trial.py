@@ -100,9 +100,7 @@ def pods(bench: Bench, root: str, component: str, group: str = "") -> list[str]:
 
 def marked(root: str) -> int:
     """Count the chunks that are done."""
-    made = runs.read_plan(root)
-    ledgers = [runs.ingest_ledger(root, made), *(runs.encode_ledger(root, made, model.name) for model in made.models)]
-    return sum(len(ledger.done()) for ledger in ledgers)
+    return sum(len(ledger.done()) for ledger in runs.ledgers(root, runs.read_plan(root)))
 
 
 def wait_for(what: str, true: Callable[[], bool]) -> None:
