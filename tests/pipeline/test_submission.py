@@ -13,6 +13,7 @@ from pathlib import Path
 
 import kr8s
 import pytest
+from kr8s._async_utils import as_sync_func
 
 from pipeline import cli, manifests, runs, storage, submission
 from pipeline.manifests import Document
@@ -46,10 +47,14 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             return api
 
         yield start
-        with warnings.catch_warnings():  # kr8s leaves its connections to the garbage collector
+        # kr8s leaves its connections to the garbage collector, whose complaint another test would be blamed for.
+        for each in [each for those in kr8s.Api._instances.values() for each in list(those.values())]:
+            if each._session is not None:
+                as_sync_func(each._session.aclose)()
+        held.clear()
+        kr8s.Api._instances.clear()  # as its own tests do: the next server has another port
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            held.clear()
-            kr8s.Api._instances.clear()  # as its own tests do: the next server has another port
             gc.collect()
 
 
