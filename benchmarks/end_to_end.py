@@ -30,7 +30,7 @@ from ingest import MODEL, Watch, make_survey, watched
 from spender.data.sdss import SDSS as UPSTREAM
 
 import pipeline
-from pipeline import cluster, executor, infer, layouts, preflight, runs, storage, targets, worker
+from pipeline import cluster, executor, infer, job, layouts, preflight, runs, storage, targets, worker
 from pipeline.config import ModelConfig, SurveyConfig
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -101,7 +101,7 @@ def new_run(root: Path, source: Path, catalog: Path) -> Plan:
 def run(root: Path, plan: Plan, client: Client, stage_names: tuple[str, ...]) -> Done:
     """Run stages on a cluster, and count."""
     start = time.perf_counter()
-    summary = executor.run(str(root), plan, client, stage_names, (MODEL,), make_progress())
+    summary = executor.run(job.pending(str(root), plan, stage_names, (MODEL,)), client, make_progress())
     seconds = time.perf_counter() - start
     if summary.failed:
         raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from webserver import in_flight, serve
 
-from pipeline import cluster, executor, layouts, mock, mock_release, runs, storage, targets
+from pipeline import cluster, executor, job, layouts, mock, mock_release, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.plan import Plan, projected_memory
 from pipeline.progress import make_progress
@@ -121,7 +121,7 @@ def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     with cluster.connect(workers=workers) as client, watched(url) as watch:
         start = time.perf_counter()
-        summary = executor.run(str(root), plan, client, ("ingest",), (), make_progress())
+        summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())
         seconds = time.perf_counter() - start
     if summary.failed:
         raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")

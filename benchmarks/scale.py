@@ -22,7 +22,7 @@ from catalog import run as run_command
 from catalog import write_catalog
 from distributed import Client
 
-from pipeline import cluster, executor, layouts, runs, stages, targets
+from pipeline import cluster, executor, job, layouts, runs, stages, targets
 from pipeline.plan import Chunk
 from pipeline.sources import Share
 from pipeline.stages import Record
@@ -99,7 +99,7 @@ def run_all(root: Path, client: Client) -> tuple[float, float]:
     executor._submit = timed  # type: ignore[assignment]
     clock = Clock()
     try:
-        executor.run(str(root), plan, client, ("ingest", "encode"), (MODEL,), clock)
+        executor.run(job.pending(str(root), plan, ("ingest", "encode"), (MODEL,)), client, clock)
     finally:
         executor._submit = submit
     if clock.ended != 2 * len(plan.chunks()):

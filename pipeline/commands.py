@@ -35,7 +35,8 @@ def is_expected(error: Exception) -> bool:
     from pipeline.finalize import Unfinished
     from spender_core.weights import WeightsError
 
-    return isinstance(error, (ConfigError, WeightsError, SourceError, Unfinished, OSError))
+    ours = isinstance(error, (ConfigError, WeightsError, SourceError, Unfinished, OSError))
+    return ours or storage.is_a_clients(error)
 
 
 def describe(error: BaseException) -> str:
@@ -99,23 +100,26 @@ def status(args: Namespace) -> int:
 
 def verify(args: Namespace) -> int:
     """Compare every chunk with its marker."""
-    from pipeline import finalize
+    from pipeline import verification
 
     root = storage.absolute(args.root)
     made = runs.read_plan(root)
-    problems = finalize.verify(root, made)
-    for problem in problems:
+    found = verification.verify(root, made, repair=args.repair)
+    for problem in found.problems:
         print(problem)
-    if problems and args.repair:
-        removed = finalize.repair(root, made)
-        print(f"{removed} markers removed: spender-pipeline run {args.root} does these chunks again", file=sys.stderr)
+    if not found.problems:
+        print(f"verified: every chunk of {args.root} is as its marker says")
+        return 0
+    counted = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''} found in {args.root}"
+    if not args.repair:
+        remedy = f"to mend what is damaged: spender-pipeline verify {args.root} --repair, then run"
+        print(f"error: {counted}; {remedy}", file=sys.stderr)
         return SOME_FAILED
-    if problems:
-        remedy = f"to do damaged chunks again: spender-pipeline verify {args.root} --repair, then run"
-        print(f"error: {len(problems)} problems found in {args.root}; {remedy}", file=sys.stderr)
-        return SOME_FAILED
-    print(f"verified: every chunk of {args.root} is as its marker says")
-    return 0
+    mended = [f"coordinates and descriptions written again: {label}" for label in found.restored]
+    mended += [f"{found.unmarked} markers removed"] if found.unmarked else []
+    told = f"{'; '.join(mended) or 'nothing to repair'}; spender-pipeline run {args.root} does the rest"
+    print(f"{counted}; {told}", file=sys.stderr)
+    return SOME_FAILED
 
 
 def plot(args: Namespace) -> int:
@@ -158,7 +162,7 @@ def train(args: Namespace) -> int:
 
 
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
-    from pipeline import cluster, executor, finalize, preflight
+    from pipeline import cluster, executor, finalize, job, preflight
 
     root = storage.absolute(args.root)
     made = runs.read_plan(root)
@@ -167,13 +171,13 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     models = [model.name for model in made.models]
     if getattr(args, "model", None):
         models = [made.model(name).name for name in args.model]
-    kinds = executor.pending_kinds(root, made, stage_names, models)
-    if kinds:
+    pending = job.pending(root, made, stage_names, models)
+    if pending.tasks:
         storage.require_writable("ROOT", root)  # before anything is started for it
-    needed = preflight.memory_needed(made, kinds)
+    needed = preflight.memory_needed(made, pending.kinds)
     asked = {"command": args.command, "version": __version__, "stages": list(stage_names), "models": models}
     # Nothing pending: no worker processes for it.
-    serial = args.serial or not kinds
+    serial = args.serial or not pending.tasks
     if args.wait is not None and not serial:
         print(f"waiting up to {args.wait:.0f} s for the cluster", file=sys.stderr)
     with cluster.connect(
@@ -189,7 +193,7 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         progress = Several(Journal(root, asked), make_progress(), *counted)
         gpu = getattr(args, "gpu", False)
         wait = preflight.GPU_TIMEOUT if args.wait is None else args.wait
-        summary = executor.run(root, made, client, stage_names, models, progress, gpu=gpu, wait=wait)
+        summary = executor.run(pending, client, progress, gpu=gpu, wait=wait)
     if summary.failed:
         _print_failures(summary)
         return SOME_FAILED
@@ -241,7 +245,7 @@ def _name(each: StageStatus) -> str:
 
 def submit(args: Namespace) -> int:
     """Have a run done on Kubernetes."""
-    from pipeline import cluster, executor, manifests, preflight
+    from pipeline import cluster, job, manifests, preflight
 
     root = args.root
     made = runs.read_plan(root)
@@ -250,7 +254,7 @@ def submit(args: Namespace) -> int:
     rate = args.max_requests_per_second
     if rate is not None:
         replace(made.config, max_requests_per_second=rate)  # refuses what is no rate
-    if not executor.pending_kinds(root, made, ("ingest", "encode"), [model.name for model in made.models]):
+    if not job.pending(root, made, ("ingest", "encode"), [model.name for model in made.models]).tasks:
         print(f"nothing is pending in {root}; to complete its stores: spender-pipeline run {root}")
         return 0
     request = manifests.Request(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zarr.core.array_spec import ArrayConfigParams
 
 from pipeline import storage
+from pipeline.config import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.plan import Chunk
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 
 logger = logging.getLogger(__name__)
+
+METADATA = "zarr.json"
+"""The object that describes an array, in its folder, or a whole store."""
 
 _TEXT_ROWS = 100_000
 _WRITERS = 8  # objects of a new store written at once
@@ -82,7 +86,7 @@ def open_handle(url: str, *, writable: bool = False) -> Handle:
     A long-lived worker may meet a store that was made anew since; one small read of the group's metadata,
     which holds the fingerprint, tells. Raises FileNotFoundError when there is no store.
     """
-    metadata = storage.read_bytes(storage.join(url, "zarr.json"))
+    metadata = storage.read_bytes(storage.join(url, METADATA))
     with _handles_lock:
         handle = _handles.get((url, writable))
         if handle is None or handle.metadata != metadata:
@@ -90,8 +94,8 @@ def open_handle(url: str, *, writable: bool = False) -> Handle:
         return handle
 
 
-def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, str]:
-    """Make the empty store of a template; return the coordinates' checksums.
+def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, dict[str, str]]:
+    """Make the empty store of a template; return the "checksums" of its coordinates and of each array's "metadata".
 
     Coordinates are written, data variables only described. No consolidated metadata: that is `finalize`'s.
     Nothing is removed, and what is written depends on the template alone: two runs that make one store at the same
@@ -110,8 +114,10 @@ def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, str]
                 zarr_format=3,
                 write_empty_chunks=True,
             )
+        metadata = {str(name): digest((Path(folder, str(name)) / METADATA).read_bytes()) for name in template.variables}
         _upload(Path(folder), url)
-    return checksum({str(name): variable.to_numpy() for name, variable in template.coords.items()})
+    coordinates = {str(name): variable.to_numpy() for name, variable in template.coords.items()}
+    return {"checksums": checksum(coordinates), "metadata": metadata}
 
 
 def _upload(folder: Path, url: str) -> None:
@@ -128,10 +134,11 @@ def _upload(folder: Path, url: str) -> None:
             write(parts)
 
 
-def read_chunk(url: str, names: Iterable[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Return the rows [start, stop) of some variables as stored, without any decoding."""
-    handle = open_handle(url)
-    return {name: np.asarray(handle.array(name)[start:stop]) for name in names}
+def read_chunk(url: str, names: Iterable[str], start: int, stop: int | None) -> dict[str, NDArray[Any]]:
+    """Return the rows [start, stop) of some variables as stored, without any decoding; stop: None for all."""
+    with storage.answering(url):
+        handle = open_handle(url)
+        return {name: np.asarray(handle.array(name)[start:stop]) for name in names}
 
 
 def write_region(url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -140,22 +147,28 @@ def write_region(url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> 
     arrays: per variable shape (len(chunk), ...) in exactly the stored dtype. Raises AlignmentError unless
     the rows are whole shards of every variable, ValueError for another shape or dtype.
     """
-    handle = open_handle(url, writable=True)
-    for name, values in arrays.items():
-        _check_region(handle.array(name), chunk, values, name)
-    for name, values in arrays.items():
-        array = handle.array(name)
-        try:
+    with storage.answering(url):
+        handle = open_handle(url, writable=True)
+        for name, values in arrays.items():
+            _check_region(handle.array(name), chunk, values, name)
+        for name, values in arrays.items():
+            _write(handle, name, chunk, values)
+
+
+def _write(handle: Handle, name: str, chunk: Chunk, values: NDArray[Any]) -> None:
+    array = handle.array(name)
+    try:
+        with storage.answering(handle.url):
             array[chunk.start : chunk.stop] = values
-        except OSError:
-            raise
-        except Exception as error:
-            # Zarr reads a shard before it writes all of it, and stumbles over one that is damaged
-            logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, chunk.index, error)
-            shard = (array.shards or array.chunks)[0]
-            key = array.metadata.encode_chunk_key((chunk.start // shard, *(0 for _ in array.shape[1:])))
-            storage.remove(storage.join(url, name, key))
-            array[chunk.start : chunk.stop] = values
+    except (OSError, ConfigError):
+        raise
+    except Exception as error:
+        # Zarr reads a shard before it writes all of it, and stumbles over one that is damaged
+        logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, chunk.index, error)
+        shard = (array.shards or array.chunks)[0]
+        key = array.metadata.encode_chunk_key((chunk.start // shard, *(0 for _ in array.shape[1:])))
+        storage.remove(storage.join(handle.url, name, key))
+        array[chunk.start : chunk.stop] = values
 
 
 def _check_region(array: zarr.Array[Any], chunk: Chunk, values: NDArray[Any], name: str) -> None:
@@ -169,6 +182,11 @@ def _check_region(array: zarr.Array[Any], chunk: Chunk, values: NDArray[Any], na
     expected = (chunk.stop - chunk.start, *array.shape[1:])
     if values.shape != expected or values.dtype != array.dtype:
         raise ValueError(f"{name} has {values.dtype} {values.shape}, expected {array.dtype} {expected}")
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 (hex) of an object's content."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def checksum(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
@@ -196,10 +214,11 @@ def open_dataset(url: str) -> xr.Dataset:
 
     Raises FileNotFoundError when there is no store.
     """
-    metadata = storage.read_bytes(storage.join(url, "zarr.json"))
+    metadata = storage.read_bytes(storage.join(url, METADATA))
     store = storage.zarr_store(url, read_only=True)
     consolidated = b'"consolidated_metadata"' in metadata
-    opened: xr.Dataset = xr.open_zarr(store, consolidated=consolidated, zarr_format=3, chunks=None)
+    with storage.answering(url):
+        opened: xr.Dataset = xr.open_zarr(store, consolidated=consolidated, zarr_format=3, chunks=None)
     # By default xarray would make a dask block of every inner chunk: 160,000 of them for a survey's flux.
     blocks = {name: variable.variable.chunk(_block(variable)) for name, variable in opened.data_vars.items()}
     return opened.assign(blocks)

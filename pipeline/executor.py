@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distributed import Client, Future, KilledWorker
 
-from pipeline import interrupt, preflight, runs, storage, stores, worker
-from pipeline.config import ConfigError
+from pipeline import interrupt, preflight, storage, stores, worker
+from pipeline.job import Job
 from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.preflight import Kind
 from pipeline.quota import Quota, divide
-from pipeline.tasks import Outcome, Task, attempt, reason_of
+from pipeline.tasks import Kind, Outcome, Task, attempt, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,33 +51,10 @@ class Progress(Protocol):
         """End the telling."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A run's pending tasks, those among them that have a marker all the same, and the ledgers that know of them."""
-
-    root: str
-    plan: Plan
-    ledgers: dict[Kind, Ledger]
-    tasks: list[Task]
-    stale: list[Task]
-    total: int
-
-    def fingerprint(self, task: Task) -> str:
-        return self.ledgers[task.kind].fingerprint
-
-
 def run(
-    root: str,
-    plan: Plan,
-    client: Client | None,
-    stage_names: Sequence[str],
-    models: Sequence[str],
-    progress: Progress,
-    *,
-    gpu: bool = False,
-    wait: float = preflight.GPU_TIMEOUT,
+    job: Job, client: Client | None, progress: Progress, *, gpu: bool = False, wait: float = preflight.GPU_TIMEOUT
 ) -> Summary:
-    """Do what is pending of some stages ("ingest", "encode") and models, chunk by chunk, whatever fails on the way.
+    """Do a job, chunk by chunk, whatever fails on the way.
 
     client: of the cluster that does the work; None does it here. gpu: encode on workers that offer a GPU, or not at
     all; wait: seconds to wait for the first of them. Encoding a chunk follows its ingest. Stores that do not exist yet
@@ -88,13 +63,12 @@ def run(
     ConnectionError when the cluster's scheduler is lost.
     """
     start = time.monotonic()
-    job = _pending(root, plan, stage_names, models)
     if job.tasks:
         _prepare(job, client, gpu, wait)
     earlier = {kind: _earlier_failures(job, kind) for kind in job.ledgers}
     done = 0
     failed: list[Outcome] = []
-    progress.start(job.total, job.total - len(job.tasks))
+    progress.start(job.total, job.already)
     for text in preflight.advice(client) if client is not None and job.tasks else ():
         progress.say(text)
     try:
@@ -110,24 +84,23 @@ def run(
     finally:
         progress.close()
     failed.sort(key=lambda outcome: str(outcome.task))
-    return Summary(job.total, job.total - len(job.tasks), done, tuple(failed), time.monotonic() - start)
+    return Summary(job.total, job.already, done, tuple(failed), time.monotonic() - start)
 
 
-def _prepare(job: _Job, client: Client | None, gpu: bool, wait: float) -> None:
+def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
     """Refuse what can be refused now, and make the stores."""
-    kinds = {task.kind for task in job.tasks}
     storage.require_writable("ROOT", job.root)
     preflight.check_targets(job.root, job.plan)
-    preflight.check_memory(job.plan, client, kinds)
-    if any(model for _, model in kinds):
+    preflight.check_memory(job.plan, client, job.kinds)
+    if any(model for _, model in job.kinds):
         preflight.check_devices(client, gpu, wait)
-    preflight.check_source(job.root, job.plan, [task.chunk for task in job.tasks if task.model is None])
+    preflight.check_source(job.root, job.plan, [task.chunk for task in job.tasks if task.model is None], job.ingested)
     stores.create(job.root, job.plan, job.ledgers)
-    for task in job.stale:  # their spectra are to be ingested anew
-        job.ledgers[task.kind].unmark(task.chunk.index)
+    for ledger, index in job.stale:
+        ledger.unmark(index)
 
 
-def _earlier_failures(job: _Job, kind: Kind) -> set[int]:
+def _earlier_failures(job: Job, kind: Kind) -> set[int]:
     """List the pending chunks that have failed before. Records of chunks that were done after all are removed.
 
     Such are left when a run ends between the failure of a chunk and the work of another, a worker of its own perhaps.
@@ -155,32 +128,7 @@ def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
         logger.warning("%s: its record could not be kept: %s", outcome.task, reason_of(error))
 
 
-def _pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[str]) -> _Job:
-    """List the tasks that have no marker, a chunk's ingest before its encodings."""
-    ledgers: dict[Kind, Ledger] = {}
-    if "ingest" in stage_names:
-        ledgers["ingest", None] = runs.ingest_ledger(root, plan)
-    if "encode" in stage_names:
-        ledgers |= {("encode", model): runs.encode_ledger(root, plan, model) for model in models}
-    # Encodings first: while another run works on this ROOT, one that is seen has spectra that will be seen.
-    marked = {kind: ledgers[kind].done() for kind in reversed(ledgers)}
-    # Spectra that are ingested anew are encoded anew: the two stores never tell of different data.
-    done = {kind: indices & marked.get(("ingest", None), indices) for kind, indices in marked.items()}
-    chunks = plan.chunks()
-    pending = [Task(*kind, chunk) for chunk in chunks for kind in ledgers if chunk.index not in done[kind]]
-    if "encode" in stage_names and "ingest" not in stage_names and pending:
-        if not runs.ingest_ledger(root, plan).done():
-            raise ConfigError("encode", root, "a ROOT whose spectra are ingested", "run ingest first")
-    stale = [task for task in pending if task.chunk.index in marked[task.kind]]
-    return _Job(root, plan, ledgers, pending, stale, len(chunks) * len(ledgers))
-
-
-def pending_kinds(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[str]) -> set[Kind]:
-    """Tell what kinds of tasks a run would have to do; empty when all is done."""
-    return {task.kind for task in _pending(root, plan, stage_names, models).tasks}
-
-
-def _serial(job: _Job) -> Iterator[Outcome]:
+def _serial(job: Job) -> Iterator[Outcome]:
     """Do the tasks one after the other in this process."""
     ingested: dict[int, Outcome] = {}
     quota = divide(job.plan.config)
@@ -200,7 +148,7 @@ class _Cluster:
     encode_on, ingest_on: the resource of the only workers that do so, "GPU" and "CPU"; None for all workers.
     """
 
-    job: _Job
+    job: Job
     client: Client
     quota: Quota
     encode_on: str | None
@@ -229,7 +177,7 @@ class _Cluster:
         )
 
 
-def _distributed(job: _Job, client: Client, progress: Progress, gpu: bool) -> Iterator[Outcome]:
+def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Iterator[Outcome]:
     """Do the tasks on a cluster; a task whose worker dies is given to another by the scheduler.
 
     After some such deaths the scheduler gives a task up. It may only have shared its worker with the one that kills

@@ -11,7 +11,7 @@ its marker stands and never because data stand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,10 @@ _STORE = "store.json"
 _FAILED = "failed"
 # Markers are read one request each; a survey has some 1,200 of them per stage.
 _READERS = 16
+
+
+class MarkerError(ConfigError):
+    """A marker that is no JSON object."""
 
 
 class Ledger:
@@ -36,7 +40,11 @@ class Ledger:
 
     def done(self) -> set[int]:
         """Return the indices of the chunks that are done, from one listing."""
-        return _indices(storage.list_names(self.folder))
+        return set(self.written())
+
+    def written(self) -> dict[int, float | None]:
+        """Return when the markers of the chunks that are done were written, from one listing; see storage.modified."""
+        return _indices(storage.modified(self.folder))
 
     def mark(self, index: int, record: Mapping[str, Any]) -> bool:
         """Create the marker of a chunk; call it after all the chunk's data are written.
@@ -52,12 +60,12 @@ class Ledger:
         storage.write_json(storage.join(self.folder, _name(index)), self._content(index, record))
 
     def read(self, index: int) -> dict[str, Any]:
-        """Return a chunk's marker. Raises FileNotFoundError, or ValueError under another fingerprint."""
+        """Return a chunk's marker. Raises FileNotFoundError, MarkerError, ValueError under another fingerprint."""
         return self._read(_name(index))
 
-    def records(self) -> dict[int, dict[str, Any]]:
-        """Return the markers of all done chunks by index, several read at a time."""
-        indices = sorted(self.done())
+    def records(self, done: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Return the markers of chunks that are done by index, several read at a time."""
+        indices = sorted(done)
         with ThreadPoolExecutor(_READERS) as pool:
             return dict(zip(indices, pool.map(self.read, indices), strict=True))
 
@@ -67,7 +75,7 @@ class Ledger:
 
     def failures(self) -> dict[int, dict[str, Any]]:
         """Return the records of the failed chunks by index."""
-        found = sorted(_indices(storage.list_names(storage.join(self.folder, _FAILED))))
+        found = sorted(_indices(storage.modified(storage.join(self.folder, _FAILED))))
         return {index: self._read(f"{_FAILED}/{_name(index)}") for index in found}
 
     def unmark(self, index: int) -> None:
@@ -83,11 +91,11 @@ class Ledger:
         return storage.exists(storage.join(self.folder, _STORE))
 
     def mark_store(self, record: Mapping[str, Any]) -> None:
-        """Write the marker of the empty store; `record` holds the checksums of `dataset.create`."""
+        """Write the marker of the empty store; `record` is what `dataset.create` says of it."""
         storage.write_json(storage.join(self.folder, _STORE), {**record, "fingerprint": self.fingerprint})
 
     def read_store(self) -> dict[str, Any]:
-        """Return the empty store's marker. Raises FileNotFoundError."""
+        """Return the empty store's marker. Raises FileNotFoundError, MarkerError, ValueError as `read`."""
         return self._read(_STORE)
 
     def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +107,7 @@ class Ledger:
             record: dict[str, Any] = storage.read_json(url)
         except ValueError as error:
             remedy = "it is damaged: remove it, and the same run does its chunk again"
-            raise ConfigError("ledger", url, "a marker", remedy) from error
+            raise MarkerError("ledger", url, "a marker", remedy) from error
         # Folder names carry eight digits only; the marker carries them all.
         if record.get("fingerprint") != self.fingerprint:
             raise ValueError(f"{url} belongs to the fingerprint {record.get('fingerprint')}, not {self.fingerprint}")
@@ -110,6 +118,6 @@ def _name(index: int) -> str:
     return f"{index:06d}.json"
 
 
-def _indices(names: list[str]) -> set[int]:
-    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return {int(stem) for stem in stems if stem.isdecimal()}
+def _indices(found: Mapping[str, float | None]) -> dict[int, float | None]:
+    stems = {name.removesuffix(".json"): moment for name, moment in found.items() if name.endswith(".json")}
+    return {int(stem): moment for stem, moment in stems.items() if stem.isdecimal()}

@@ -14,8 +14,8 @@ from distributed.system import MEMORY_LIMIT
 
 from pipeline import runs, stages, storage, targets, worker
 from pipeline.config import ConfigError
-from pipeline.ledger import Ledger
 from pipeline.plan import RESERVED, Chunk, Plan, projected_memory, targets_sha256
+from pipeline.tasks import Kind
 
 MEMORY_FRACTION = 0.8
 """Share of its limit that a worker may fill: Dask pauses it there (distributed.worker.memory.pause)."""
@@ -28,9 +28,6 @@ GPU_TIMEOUT = 45.0
 
 ANSWER = 10.0
 """Seconds to wait for workers to tell of themselves."""
-
-Kind = tuple[str, str | None]
-"""What a task does: its stage, and its model (None for ingest)."""
 
 
 def check_memory(plan: Plan, client: Client | None, kinds: Iterable[Kind]) -> None:
@@ -145,8 +142,11 @@ def check_targets(root: str, plan: Plan) -> None:
         raise ConfigError("targets.parquet", f"{url} ({found[:12]}...)", f"{plan.targets_sha256[:12]}...", remedy)
 
 
-def check_source(root: str, plan: Plan, pending: Sequence[Chunk]) -> None:
-    """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey."""
+def check_source(root: str, plan: Plan, pending: Sequence[Chunk], ingested: Iterable[int]) -> None:
+    """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey.
+
+    pending, ingested: the chunks that are to be ingested, and those that are.
+    """
     if not pending:
         return
     if plan.config.cache is not None:
@@ -154,13 +154,9 @@ def check_source(root: str, plan: Plan, pending: Sequence[Chunk]) -> None:
     url = runs.targets_url(root)
     step = -(-len(pending) // PROBES)
     # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
-    rows = [chunk.start for chunk in pending[::step]] + _rows_with_files(runs.ingest_ledger(root, plan))[:PROBES]
+    records = runs.ingest_ledger(root, plan).records(sorted(ingested)[: 4 * PROBES]).values()
+    found = [record["start"] for record in records if not record["quality"].get("NO_FILE")][:PROBES]
+    rows = [chunk.start for chunk in pending[::step]] + found
     probes = pd.concat([targets.read_rows(url, row, row + 1) for row in rows])
     archive = stages.archive_of(plan)
     archive.source.require_some(archive.paths(probes))
-
-
-def _rows_with_files(ledger: Ledger) -> list[int]:
-    """First rows of the ingested chunks that found all their files, a few of them."""
-    records = [ledger.read(index) for index in sorted(ledger.done())[: 4 * PROBES]]
-    return [record["start"] for record in records if not record["quality"].get("NO_FILE")]

@@ -163,8 +163,10 @@ def _require_undamaged(root: str, plan: Plan, chunk: Chunk, found: Mapping[str, 
     """Compare what was read with what ingest wrote, so that damage is never taken for data."""
     try:
         written = runs.ingest_ledger(root, plan).read(chunk.index)["checksums"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return  # the ingest is being repeated, or verify will tell
+    except FileNotFoundError as error:  # whatever stands in the store
+        raise ConfigError(
+            f"chunk {chunk.index}", "not ingested", "spectra with a marker", "run ingest first"
+        ) from error
     damaged = [name for name, value in found.items() if written.get(name) != value]
     if damaged:
         raise ConfigError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 
-from pipeline import runs, storage
+from pipeline import runs
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from pipeline.quality import Quality
@@ -71,13 +71,14 @@ def duration(seconds: float) -> str:
 
 
 def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
-    by_index = ledger.records()
+    written = ledger.written()
+    by_index = ledger.records(written)
     done, records = set(by_index), by_index.values()
     quality: Counter[str] = Counter()
     for record in records:
         quality.update(record["quality"])
     spectra = sum(record["spectra"] for record in records)
-    rate = _rate(ledger, {index: int(record["spectra"]) for index, record in by_index.items()}, now)
+    rate = _rate(written, {index: int(record["spectra"]) for index, record in by_index.items()}, now)
     chunks = len(plan.chunks())
     running = rate is not None and len(done) < chunks
     failures = ledger.failures()
@@ -97,9 +98,9 @@ def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
     )
 
 
-def _rate(ledger: Ledger, spectra: dict[int, int], now: float) -> float | None:
+def _rate(written: Mapping[int, float | None], spectra: dict[int, int], now: float) -> float | None:
     """Spectra per second over the recent markers, by the times their files were written; None if nothing is going."""
-    times = sorted((moment, index) for index, moment in _written(ledger).items() if index in spectra)
+    times = sorted((moment, index) for index, moment in written.items() if moment is not None)
     recent = [(moment, index) for moment, index in times if -SKEW <= now - moment <= RECENT]
     if len(recent) < 2:
         return None
@@ -109,19 +110,3 @@ def _rate(ledger: Ledger, spectra: dict[int, int], now: float) -> float | None:
         return None
     # The first marker only starts the clock.
     return sum(spectra[index] for _, index in recent[1:]) / span
-
-
-def _written(ledger: Ledger) -> dict[int, float]:
-    """Read the times at which markers were written, from one listing, in seconds since the epoch."""
-    fs, path = storage.filesystem(ledger.folder)
-    try:
-        entries = fs.ls(path, detail=True)
-    except FileNotFoundError:
-        return {}
-    written: dict[int, float] = {}
-    for entry in entries:
-        stem = str(entry["name"]).rsplit("/", 1)[-1].removesuffix(".json")
-        moment = next((entry[key] for key in ("mtime", "LastModified", "created") if key in entry), None)
-        if stem.isdecimal() and moment is not None:
-            written[int(stem)] = moment.timestamp() if isinstance(moment, datetime) else float(moment)
-    return written

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,12 @@ _S3 = {**_FRESH_LISTINGS, "max_concurrency": 1}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "http": _HTTP, "https": _HTTP}
 
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
+
+
+def is_a_clients(error: BaseException) -> bool:
+    """Tell what a storage client raised of its own, in classes that nobody else knows; see `answering`."""
+    return type(error).__module__.split(".")[0] in _CLIENTS
+
 
 # Both Zarr's local store and `write_bytes` write under such a name and rename; a killed process leaves it behind.
 PARTIAL_SUFFIX = ".partial"
@@ -130,6 +137,15 @@ def is_misconfigured(error: BaseException) -> bool:
     return isinstance(error, BotoCoreError) and not isinstance(error, (HTTPClientError, BotoConnectionError))
 
 
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+def says_nothing(error: BaseException) -> bool:
+    """Tell an answer that says nothing of what is stored, such as a timeout or a refusal, from one about the data."""
+    about_data = isinstance(error, _ABSENT) or _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and not about_data)
+
+
 # What servers call credentials that they do not take, besides those that s3fs makes a PermissionError of.
 # 400 is all that a HEAD says of them.
 _REFUSED = frozenset(
@@ -151,7 +167,7 @@ def answering(url: str) -> Iterator[None]:
         code = str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
         if protocol(url) == "s3" and (isinstance(error, PermissionError) or code in _REFUSED):
             raise PermissionError(errno.EACCES, _refusal(url, error, code), url) from error
-        if isinstance(error, OSError) or type(error).__module__.split(".")[0] not in _CLIENTS:
+        if isinstance(error, OSError) or not is_a_clients(error):
             raise
         told = f"{type(error).__name__}: {error}"
         if not is_misconfigured(error):
@@ -262,7 +278,7 @@ def _beside(path: Path, url: str, data: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _status(error: OSError) -> int | None:
+def _status(error: BaseException) -> int | None:
     """Find the HTTP status behind what s3fs raised."""
     response = getattr(error.__cause__, "response", None) or {}
     status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -292,14 +308,26 @@ def list_names(url: str) -> list[str]:
 
     Half-written files of a killed process are left out.
     """
+    return sorted(modified(url))
+
+
+def modified(url: str) -> dict[str, float | None]:
+    """Return what `list_names` does with when each was last written: seconds since the epoch, None where unknown."""
     fs, path = filesystem(url)
     try:
         with answering(url):
-            entries = fs.ls(path, detail=False)
+            entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != path.rstrip("/")}
-    return sorted(name for name in names if not name.endswith(PARTIAL_SUFFIX))
+        return {}
+    found: dict[str, float | None] = {}
+    for entry in entries:
+        inner = str(entry["name"]).rstrip("/")
+        if inner == path.rstrip("/") or inner.endswith(PARTIAL_SUFFIX):
+            continue
+        moment = next((entry[key] for key in ("mtime", "LastModified", "created") if key in entry), None)
+        seconds = moment.timestamp() if isinstance(moment, datetime) else moment
+        found[inner.rsplit("/", 1)[-1]] = None if seconds is None else float(seconds)
+    return found
 
 
 def remove(url: str, *, recursive: bool = False) -> None:

@@ -4,59 +4,109 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import xarray as xr
 
-from pipeline import dataset, runs, schema, targets, worker
-from pipeline.config import ConfigError
+from pipeline import dataset, runs, schema, storage, targets, worker
+from pipeline.config import ConfigError, ModelConfig
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
+from pipeline.tasks import Kind
 
 logger = logging.getLogger(__name__)
 
 
-def create(root: str, plan: Plan, kinds: Iterable[tuple[str, str | None]]) -> None:
+@dataclass(frozen=True)
+class Store:
+    """One store of a run with its markers. model: None for the spectra."""
+
+    label: str
+    url: str
+    ledger: Ledger
+    model: ModelConfig | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """The stage and the model whose tasks fill it."""
+        return self.ledger.stage, self.ledger.model
+
+
+def stores_of(root: str, plan: Plan) -> list[Store]:
+    """Return the stores that a plan makes under a root, the spectra first."""
+    found = [Store("ingest", dataset.spectra_url(root), runs.ingest_ledger(root, plan))]
+    for model in plan.models:
+        ledger = runs.encode_ledger(root, plan, model.name)
+        found.append(Store(f"encode {model.name}", dataset.encodings_url(root, model.name), ledger, model))
+    return found
+
+
+def create(root: str, plan: Plan, kinds: Iterable[Kind]) -> None:
     """Make the empty stores of (stage, model) pairs that are not there yet, before any task could write to them.
 
     Raises ConfigError for a store of another plan, and for one that its ledger contradicts.
     """
-    for _, model_name in kinds:
-        if model_name is None:
-            url, ledger = dataset.spectra_url(root), runs.ingest_ledger(root, plan)
-        else:
-            url, ledger = dataset.encodings_url(root, model_name), runs.encode_ledger(root, plan, model_name)
-        if _stands(url, ledger):
-            continue
-        logger.info("creating %s", url)
-        ledger.mark_store({"checksums": dataset.create(url, *_template(root, plan, model_name))})
+    wanted = set(kinds)
+    for store in stores_of(root, plan):
+        if store.kind in wanted and not _stands(root, store):
+            _write(root, plan, store)
 
 
-def _template(root: str, plan: Plan, model_name: str | None) -> tuple[xr.Dataset, schema.Encoding]:
+def restore(root: str, plan: Plan, store: Store) -> None:
+    """Write all of a store again but its data: what describes it, its coordinates, and the marker of all that.
+
+    It is open afterwards, for `finalize` to close. Raises ConfigError for a store of another plan.
+    """
+    _refuse_another_plans(store, _fingerprint(store))
+    _write(root, plan, store)
+
+
+def _write(root: str, plan: Plan, store: Store) -> None:
+    logger.info("creating %s", store.url)
+    store.ledger.mark_store(dataset.create(store.url, *_template(root, plan, store.model)))
+
+
+def _template(root: str, plan: Plan, model: ModelConfig | None) -> tuple[xr.Dataset, schema.Encoding]:
     wavelength = worker.grid(plan.config.instrument).wavelength
     rows = targets.read_rows(runs.targets_url(root), 0, plan.n_spectra)
-    if model_name is None:
+    if model is None:
         return schema.spectra_template(plan, rows, wavelength)
-    config = plan.model(model_name)
-    wave_rest = worker.inspect(config.checkpoint, plan.config.instrument, config.sha256).wave_rest
-    return schema.encodings_template(plan, config, rows, wave_rest, wavelength)
+    wave_rest = worker.inspect(model.checkpoint, plan.config.instrument, model.sha256).wave_rest
+    return schema.encodings_template(plan, model, rows, wave_rest, wavelength)
 
 
-def _stands(url: str, ledger: Ledger) -> bool:
-    """Tell whether a stage's store is complete; refuse one that markers and data disagree about."""
-    remedy = f"to make it anew, remove {url} and {ledger.folder}"
+_UNREADABLE = "unreadable"
+
+
+def _fingerprint(store: Store) -> str | None:
+    """Read the fingerprint of what stands; None for nothing, "unreadable" for what is no store's description."""
     try:
-        fingerprint = dataset.open_dataset(url).attrs.get("fingerprint")
+        found = storage.read_json(storage.join(store.url, dataset.METADATA))["attributes"]["fingerprint"]
     except (FileNotFoundError, NotADirectoryError):
-        fingerprint = None
-    except (ValueError, KeyError):
-        fingerprint = None if not ledger.store_created() else "unreadable"
-    done = ledger.done()  # listed first: another run may make the store and do a chunk between the two looks
-    if ledger.store_created():
-        if fingerprint != ledger.fingerprint:
-            raise ConfigError("ROOT", url, "the store that its ledger tells of", remedy)
+        return None
+    except ConfigError:  # of storage that cannot be reached; a ValueError like those of damage
+        raise
+    except (ValueError, LookupError, TypeError):
+        return _UNREADABLE
+    return str(found)
+
+
+def _stands(root: str, store: Store) -> bool:
+    """Tell whether a store is complete; refuse one that markers and data disagree about."""
+    fingerprint = _fingerprint(store)
+    done = store.ledger.done()  # listed first: another run may make the store and do a chunk between the two looks
+    created = store.ledger.store_created()
+    if created and fingerprint == store.ledger.fingerprint:
         return True
-    if done:
-        raise ConfigError("ROOT", ledger.folder, "a ledger with its store.json", remedy)
-    if fingerprint not in (None, ledger.fingerprint):
-        raise ConfigError("ROOT", url, "no store of another plan", f"choose another ROOT, or remove {url}")
+    _refuse_another_plans(store, fingerprint)
+    if created or done:
+        remedy = f"to have them agree: spender-pipeline verify {root} --repair, then run"
+        told_by = store.url if created else store.ledger.folder
+        raise ConfigError("ROOT", told_by, "a store and a ledger that tell of each other", remedy)
     return False
+
+
+def _refuse_another_plans(store: Store, fingerprint: str | None) -> None:
+    if fingerprint not in (None, _UNREADABLE, store.ledger.fingerprint):
+        remedy = f"choose another ROOT, or remove {store.url} and {store.ledger.folder}"
+        raise ConfigError("ROOT", store.url, "no store of another plan", remedy)

@@ -187,7 +187,7 @@ def _require_match(column: pa.ChunkedArray, name: str, pattern: str, start: int)
 def _open_table(url: str) -> Iterator[pq.ParquetFile]:
     fs, path = storage.filesystem(url)
     try:
-        with fs.open(path, "rb") as file, pq.ParquetFile(file) as table:
+        with storage.answering(url), fs.open(path, "rb") as file, pq.ParquetFile(file) as table:
             missing = [name for name in SCHEMA.names if name not in table.schema_arrow.names]
             if missing:
                 raise ConfigError("targets", url, f"a targets table with the columns {', '.join(missing)}")

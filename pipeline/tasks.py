@@ -34,6 +34,10 @@ _PERMANENT = (
 )
 
 
+Kind = tuple[str, str | None]
+"""What a task does: its stage, and its model (None for ingest)."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One stage of one chunk; model is None for ingest."""
@@ -43,8 +47,8 @@ class Task:
     chunk: Chunk
 
     @property
-    def kind(self) -> tuple[str, str | None]:
-        """What it does: its stage and its model."""
+    def kind(self) -> Kind:
+        """What it does."""
         return self.stage, self.model
 
     def __str__(self) -> str:

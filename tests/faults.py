@@ -61,13 +61,14 @@ class Proxy:
     injected: Counter[str] = field(default_factory=Counter)
     chance: random.Random = field(default_factory=lambda: random.Random(1))
     _drawn: int = 0
+    _spared: int = 0
 
     @contextmanager
-    def spoiling(self, fault: str, rate: float) -> Iterator[None]:
-        """Spoil a share of the requests while the context lasts."""
+    def spoiling(self, fault: str, rate: float, after: int = 0) -> Iterator[None]:
+        """Spoil a share of the requests while the context lasts, but for the first few."""
         if fault not in FAULTS + REFUSALS:
             raise ValueError(f"{fault!r} is none of {FAULTS + REFUSALS}")
-        self.fault, self.rate, self._drawn = fault, rate, 0
+        self.fault, self.rate, self._drawn, self._spared = fault, rate, 0, after
         try:
             yield
         finally:
@@ -86,6 +87,8 @@ class Proxy:
         if self.fault is None:
             return None
         self._drawn += 1
+        if self._drawn <= self._spared:
+            return None
         return self.fault if self.chance.random() < self.rate or self._drawn == CERTAIN else None
 
 

@@ -38,8 +38,8 @@ LAYERS: list[set[str]] = [
     {"archive", "quota"},
     {"stages"},
     {"tasks", "stores", "preflight"},
-    {"executor", "progress", "journal", "throughput"},
-    {"finalize"},
+    {"job", "verification"},
+    {"executor", "finalize", "progress", "journal", "throughput"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
     {"report", "page", "cluster", "mock", "mock_release", "train", "planning", "manifests"},
     {"submission"},

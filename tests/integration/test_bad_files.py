@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from pipeline import cluster, dataset, executor, runs, storage, targets
+from pipeline import cluster, dataset, executor, job, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.layouts import spec_lite_path
 from pipeline.plan import Plan
@@ -155,7 +155,7 @@ def ingest(root: Path, release: Path, zs: list[float], layout: str = "spec-lite"
     targets.write_targets(frame, runs.targets_url(str(root)), row_group=5)
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     with cluster.connect(serial=True) as client:
-        summary = executor.run(str(root), plan, client, ("ingest",), (), make_progress())
+        summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())
     assert summary.failed == ()
     stored = dataset.read_chunk(dataset.spectra_url(str(root)), ("flux", "ivar", "quality"), 0, n)
     assert np.isfinite(stored["ivar"]).all()

@@ -128,3 +128,96 @@ def test_a_chunk_is_done_anew_over_a_shard_that_cannot_be_read(run: tuple[Path, 
     assert cli.main(["verify", str(root), "--repair"]) == 3
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert file_hashes(root) == before
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "spectra.zarr/flux/zarr.json",
+        "spectra.zarr/zarr.json",
+        "spectra.zarr/z/zarr.json",
+        "spectra.zarr/fiberid/c/0",
+        "encodings/random.zarr/wavelength_rest/c/0",
+        "ledger/encode-random-*/store.json",
+        "ledger/ingest-*/store.json",
+    ],
+)
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
+def test_what_describes_a_store_is_written_again(
+    run: tuple[Path, Plan], lost: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    before = file_hashes(root)
+    file = next(root.glob(lost))
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    assert "--repair" in refused(capsys, "verify", str(root), status=3)
+    told = refused(capsys, "verify", str(root), "--repair", status=3)
+    assert "written again" in told
+    assert "markers removed" not in told  # the data are as they were
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert cli.main(["verify", str(root)]) == 0
+    assert file_hashes(root) == before
+
+
+def test_a_damaged_copy_of_the_descriptions_is_mended(
+    run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    before = file_hashes(root)
+    group = root / "spectra.zarr" / "zarr.json"
+    group.write_text(group.read_text().replace("float32", "float64"))
+    assert "copy of what describes" in refused(capsys, "finalize", str(root))
+    assert "written again: ingest" in refused(capsys, "verify", str(root), "--repair", status=3)
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == before
+
+
+def test_repair_leaves_the_store_of_another_plan_alone(
+    run: tuple[Path, Plan], tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    other, plan = make_root(tmp_path, mirror, name="other", n=4)
+    assert cli.main(["ingest", other, "--serial"]) == 0
+    shutil.rmtree(Path(other) / "spectra.zarr")
+    shutil.copytree(root / "spectra.zarr", Path(other) / "spectra.zarr")
+    assert "another plan's" in refused(capsys, "verify", other, status=3)
+    before = file_hashes(Path(other))
+    assert "no store of another plan" in refused(capsys, "verify", other, "--repair")
+    assert file_hashes(Path(other)) == before
+    assert plan.n_spectra == 4
+
+
+def test_what_has_not_begun_is_said_once(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, _ = make_root(tmp_path, mirror)
+    told = refused(capsys, "verify", root, "--repair", status=3)
+    assert told.splitlines() == [
+        "ingest: not begun",
+        "encode random: not begun",
+        f"2 problems found in {root}; nothing to repair; spender-pipeline run {root} does the rest",
+    ]
+
+
+@pytest.mark.parametrize("command", ["ingest", "run --model random"])
+def test_spectra_ingested_anew_by_any_command_are_encoded_anew_by_all_models(
+    tmp_path: Path, mirror: Path, command: str
+) -> None:
+    root, plan = make_root(tmp_path, mirror, models=("random", "second"))
+    assert cli.main(["run", root, "--serial"]) == 0
+    before = file_hashes(Path(root))
+    runs.ingest_ledger(root, plan).unmark(1)
+    name, *options = command.split()
+    assert cli.main([name, root, "--serial", *options]) == 0
+    assert runs.encode_ledger(root, plan, "second").done() == {0, 2}
+    assert cli.main(["run", root, "--serial"]) == 0
+    assert cli.main(["verify", root]) == 0
+    assert file_hashes(Path(root)) == before
+
+
+def test_spectra_without_a_marker_are_not_encoded(run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]) -> None:
+    root, plan = run
+    runs.ingest_ledger(str(root), plan).unmark(1)
+    runs.encode_ledger(str(root), plan, "random").unmark(1)
+    assert "run ingest first" in refused(capsys, "encode", str(root), "--serial", status=3)

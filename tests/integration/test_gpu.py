@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import cluster, dataset, executor, infer, worker
+from pipeline import cluster, dataset, executor, infer, job, worker
 from pipeline.infer import Encoded
 from pipeline.progress import make_progress
 from pipeline.quality import Quality
@@ -85,13 +85,14 @@ def test_a_run_on_gpu_workers_lands_what_the_cpu_lands(tmp_path: Path, mirror: P
     found = {}
     for name in ("gpu", "cpu"):
         root, plan = make_root(tmp_path, mirror, name=name)
+        pending = job.pending(root, plan, ("ingest", "encode"), ("random",))
         if name == "gpu":
             with cluster.connect(workers=1) as client:
-                summary = executor.run(root, plan, client, ("ingest", "encode"), ("random",), make_progress())
+                summary = executor.run(pending, client, make_progress())
         else:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(worker, "device", lambda: torch.device("cpu"))
-                summary = executor.run(root, plan, None, ("ingest", "encode"), ("random",), make_progress())
+                summary = executor.run(pending, None, make_progress())
         assert summary.failed == ()
         found[name] = dataset.read_chunk(dataset.encodings_url(root, "random"), ("latents", "quality"), 0, 6)
     assert difference(found["gpu"]["latents"], found["cpu"]["latents"]) < TOLERANCE

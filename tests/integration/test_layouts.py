@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cluster, dataset, executor, layouts, mock, mock_release, preflight, runs, storage, targets
+from pipeline import cluster, dataset, executor, job, layouts, mock, mock_release, preflight, runs, storage, targets
 from pipeline.config import SurveyConfig
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
@@ -74,7 +74,7 @@ def ingest(root: Path, release: Path, workers: int | None = None, **settings: ob
     targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
     storage.write_bytes(str(root / "plan.json"), plan.to_json())
     with cluster.connect(workers=workers, serial=workers is None) as client:
-        summary = executor.run(str(root), plan, client, ("ingest",), (), make_progress())
+        summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())
     assert summary.failed == ()
     return plan
 

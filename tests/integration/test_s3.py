@@ -19,13 +19,13 @@ import xarray as xr
 from distributed import Client
 
 import pipeline
-from pipeline import cli, cluster, executor, finalize, journal, runs, storage, targets
+from pipeline import cli, cluster, executor, finalize, job, journal, runs, storage, targets, verification
 from pipeline.config import ConfigError
 from pipeline.executor import Summary
 from pipeline.plan import Plan
 from pipeline.progress import make_progress
 
-from .. import s3
+from .. import faults, s3
 from ..running import make_root
 
 BOTH = ("ingest", "encode")
@@ -65,7 +65,7 @@ def planned(tmp_path: Path, mirror: Path, bucket: str, *, n: int = 6, source: st
 
 
 def do(root: str, plan: Plan, client: Client | None) -> Summary:
-    summary = executor.run(root, plan, client, BOTH, ("random",), make_progress())
+    summary = executor.run(job.pending(root, plan, BOTH, ("random",)), client, make_progress())
     if not summary.failed:
         finalize.finalize(root, plan)
     return summary
@@ -84,7 +84,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(tmp_path: Path, mirror: Path, bu
     local = str(tmp_path / "run")
     do(local, plan, None)
     assert objects(root) == objects(local)
-    assert finalize.verify(root, plan) == []
+    assert verification.verify(root, plan).problems == ()
 
 
 def test_the_result_opens_in_xarray_and_through_the_package(
@@ -117,10 +117,55 @@ def test_damage_in_a_bucket_is_found_and_mended(tmp_path: Path, mirror: Path, bu
     damaged = next(name for name in sorted(before) if name.startswith("spectra.zarr/flux/c/1"))
     fs, path = fsspec.url_to_fs(root)
     fs.pipe_file(f"{path}/{damaged}", before[damaged][:-100] + bytes(100))
-    assert finalize.verify(root, plan) != []
-    finalize.repair(root, plan)
+    assert verification.verify(root, plan, repair=True).unmarked == 1
     do(root, plan, client)
-    assert finalize.verify(root, plan) == []
+    assert verification.verify(root, plan).problems == ()
+    assert objects(root) == before
+
+
+@pytest.mark.parametrize("cut", [0, 20])
+def test_objects_cut_short_in_a_bucket_are_damage(
+    tmp_path: Path, mirror: Path, bucket: str, client: Client, cut: int
+) -> None:
+    root, plan = planned(tmp_path, mirror, bucket)
+    do(root, plan, client)
+    before = objects(root)
+    for name in ("spectra.zarr/flux/c/1/0", "encodings/random.zarr/chi2/c/0", "encodings/random.zarr/z/c/0"):
+        storage.write_bytes(f"{root}/{name}", before[name][:cut])
+    found = verification.verify(root, plan, repair=True)
+    assert (found.restored, found.unmarked) == (("encode random",), 2)
+    do(root, plan, client)
+    assert verification.verify(root, plan).problems == ()
+    assert objects(root) == before
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory, mirror: Path, server: s3.Server) -> tuple[str, Plan]:
+    """Give a finished run in a bucket of which one object is lost."""
+    bucket = f"damaged-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    root, plan = planned(tmp_path_factory.mktemp("damaged"), mirror, f"s3://{bucket}")
+    do(root, plan, None)
+    storage.remove(f"{root}/spectra.zarr/flux/c/1/0")
+    return root, plan
+
+
+@pytest.mark.parametrize(
+    ("fault", "after"),
+    [("denied", 0), ("expired", 60), ("error", 60), ("reset-before", 0), ("truncated", 0), ("truncated", 60)],
+)
+def test_a_server_that_fails_is_not_taken_for_damage(
+    damaged: tuple[str, Plan], server: s3.Server, fault: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far `verify --repair` has come when the server begins to fail, for good."""
+    root, plan = damaged
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # they only take time here
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    before = objects(root)
+    with faults.between(server.endpoint) as proxy, s3.as_default(server, endpoint=proxy.endpoint):
+        with proxy.spoiling(fault, 1.0, after=after), pytest.raises((OSError, ConfigError)):
+            verification.verify(root, plan, repair=True)
+        assert proxy.injected[fault] > 0
     assert objects(root) == before
 
 

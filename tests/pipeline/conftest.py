@@ -11,8 +11,8 @@ import pytest
 
 from pipeline import dataset, schema, stages, storage, targets
 from pipeline.config import GRID_LENGTHS, ModelConfig, SurveyConfig
-from pipeline.finalize import Stage, stages_of
 from pipeline.plan import Chunk, Plan
+from pipeline.stores import Store, stores_of
 
 MakeTargets = Callable[[int], pd.DataFrame]
 MakeRun = Callable[..., Plan]
@@ -54,9 +54,9 @@ def make_targets() -> MakeTargets:
     return make
 
 
-def chunk_arrays(stage: Stage, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:
+def chunk_arrays(store: Store, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:
     """Make up a chunk's arrays, the same for the same rows; some of them all fill."""
-    variables = schema.SPECTRA_VARIABLES if stage.model is None else schema.variables_of(stage.model)
+    variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model)
     lengths = {"wavelength": plan.n_pixels, "latent": 3, "wavelength_rest": len(WAVE_REST)}
     random = np.random.default_rng(chunk.start)
     arrays = {}
@@ -68,20 +68,20 @@ def chunk_arrays(stage: Stage, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray
     return arrays
 
 
-def write_chunk(stage: Stage, plan: Plan, chunk: Chunk) -> None:
-    arrays = chunk_arrays(stage, plan, chunk)
-    dataset.write_region(stage.url, chunk, arrays)
+def write_chunk(store: Store, plan: Plan, chunk: Chunk) -> None:
+    arrays = chunk_arrays(store, plan, chunk)
+    dataset.write_region(store.url, chunk, arrays)
     record = {"start": chunk.start, "stop": chunk.stop, "checksums": dataset.checksum(arrays)}
     record["packages"] = stages.packages(["numpy", "torch"])
-    stage.ledger.mark(chunk.index, record | ({"device": "cpu"} if stage.model else {}))
+    store.ledger.mark(chunk.index, record | ({"device": "cpu"} if store.model else {}))
 
 
-def create_store(stage: Stage, plan: Plan, frame: pd.DataFrame) -> None:
-    if stage.model is None:
+def create_store(store: Store, plan: Plan, frame: pd.DataFrame) -> None:
+    if store.model is None:
         template, encoding = schema.spectra_template(plan, frame, WAVELENGTH)
     else:
-        template, encoding = schema.encodings_template(plan, stage.model, frame, WAVE_REST, WAVELENGTH)
-    stage.ledger.mark_store({"checksums": dataset.create(stage.url, template, encoding)})
+        template, encoding = schema.encodings_template(plan, store.model, frame, WAVE_REST, WAVELENGTH)
+    store.ledger.mark_store(dataset.create(store.url, template, encoding))
 
 
 @pytest.fixture
@@ -104,11 +104,11 @@ def make_run(make_targets: MakeTargets) -> MakeRun:
             plan = plan.with_model(model)
         targets.write_targets(frame, storage.join(root, "targets.parquet"), plan.shard)
         storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
-        for stage in stages_of(root, plan):
-            create_store(stage, plan, frame)
+        for store in stores_of(root, plan):
+            create_store(store, plan, frame)
             for chunk in sorted(plan.chunks(), key=lambda each: each.index, reverse=reverse):
-                if (stage.label, chunk.index) not in set(without):
-                    write_chunk(stage, plan, chunk)
+                if (store.label, chunk.index) not in set(without):
+                    write_chunk(store, plan, chunk)
         return plan
 
     return make

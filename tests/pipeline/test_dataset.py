@@ -183,14 +183,19 @@ def test_xarray_accepts_the_half_shard_that_we_refuse(tmp_path: Path, plan: Plan
         dataset.write_region(store, Chunk(0, 4, 8), {"norm": np.ones(4, np.float32)})
 
 
-def test_creation_returns_the_checksums_of_the_coordinates(
+def test_creation_returns_the_checksums_of_coordinates_and_descriptions(
     tmp_path: Path, plan: Plan, make_targets: MakeTargets
 ) -> None:
     url = str(tmp_path / "s.zarr")
-    sums = dataset.create(url, *schema.spectra_template(plan, make_targets(ROWS), np.zeros(PIXELS, np.float32)))
+    made = dataset.create(url, *schema.spectra_template(plan, make_targets(ROWS), np.zeros(PIXELS, np.float32)))
+    sums = made["checksums"]
     assert set(sums) == {*schema.COORDINATES, "wavelength"}
     assert dataset.checksum(dataset.read_chunk(url, schema.COORDINATES, 0, ROWS)) == {
         name: sums[name] for name in schema.COORDINATES
+    }
+    assert made["metadata"] == {
+        name: dataset.digest((Path(url) / name / "zarr.json").read_bytes())
+        for name in {*sums, *schema.SPECTRA_VARIABLES}
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from distributed import Client, Worker, WorkerPlugin
 
-from pipeline import cluster, dataset, executor, layouts, preflight, runs, stages, storage, stores, targets
+from pipeline import cluster, dataset, executor, job, layouts, preflight, runs, stages, storage, stores, targets
 from pipeline.config import ConfigError
 from pipeline.executor import Summary
 from pipeline.plan import Chunk, Plan
@@ -62,7 +62,7 @@ def run(
     root: str, plan: Plan, client: Client | None = None, stage_names: Sequence[str] = BOTH, told: Told | None = None
 ) -> Summary:
     models = [model.name for model in plan.models]
-    return executor.run(root, plan, client, stage_names, models, told or Told())
+    return executor.run(job.pending(root, plan, stage_names, models), client, told or Told())
 
 
 def break_row(root: str, source: Path, row: int) -> Path:
@@ -91,7 +91,7 @@ def test_nothing_pending_does_nothing(tmp_path: Path, mirror: Path) -> None:
     summary = run(root, plan, told=told)
     assert (summary.total, summary.already, summary.done) == (6, 6, 0)
     assert told.outcomes == []
-    assert executor.pending_kinds(root, plan, BOTH, ["random"]) == set()
+    assert job.pending(root, plan, BOTH, ["random"]).kinds == set()
 
 
 def test_outcomes_are_small_and_hold_no_arrays(tmp_path: Path, mirror: Path, client: Client) -> None:
@@ -105,9 +105,9 @@ def test_outcomes_are_small_and_hold_no_arrays(tmp_path: Path, mirror: Path, cli
 
 def test_a_second_model_uses_the_spectra_that_are_there(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, models=("first", "second"))
-    assert executor.run(root, plan, None, BOTH, ["first"], Told()).done == 6
+    assert executor.run(job.pending(root, plan, BOTH, ["first"]), None, Told()).done == 6
     told = Told()
-    assert executor.run(root, plan, None, BOTH, ["first", "second"], told).done == 3
+    assert executor.run(job.pending(root, plan, BOTH, ["first", "second"]), None, told).done == 3
     assert {outcome.task.model for outcome in told.outcomes} == {"second"}
     latents = [
         dataset.read_chunk(dataset.encodings_url(root, name), ["latents"], 0, 6)["latents"]
@@ -210,7 +210,7 @@ def test_a_ledger_whose_store_is_gone_is_refused_with_the_remedy(tmp_path: Path,
     run(root, plan, stage_names=("ingest",))
     shutil.rmtree(Path(root) / "spectra.zarr")
     storage.remove(storage.join(runs.ingest_ledger(root, plan).folder, "000001.json"))
-    with pytest.raises(ConfigError, match="remove"):
+    with pytest.raises(ConfigError, match="verify .* --repair"):
         run(root, plan)
 
 
@@ -276,7 +276,7 @@ def test_work_that_no_worker_may_do_is_told(tmp_path: Path, mirror: Path, monkey
             assert both is not None
             both.wait_for_workers(2)
             places = executor._Cluster(
-                executor._pending(root, plan, BOTH, ["random"]), both, divide(plan.config), "GPU", "CPU"
+                job.pending(root, plan, BOTH, ["random"]), both, divide(plan.config), "GPU", "CPU"
             )
             watch = executor._Watch(places, told)
             only_cpu.terminate()
@@ -313,8 +313,8 @@ def test_a_gpu_that_is_demanded_and_not_there_is_refused(
     root, plan = make_root(tmp_path, mirror)
     on = client if where == "workers" else None
     with pytest.raises(ConfigError, match="--gpu"):
-        executor.run(root, plan, on, BOTH, ["random"], Told(), gpu=True)
-    assert executor.run(root, plan, on, ("ingest",), [], Told(), gpu=True).done == 3
+        executor.run(job.pending(root, plan, BOTH, ["random"]), on, Told(), gpu=True)
+    assert executor.run(job.pending(root, plan, ("ingest",), []), on, Told(), gpu=True).done == 3
 
 
 class Poison(WorkerPlugin):

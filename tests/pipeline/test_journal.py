@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, executor, journal, runs, storage
+from pipeline import cli, executor, job, journal, runs, storage
 from pipeline.journal import KEEP_SECONDS, Journal, read_logs
 from pipeline.plan import Chunk
 from pipeline.progress import Several
@@ -135,7 +135,7 @@ def test_an_interrupted_run_leaves_its_log(tmp_path: Path, mirror: Path) -> None
     root, plan = make_root(tmp_path, mirror)
     progress = Several(Journal(root, ASKED), Interrupts(after=2))
     with pytest.raises(KeyboardInterrupt):
-        executor.run(root, plan, None, ("ingest",), [], progress)
+        executor.run(job.pending(root, plan, ("ingest",), []), None, progress)
     (log,) = read_logs(root)
     assert [line["chunk"] for line in log.done] == [0, 1]
     assert log.ended

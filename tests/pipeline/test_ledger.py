@@ -24,7 +24,7 @@ def test_nothing_is_done_at_first(root: str) -> None:
     ledger = Ledger(root, "ingest", FINGERPRINT)
     assert ledger.done() == set()
     assert ledger.failures() == {}
-    assert ledger.records() == {}
+    assert ledger.records(ledger.done()) == {}
     assert not ledger.store_created()
 
 
@@ -34,7 +34,7 @@ def test_marked_chunks_are_done_and_read_back(root: str) -> None:
     ledger.mark(1_000_000, {"start": 0, "stop": 4})
     assert ledger.done() == {3, 1_000_000}
     assert ledger.read(3) == {"chunk": 3, "start": 12, "stop": 16, "fingerprint": FINGERPRINT}
-    assert list(ledger.records()) == [3, 1_000_000]
+    assert list(ledger.records(ledger.done())) == [3, 1_000_000]
 
 
 def test_a_marker_is_created_once(root: str) -> None:
@@ -103,8 +103,8 @@ def test_done_is_one_listing_and_no_reads(root: str, monkeypatch: pytest.MonkeyP
     for index in range(5):
         ledger.mark(index, {})
     listings: list[str] = []
-    real = storage.list_names
-    monkeypatch.setattr(storage, "list_names", lambda url: listings.append(url) or real(url))
+    real = storage.modified
+    monkeypatch.setattr(storage, "modified", lambda url: listings.append(url) or real(url))
     monkeypatch.setattr(storage, "read_bytes", lambda url: pytest.fail(f"read {url}"))
     assert ledger.done() == set(range(5))
     assert listings == [ledger.folder]

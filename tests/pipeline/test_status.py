@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import executor, runs, stages, stores
+from pipeline import executor, job, runs, stages, stores
 from pipeline.plan import Plan
 from pipeline.status import GOING, read_status
 from pipeline.tasks import Outcome
@@ -43,7 +43,7 @@ def test_a_run_that_has_not_begun_is_all_pending(tmp_path: Path, mirror: Path) -
 
 def test_counts_and_quality_are_those_of_the_markers(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, n=117, shard=20)
-    executor.run(root, plan, None, ("ingest", "encode"), ["random"], Silent())
+    executor.run(job.pending(root, plan, ("ingest", "encode"), ["random"]), None, Silent())
     spectra, encodings = read_status(root, plan)
     assert (spectra.done, spectra.pending, spectra.spectra) == (6, 0, 117)
     assert spectra.quality["FIBER_MASKED"] == 9, "FACTS.md: nine of the files have fiber-level mask bits"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import executor, runs, targets
+from pipeline import executor, job, runs, targets
 from pipeline.config import ConfigError
 from pipeline.quality import Quality
 from pipeline.status import read_status
@@ -20,7 +20,7 @@ from .test_executor import Told
 
 def ingest(tmp_path: Path, mirror: Path, **options: int) -> str:
     root, plan = make_root(tmp_path, mirror, **options)  # type: ignore[arg-type]
-    executor.run(root, plan, None, ("ingest",), [], Told())
+    executor.run(job.pending(root, plan, ("ingest",), []), None, Told())
     return root
 
 

@@ -1,0 +1,175 @@
+"""Read a run again, compare it with its markers' checksums, and have what is damaged done again.
+
+Nothing is damage but what storage has said of the data themselves: where it does not answer, or refuses, the error is
+raised and everything stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline import dataset, runs, schema, storage, stores, targets
+from pipeline.config import ConfigError
+from pipeline.ledger import MarkerError
+from pipeline.plan import Chunk, Plan, targets_sha256
+from pipeline.stores import Store
+
+# Chunks read at once: each holds one variable of one shard, 64 MB and as much again while it is decoded.
+_READERS = 4
+
+Progress = Callable[[Iterator[list[str]]], Iterable[list[str]]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a run, one sentence each, and what was done about it.
+
+    restored: the stores whose coordinates and descriptions were written again; unmarked: how many chunks are to be done
+    again.
+    """
+
+    problems: tuple[str, ...]
+    restored: tuple[str, ...] = ()
+    unmarked: int = 0
+
+
+def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | None = None) -> Findings:
+    """Read every chunk again and compare it with its marker, the targets with the plan, the stores with their making.
+
+    repair: write again what describes a store, if that is damaged, and remove the markers of chunks that are, so that
+    `run` does them again; it does the encodings of spectra that are ingested anew by itself. progress: wraps the
+    iterator over a store's chunks, for a progress bar. Raises what storage raises when it does not answer or refuses
+    (OSError, ConfigError): no marker is removed then.
+    """
+    problems = _targets_problems(root, plan)
+    restorable = repair and not problems
+    restored: list[str] = []
+    bad: list[tuple[Store, int]] = []
+    spectra, *encodings = stores.stores_of(root, plan)
+    for store in (spectra, *encodings):
+        marked = store.ledger.done()
+        if not marked and not store.ledger.store_created():
+            problems.append(f"{store.label}: not begun")
+            continue
+        damaged = store_problems(store)
+        problems += damaged
+        if damaged and restorable:
+            stores.restore(root, plan, store)
+            restored.append(store.label)
+        judge = partial(_chunk_problems, store, None if store is spectra else spectra)
+        chunks = plan.chunks()
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(judge, chunks)
+            for chunk, some in zip(chunks, progress(found) if progress else found, strict=True):
+                problems += some
+                if some and chunk.index in marked:
+                    bad.append((store, chunk.index))
+    for store, index in bad if repair else ():
+        store.ledger.unmark(index)
+    return Findings(tuple(problems), tuple(restored), len(bad) if repair else 0)
+
+
+def store_problems(store: Store) -> list[str]:
+    """Compare a store's coordinates, and what describes its arrays, with what was written when it was made.
+
+    Raises as `verify` where storage does not answer.
+    """
+    try:
+        made = store.ledger.read_store()
+    except (FileNotFoundError, ValueError) as error:
+        return [f"{store.label}: the marker of its store cannot be read ({_damage(error)})"]
+    problems = _description_problems(store, made.get("metadata", {}))  # older versions' markers tell nothing of it
+    for name, expected in sorted(made.get("checksums", {}).items()):
+        try:
+            same = _checksum(store.url, name) == expected
+        except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
+            problems.append(f"{store.label}: coordinate {name} cannot be read ({_damage(error)})")
+            continue
+        if not same:
+            problems.append(f"{store.label}: coordinate {name} is not what was written")
+    return problems
+
+
+def _description_problems(store: Store, expected: Mapping[str, str]) -> list[str]:
+    """Compare what describes a store's arrays, and the copies that a closed store has for its readers."""
+    try:
+        group = storage.read_json(storage.join(store.url, dataset.METADATA))
+        copies = (group.get("consolidated_metadata") or {}).get("metadata")
+        if group["attributes"]["fingerprint"] != store.ledger.fingerprint:
+            return [f"{store.label}: its store is another plan's"]
+    except Exception as error:
+        return [f"{store.label}: what describes its store cannot be read ({_damage(error)})"]
+    problems = []
+    for name in sorted(expected):
+        try:
+            content = storage.read_bytes(storage.join(store.url, name, dataset.METADATA))
+        except FileNotFoundError:
+            content = b""
+        if dataset.digest(content) != expected[name]:
+            problems.append(f"{store.label}: what describes {name} is not what was written")
+        elif copies is not None and copies.get(name) != json.loads(content):
+            problems.append(f"{store.label}: the copy of what describes {name} is not the same")
+    return problems
+
+
+def _checksum(url: str, name: str, start: int = 0, stop: int | None = None) -> str:
+    return dataset.checksum(dataset.read_chunk(url, [name], start, stop))[name]
+
+
+def _targets_problems(root: str, plan: Plan) -> list[str]:
+    url = runs.targets_url(root)
+    try:
+        rows = targets.read_rows(url, 0, plan.n_spectra)
+    except (OSError, ValueError, IndexError) as error:
+        # pyarrow raises OSError for damaged files, too; where storage does not answer, the next look says so
+        return [f"targets: {url} cannot be read ({error})"]
+    return [] if targets_sha256(rows) == plan.targets_sha256 else [f"targets: {url} is not what the plan was made for"]
+
+
+def _stale_problems(spectra: Store, chunk: Chunk, record: Mapping[str, Any], where: str) -> list[str]:
+    """Compare what an encoding was made from with what the spectra's marker says now."""
+    try:
+        present = spectra.ledger.read(chunk.index)["checksums"]
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        _damage(error)
+        return []  # told of as the spectra's own problem
+    made_from = record.get("spectra_checksums", {})
+    stale = any(present.get(name) != value for name, value in made_from.items())
+    return [f"{where}: its spectra have been ingested anew since"] if stale else []
+
+
+def _chunk_problems(store: Store, spectra: Store | None, chunk: Chunk) -> list[str]:
+    where = f"{store.label} chunk {chunk.index}"
+    try:
+        record = store.ledger.read(chunk.index)
+        expected: dict[str, str] = record["checksums"]
+    except FileNotFoundError:
+        return [f"{where}: not done"]
+    except (ValueError, KeyError) as error:
+        return [f"{where}: its marker cannot be read ({_damage(error)})"]
+    names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model)
+    problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
+    if spectra is not None:
+        problems += _stale_problems(spectra, chunk, record, where)
+    for name in sorted(expected):
+        try:
+            same = _checksum(store.url, name, chunk.start, chunk.stop) == expected[name]
+        except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
+            problems.append(f"{where}: {name} cannot be read ({_damage(error)})")
+            continue
+        if not same:
+            problems.append(f"{where}: {name} is not what was written")
+    return problems
+
+
+def _damage(error: Exception) -> str:
+    """Say what is damaged; raise what says nothing of the data."""
+    unreachable = isinstance(error, ConfigError) and not isinstance(error, MarkerError)
+    if unreachable or storage.says_nothing(error):
+        raise error
+    return f"{type(error).__name__}: {error}"
