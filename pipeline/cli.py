@@ -171,7 +171,7 @@ def _add_work(parser: argparse.ArgumentParser, models: bool, fetches: bool) -> N
     where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
     where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
-    text = "how long to wait for a scheduler, for its first worker, and for the first GPU of --gpu (default 20, 45, 45)"
+    text = "how long to wait for a scheduler, its first worker and, with --gpu, its first GPU (default 50 in all)"
     parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
     if fetches:
         _add_rate(parser)

@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,12 +28,10 @@ from distributed.system import MEMORY_LIMIT
 
 from pipeline import interrupt, manifests, preflight, runs
 from pipeline.config import ConfigError
+from pipeline.scheduler import workers_of
 
 CONNECT_TIMEOUT = 20.0
 """Seconds to wait for a scheduler to answer; one that is up does so in well under one."""
-
-WORKERS_TIMEOUT = 45.0
-"""Seconds to wait for a scheduler's first worker."""
 
 THREADS = 2
 """Tasks at once in a local worker process, memory permitting: while one computes, the next is read or the last written.
@@ -78,8 +77,8 @@ def connect(
     workers: processes on this machine; default as many as cores and `memory_needed` (bytes per process) allow. Each has
     one thread, or THREADS where its memory is at least `memory_to_overlap`. memory_limit: bytes per local worker, or
     text such as "4 GB"; default an equal share of the machine's memory. scheduler: address such as tcp://host:8786; it
-    is used as it is and left running. wait: seconds for it to answer, and again for its first worker to come; default
-    CONNECT_TIMEOUT and WORKERS_TIMEOUT, for a cluster that is there.
+    is used as it is and left running. wait: seconds for it to answer and for its first worker to come; default
+    CONNECT_TIMEOUT to answer and preflight.PATIENCE in all, for a cluster that is there.
     Raises ConfigError for settings that contradict each other, and for a scheduler or workers that do not answer.
     """
     if sum((workers is not None, scheduler is not None, serial)) > 1:
@@ -213,7 +212,8 @@ def _inherited_by_workers() -> Iterator[None]:
 
 @contextmanager
 def _remote(address: str, wait: float | None) -> Iterator[Client]:
-    for_workers = WORKERS_TIMEOUT if wait is None else wait
+    in_all = wait or preflight.PATIENCE
+    deadline = time.monotonic() + in_all
     expected = "the address of a running Dask scheduler, such as tcp://host:8786"
     try:
         # Looked at first: a client that never got an address waits 40 s when it is thrown away, and one that talks to
@@ -236,15 +236,15 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
             remedy = "start one with: dask scheduler; one with certificates is at tls://"
         raise ConfigError("--scheduler", address, expected, f"{reason}; {remedy}") from error
     with client:
-        try:
-            client.wait_for_workers(1, timeout=for_workers)
-        except TimeoutError as error:
-            raise ConfigError(
-                "--scheduler",
-                address,
-                f"a scheduler that has workers ({for_workers:.0f} s waited)",
-                f"start some with: dask worker {address} --nthreads 2",
-            ) from error
+        while not workers_of(client):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    "--scheduler",
+                    address,
+                    f"a scheduler that has workers ({in_all:.0f} s waited)",
+                    f"start some with: dask worker {address} --nthreads 2",
+                )
+            time.sleep(0.2)
         yield client
 
 

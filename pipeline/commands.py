@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -162,7 +164,7 @@ def train(args: Namespace) -> int:
 
 
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
-    from pipeline import cluster, executor, finalize, job, preflight
+    from pipeline import cluster, executor, finalize, job, preflight, scheduler
 
     root = storage.absolute(args.root)
     made = runs.read_plan(root)
@@ -180,6 +182,7 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     serial = args.serial or not pending.tasks
     if args.wait is not None and not serial:
         print(f"waiting up to {args.wait:.0f} s for the cluster", file=sys.stderr)
+    began = time.monotonic()
     with cluster.connect(
         workers=None if serial else args.workers,
         scheduler=None if serial else args.scheduler,
@@ -189,10 +192,10 @@ def _work(args: Namespace, stage_names: Sequence[str]) -> int:
         memory_to_overlap=int(preflight.memory_at_once(needed, cluster.THREADS) / preflight.MEMORY_FRACTION),
         wait=args.wait,
     ) as client:
-        counted = [] if client is None else [Counted(client.run_on_scheduler)]
+        counted = [] if client is None else [Counted(partial(scheduler.on_scheduler, client))]
         progress = Several(Journal(root, asked), make_progress(), *counted)
         gpu = getattr(args, "gpu", False)
-        wait = preflight.GPU_TIMEOUT if args.wait is None else args.wait
+        wait = max(0.0, (args.wait or preflight.PATIENCE) - (time.monotonic() - began))
         summary = executor.run(pending, client, progress, gpu=gpu, wait=wait)
     if summary.failed:
         _print_failures(summary)

@@ -6,22 +6,19 @@ import logging
 import queue
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from distributed import Client, Future, KilledWorker
 
-from pipeline import interrupt, preflight, storage, stores, worker
+from pipeline import interrupt, preflight, scheduler, storage, stores, worker
 from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.quota import Quota, divide
 from pipeline.tasks import Kind, Outcome, Task, attempt, reason_of
+from pipeline.watch import LOOK, Watch, lost
 
 logger = logging.getLogger(__name__)
-
-LOOK = 10.0
-"""Seconds without news from a cluster after which its workers are looked at."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Progress(Protocol):
 
 
 def run(
-    job: Job, client: Client | None, progress: Progress, *, gpu: bool = False, wait: float = preflight.GPU_TIMEOUT
+    job: Job, client: Client | None, progress: Progress, *, gpu: bool = False, wait: float = preflight.PATIENCE
 ) -> Summary:
     """Do a job, chunk by chunk, whatever fails on the way.
 
@@ -69,8 +66,6 @@ def run(
     done = 0
     failed: list[Outcome] = []
     progress.start(job.total, job.already)
-    for text in preflight.advice(client) if client is not None and job.tasks else ():
-        progress.say(text)
     try:
         for outcome in _serial(job) if client is None else _distributed(job, client, progress, gpu):
             if outcome.reason is not None:
@@ -183,12 +178,13 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
     After some such deaths the scheduler gives a task up. It may only have shared its worker with the one that kills
     workers: when all others have ended, those given up are tried once more, one at a time, and told apart.
     """
-    workers = preflight.workers_of(client)
+    scheduler.stop_profiling(client)
+    workers = scheduler.workers_of(client)
     threads = sum(info["nthreads"] for info in workers.values())
     quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))))
     # Where some workers are there to encode and others to ingest, neither does the others' work, idle or not.
-    encode_on = "GPU" if gpu or preflight.offering(workers, "GPU") else None
-    ingest_on = "CPU" if preflight.offering(workers, "CPU") else None
+    encode_on = "GPU" if gpu or scheduler.offering(workers, "GPU") else None
+    ingest_on = "CPU" if scheduler.offering(workers, "CPU") else None
     cluster = _Cluster(job, client, quota, encode_on, ingest_on)
     ingested: dict[int, Outcome] = {}
     given_up: list[Task] = []
@@ -254,7 +250,7 @@ def _ended(
     news: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
     for future in futures:
         future.add_done_callback(news.put)  # type: ignore[no-untyped-call]
-    watch = _Watch(cluster, progress)
+    watch = Watch(cluster.client, cluster.place, progress.say)
     while futures:
         try:
             future = news.get(timeout=LOOK)
@@ -263,7 +259,7 @@ def _ended(
             watch.look({task.kind for task in futures.values()})
             continue
         if future.status == "cancelled":
-            raise _lost(cluster.client)
+            raise lost(cluster.client)
         task = futures.pop(future)
         while True:
             try:
@@ -273,53 +269,3 @@ def _ended(
                 interrupt.check()
                 watch.look({task.kind, *(other.kind for other in futures.values())})
         yield task, future, outcome
-
-
-class _Watch:
-    """Looks at a cluster that gives no news, and says when nobody is there to do the work."""
-
-    def __init__(self, cluster: _Cluster, progress: Progress) -> None:
-        self._cluster = cluster
-        self._progress = progress
-        self._told = ""
-
-    def look(self, kinds: set[Kind]) -> None:
-        """Say what is missing, once, and when it is back. Raises ConnectionError when the scheduler is lost."""
-        missing = self._missing(kinds)
-        if missing and missing != self._told:
-            self._progress.say(f"waiting: {missing}")
-        elif self._told and not missing:
-            self._progress.say("going on: workers are there again")
-        self._told = missing
-
-    def _missing(self, kinds: set[Kind]) -> str:
-        client = self._cluster.client
-        if client.status != "running":
-            raise _lost(client)
-        try:
-            workers = client.sync(_workers, client, callback_timeout=LOOK)  # type: ignore[no-untyped-call]
-        except TimeoutError:
-            return "the scheduler does not answer"
-        except (OSError, CancelledError) as error:
-            raise _lost(client) from error
-        if not workers:
-            return "the scheduler has no workers; Ctrl-C ends the run, and the same command resumes it"
-        for kind in sorted(kinds, key=str):
-            place = self._cluster.place(kind)
-            if place and not preflight.offering(workers, place):
-                return f"none of the workers offers the resource {place}, needed to {kind[0]}; Ctrl-C ends the run"
-        return ""
-
-
-async def _workers(client: Client) -> dict[str, Any]:
-    # Not `client.scheduler_info`, which waits for ever for a scheduler that does not answer.
-    identity = await client.scheduler.identity(n_workers=-1)  # type: ignore[union-attr]
-    workers: dict[str, Any] = identity["workers"]
-    return workers
-
-
-def _lost(client: Client) -> ConnectionError:
-    address = client.scheduler.address if client.scheduler is not None else "of the run"
-    return ConnectionError(
-        f"the Dask scheduler {address} is gone; what is marked is done, and the same command resumes, with a scheduler"
-    )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import pandas as pd
 import torch
-from distributed import Client, Worker
+from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from pipeline import runs, stages, storage, targets, worker
 from pipeline.config import ConfigError
 from pipeline.plan import RESERVED, Chunk, Plan, projected_memory, targets_sha256
+from pipeline.scheduler import offering, on_workers, workers_of
 from pipeline.tasks import Kind
 
 MEMORY_FRACTION = 0.8
@@ -23,11 +22,9 @@ MEMORY_FRACTION = 0.8
 PROBES = 8
 """Targets whose files are looked for before an ingest starts."""
 
-GPU_TIMEOUT = 45.0
-"""Seconds to wait for a worker that offers a GPU, where one is demanded."""
-
-ANSWER = 10.0
-"""Seconds to wait for workers to tell of themselves."""
+PATIENCE = 50.0
+"""Seconds to wait for a cluster that is said to be there: its scheduler, its first worker and, where one is demanded,
+its first GPU, all together."""
 
 
 def check_memory(plan: Plan, client: Client | None, kinds: Iterable[Kind]) -> None:
@@ -69,18 +66,7 @@ def _require_memory(key: str, limit: int, needed: int) -> None:
         )
 
 
-def workers_of(client: Client) -> dict[str, Any]:
-    """Ask the scheduler for its workers: their facts by address."""
-    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return workers
-
-
-def offering(workers: dict[str, Any], resource: str) -> list[str]:
-    """Give the addresses of the workers that offer a resource, "GPU" or "CPU"."""
-    return [address for address, info in workers.items() if resource in info.get("resources", {})]
-
-
-def check_devices(client: Client | None, demanded: bool, wait: float = GPU_TIMEOUT) -> None:
+def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE) -> None:
     """Refuse workers that offer a GPU and have none that works, and a run that demands one where there is none.
 
     demanded: whether encoding anywhere else is out of the question; a cluster's GPU workers are then waited for, for
@@ -98,7 +84,7 @@ def check_devices(client: Client | None, demanded: bool, wait: float = GPU_TIMEO
         time.sleep(1.0)
     with_gpu = offering(workers_of(client), "GPU")
     if with_gpu:
-        for address, problem in client.run(_device_problem, workers=with_gpu).items():
+        for address, problem in on_workers(client, _device_problem, with_gpu).items():
             if problem:
                 remedy = "mend its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU all the same"
                 raise ConfigError(f"worker {address}", problem, "a GPU that works, since it offers one", remedy)
@@ -111,23 +97,6 @@ def _device_problem() -> str:
     except ConfigError as error:
         return str(error)
     return "" if device.type == "cuda" or worker.wanted_device() == "cpu" else "no CUDA device"
-
-
-def advice(client: Client) -> list[str]:
-    """Give what to know of a cluster's workers before it goes wrong; nothing of those that do not answer at once."""
-    try:
-        found = client.sync(client._run, _may_hang, on_error="ignore", callback_timeout=ANSWER)  # type: ignore[no-untyped-call]
-    except TimeoutError:
-        return []
-    if not any(found.values()):
-        return []
-    remedy = "start them with DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=false, or under Python 3.12"
-    return [f"workers that profile themselves under Python 3.11 may hang (dask/distributed issue 8616): {remedy}"]
-
-
-def _may_hang(dask_worker: Worker) -> bool:
-    """Tell, on a worker, whether it looks at its threads' frames: a thread that ends meanwhile may stop them all."""
-    return sys.version_info < (3, 12) and "profile" in dask_worker.periodic_callbacks
 
 
 def check_targets(root: str, plan: Plan) -> None:

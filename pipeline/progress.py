@@ -136,7 +136,7 @@ class Several:
 class Counted:
     """Has the scheduler count what ended, for its own /metrics: the client alone knows of tasks that died.
 
-    there: runs a function in the scheduler's process, as `Client.run_on_scheduler` does.
+    there: runs a function in the scheduler's process, as `scheduler.on_scheduler` does.
     """
 
     def __init__(self, there: Callable[..., Any]) -> None:

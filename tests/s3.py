@@ -169,9 +169,13 @@ def as_default(server: Server, endpoint: str | None = None) -> Iterator[None]:
             patch.setenv(name, value)
         if endpoint is not None:
             patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        s3fs.S3FileSystem.clear_instance_cache()
+        _forget_clients()
         yield
-    # The next tests must not go on with these credentials. s3fs leaves some sessions to the garbage collector.
+    _forget_clients()
+
+
+def _forget_clients() -> None:
+    """Have nobody go on with other credentials than those in force. s3fs leaves some sessions to the collector."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         s3fs.S3FileSystem.clear_instance_cache()

@@ -34,11 +34,11 @@ INPUT_OUTPUT = {
 LAYERS: list[set[str]] = [
     set(PURE),
     set(INPUT_OUTPUT),
-    {"worker", "interrupt", "metrics"},
+    {"worker", "interrupt", "metrics", "scheduler"},
     {"archive", "quota"},
     {"stages"},
     {"tasks", "stores", "preflight"},
-    {"job", "verification"},
+    {"job", "verification", "watch"},
     {"executor", "finalize", "progress", "journal", "throughput"},
     {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
     {"report", "page", "cluster", "mock", "mock_release", "train", "planning", "manifests"},
@@ -47,7 +47,7 @@ LAYERS: list[set[str]] = [
 ]
 SPENDER_CORE = {"infer", "worker", "batch", "commands", "planning", "cli", "report", "mock", "demo", "train"}
 ONLY_IN = {
-    "distributed": {"executor", "preflight", "worker", "cluster", "quota"},
+    "distributed": {"executor", "preflight", "worker", "cluster", "quota", "scheduler", "watch"},
     "zarr": {"dataset", "finalize", "schema", "storage"},
     "astropy": {"catalog", "mock_release"},
     "s3fs": {"storage"},

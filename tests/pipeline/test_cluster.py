@@ -113,7 +113,7 @@ def test_a_cluster_that_is_still_starting_is_waited_for_as_long_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
+    monkeypatch.setattr(cluster.preflight, "PATIENCE", 0.5)
     port = clusters.free_port()
 
     def start_later(stack: ExitStack) -> None:
@@ -134,7 +134,7 @@ def test_a_cluster_that_is_still_starting_is_waited_for_as_long_as_asked(
 
 
 def test_a_scheduler_without_workers_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
+    monkeypatch.setattr(cluster.preflight, "PATIENCE", 0.5)
     options = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
     with SpecCluster(scheduler=options, workers={}) as empty:
         with pytest.raises(ConfigError, match="dask worker"):  # noqa: SIM117

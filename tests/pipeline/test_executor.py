@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -253,40 +252,6 @@ def test_where_workers_offer_a_cpu_only_they_ingest(tmp_path: Path, mirror: Path
         (each.task.stage, where[int(each.record["worker"].split(":")[-1])]) for each in told.outcomes if each.record
     }
     assert places == {("ingest", "CPU"), ("encode", "GPU")}
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 does not have this fault")
-def test_workers_that_may_hang_are_told_of(tmp_path: Path, client: Client) -> None:
-    with clusters.start(tmp_path, workers=1, DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED="true") as running:
-        with cluster.connect(scheduler=running.address) as profiled:
-            assert profiled is not None
-            (told,) = preflight.advice(profiled)
-    assert "PROFILE__ENABLED=false" in told
-    assert preflight.advice(client) == []  # a run's own workers do not profile themselves
-
-
-def test_work_that_no_worker_may_do_is_told(tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "LOOK", 0.2)
-    root, plan = make_root(tmp_path, mirror)
-    told = Told()
-    with clusters.start(tmp_path / "cluster", workers=0, SPENDER_DEVICE="cpu") as running:
-        running.add_worker("--resources", "GPU=1")
-        only_cpu = running.add_worker("--resources", "CPU=1")
-        with cluster.connect(scheduler=running.address) as both:
-            assert both is not None
-            both.wait_for_workers(2)
-            places = executor._Cluster(
-                job.pending(root, plan, BOTH, ["random"]), both, divide(plan.config), "GPU", "CPU"
-            )
-            watch = executor._Watch(places, told)
-            only_cpu.terminate()
-            only_cpu.wait(60)
-            watch.look({("ingest", None), ("encode", "random")})
-            watch.look({("encode", "random")})
-    assert told.said == [
-        "waiting: none of the workers offers the resource CPU, needed to ingest; Ctrl-C ends the run",
-        "going on: workers are there again",
-    ]
 
 
 def _count_models() -> int:
