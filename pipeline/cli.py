@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import interrupt
+from pipeline.config import redacted
 
 REFUSED, SOME_FAILED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
 _WORK = ("run", "ingest", "encode")
@@ -81,11 +82,20 @@ def _broken_pipe() -> int:
 
 def _configure_logging(verbose: bool) -> None:
     """Show a run's own log lines only when asked for: a user's terminal holds results, progress and errors."""
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.INFO if verbose else logging.ERROR)
     if not verbose:
         logging.captureWarnings(True)
         logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+class _Redacting(logging.Formatter):
+    """Leaves out what URLs may hold of secrets, in messages and in tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
 
 def _parser() -> argparse.ArgumentParser:

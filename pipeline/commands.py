@@ -20,7 +20,7 @@ from pipeline import __version__, dataset, planning, runs, selection, storage
 from pipeline import status as run_status
 from pipeline import targets as target_table
 from pipeline.cli import SOME_FAILED
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, redacted, require_place
 from pipeline.journal import Journal
 from pipeline.plan import Plan
 from pipeline.progress import Counted, Several, make_progress
@@ -42,12 +42,18 @@ def is_expected(error: Exception) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Say what is wrong, in one line."""
+    """Say what is wrong, in one line, without the secrets that URLs may hold."""
     if isinstance(error, OSError):
         what = error.strerror or str(error) or "no further reason"
         where = f": {error.filename}" if error.filename else ""
-        return f"{type(error).__name__}: {what}{where}".splitlines()[0]
-    return " ".join(str(error).split())
+        return redacted(f"{type(error).__name__}: {what}{where}".splitlines()[0])
+    return redacted(" ".join(str(error).split()))
+
+
+def _root(url: str) -> str:
+    """Return a ROOT as given, or as an absolute path; refuse one with a secret in it before anybody opens it."""
+    require_place("ROOT", url, with_query=False)
+    return storage.absolute(url)
 
 
 def targets(args: Namespace) -> int:
@@ -56,7 +62,7 @@ def targets(args: Namespace) -> int:
         raise ConfigError("--output", args.output, "another file than the catalog", "the catalog would be lost")
     found = target_table.find_targets(args.catalog, selection.combined(args.select, args.where))
     target_table.write_targets(found.frame, args.output)
-    print(f"{len(found.frame)} targets of {found.rows} rows written to {args.output}")
+    print(f"{len(found.frame)} targets of {found.rows} rows written to {redacted(args.output)}")
     for remark, count in found.remarks.items():
         print(f"{count} {remark}")
     return 0
@@ -81,7 +87,7 @@ def close(args: Namespace) -> int:
     """Check that all is done and complete the stores."""
     from pipeline import finalize
 
-    root = storage.absolute(args.root)
+    root = _root(args.root)
     finalize.finalize(root, runs.read_plan(root))
     print(f"finalized {args.root}")
     return 0
@@ -89,7 +95,7 @@ def close(args: Namespace) -> int:
 
 def status(args: Namespace) -> int:
     """Show how far a run is."""
-    root = storage.absolute(args.root)
+    root = _root(args.root)
     made = runs.read_plan(root)
     found = run_status.read_status(root, made)
     if args.json:
@@ -104,7 +110,7 @@ def verify(args: Namespace) -> int:
     """Compare every chunk with its marker."""
     from pipeline import verification
 
-    root = storage.absolute(args.root)
+    root = _root(args.root)
     made = runs.read_plan(root)
     found = verification.verify(root, made, repair=args.repair)
     for problem in found.problems:
@@ -129,7 +135,7 @@ def plot(args: Namespace) -> int:
     from pipeline import report as figures
     from pipeline import results
 
-    opened = results.open_run(storage.absolute(args.root))
+    opened = results.open_run(_root(args.root))
     row = opened.find(args.id) if args.row is None else args.row
     if not 0 <= row < opened.plan.n_spectra:
         raise ConfigError("--row", row, f"0 to {opened.plan.n_spectra - 1}")
@@ -142,7 +148,7 @@ def report(args: Namespace) -> int:
     """Write the report of a run."""
     from pipeline import page
 
-    page.write_page(storage.absolute(args.root), args.output)
+    page.write_page(_root(args.root), args.output)
     print(args.output)
     return 0
 
@@ -153,7 +159,7 @@ def train(args: Namespace) -> int:
     from spender_core.training import Settings
 
     settings = Settings(args.epochs, args.batch_size, args.learning_rate, args.seed)
-    roots = [storage.absolute(root) for root in args.roots]
+    roots = [_root(root) for root in args.roots]
     n_spectra, history = training.train(roots, args.output, settings, n_latent=args.latents, start=args.start)
     for split, epochs in history.items():
         told = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
@@ -166,7 +172,7 @@ def train(args: Namespace) -> int:
 def _work(args: Namespace, stage_names: Sequence[str]) -> int:
     from pipeline import cluster, executor, finalize, job, preflight, scheduler
 
-    root = storage.absolute(args.root)
+    root = _root(args.root)
     made = runs.read_plan(root)
     if getattr(args, "max_requests_per_second", None) is not None:
         made = replace(made, config=replace(made.config, max_requests_per_second=args.max_requests_per_second))
@@ -250,7 +256,7 @@ def submit(args: Namespace) -> int:
     """Have a run done on Kubernetes."""
     from pipeline import cluster, job, manifests, preflight
 
-    root = args.root
+    root = _root(args.root)
     made = runs.read_plan(root)
     _refuse_places_on_this_machine(root, made)
     preflight.check_targets(root, made)

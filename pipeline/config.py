@@ -30,8 +30,11 @@ _CREDENTIAL = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECAS
 _IN_ENVIRONMENT = "credentials come from the AWS variables or a profile: this file is copied into plan.json"
 
 # What a URL may tell beside a place, and plan.json must not: a user's name and password, a signature, a token.
-_USER = re.compile(r"(?<!github:)//[^/@\s]*@")
+# (A colon that no port follows begins a password, and passwords such as AWS's secret keys may hold slashes.)
+_USER = re.compile(r"(?<!github:)//([^/@\s]*@|[^/@\s:]*:(?!\d*(?:[/?#]|\Z))[^\s'\"]*@)")
 _QUERY = re.compile(r"\?[^\s'\"]*")
+# In text a question mark may be one, but for those of a URL, or of a part of one.
+_QUERY_IN_TEXT = re.compile(r"(\w://[^\s'\"?]*)\?[^\s'\"]+|()\?[\w.~%+-]+=[^\s'\"]*")
 _PLAIN_QUERY = re.compile(r"\?((download|dl|raw|versionId)=[\w.-]*(&|\Z))+\Z")
 
 
@@ -47,7 +50,7 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         text = f"{self.key} is {self.value!r}, expected {self.expected}"
-        return f"{text}; {self.remedy}" if self.remedy else text
+        return redacted(f"{text}; {self.remedy}" if self.remedy else text)
 
 
 def release_of(url: str) -> str:
@@ -58,7 +61,7 @@ def release_of(url: str) -> str:
 
 def redacted(text: str) -> str:
     """Return a URL, or text that holds some, without the user names, passwords and signatures in it."""
-    return _QUERY.sub("?***", _USER.sub("//***@", text))
+    return _QUERY_IN_TEXT.sub(lambda found: f"{found[1] or ''}?***", _USER.sub("//***@", text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +83,10 @@ class StorageConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", self.prefix.rstrip("/"))
         if not _PREFIX.match(self.prefix):
-            raise ConfigError("storage", redacted(self.prefix), 'tables named by a URL, [storage."s3://bucket"]')
+            raise ConfigError("storage", self.prefix, 'tables named by a URL, [storage."s3://bucket"]')
         key = f"storage.{self.prefix}"
         if self.endpoint is not None and not (isinstance(self.endpoint, str) and _ENDPOINT.match(self.endpoint)):
-            shown = redacted(str(self.endpoint))
-            raise ConfigError(f"{key}.endpoint", shown, "such as https://s3.example.org", _IN_ENVIRONMENT)
+            raise ConfigError(f"{key}.endpoint", self.endpoint, "such as https://s3.example.org", _IN_ENVIRONMENT)
         if self.profile is not None:
             _text(f"{key}.profile", self.profile, "the name of an AWS profile", "")
         for name in ("anonymous", "requester_pays", "path_style"):
@@ -104,7 +106,7 @@ class StorageConfig:
         """Build one table's configuration. Raises ConfigError for unknown keys, most of all for credentials."""
         if not isinstance(values, Mapping):
             expected = 'tables named by a URL, [storage."s3://bucket"]'
-            raise ConfigError("storage", redacted(prefix), expected, _IN_ENVIRONMENT)
+            raise ConfigError("storage", prefix, expected, _IN_ENVIRONMENT)
         checked = _checked_keys(cls, {**values, "prefix": prefix}, f"storage.{prefix}")
         if "prefix" in values:
             raise ConfigError(f"storage.{prefix}.prefix", values["prefix"], "no such key", "the table's name says it")
@@ -148,8 +150,8 @@ class SurveyConfig:
     def __post_init__(self) -> None:
         _text("source", self.source, "the URL of a release root", "pass --source URL")
         _text("targets", self.targets, "the URL of a targets table", "pass --targets FILE")
-        _place("source", self.source, with_query=False)
-        _place("targets", self.targets)
+        require_place("source", self.source, with_query=False)
+        require_place("targets", self.targets)
         _choice("layout", self.layout, LAYOUTS)
         _choice("instrument", self.instrument, tuple(GRID_LENGTHS))
         if not isinstance(self.release, str):
@@ -171,7 +173,7 @@ class SurveyConfig:
         _count("retries", self.retries, 0)
         if self.cache is not None:
             _text("cache", self.cache, "the URL of a folder or bucket", "pass --cache URL, or nothing")
-            _place("cache", self.cache, with_query=False)
+            require_place("cache", self.cache, with_query=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
@@ -211,7 +213,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _text("model.checkpoint", self.checkpoint, "a path, URL or published name", "pass --model M")
-        _place("model.checkpoint", self.checkpoint)
+        require_place("model.checkpoint", self.checkpoint)
         if not isinstance(self.name, str) or not _NAME.match(self.name):
             expected = "letters, digits, '.', '_' and '-', starting with a letter or digit"
             raise ConfigError("model.name", self.name, expected, "it names the folder of the encodings")
@@ -289,14 +291,14 @@ def _text(key: str, value: object, expected: str, remedy: str) -> None:
         raise ConfigError(key, value, expected, remedy)
 
 
-def _place(key: str, url: str, with_query: bool = True) -> None:
-    """Refuse a URL that tells more than a place: it is written into plan.json, which others read."""
+def require_place(key: str, url: str, with_query: bool = True) -> None:
+    """Refuse a URL that tells more than a place: it is written into plan.json, logs and names of tasks."""
     if "://" not in url:
         return
     query = _QUERY.search(url)
     if _USER.search(url) or (query and not (with_query and _PLAIN_QUERY.match(query[0]))):
-        remedy = "it is written into plan.json: for credentials use ~/.netrc, or the AWS variables or a profile"
-        raise ConfigError(key, redacted(url), "a URL without user name, password and query", remedy)
+        remedy = "it is written down for others: for credentials use ~/.netrc, or the AWS variables or a profile"
+        raise ConfigError(key, url, "a URL without user name, password and query", remedy)
 
 
 def _choice(key: str, value: object, choices: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import layouts, runs, storage
 from pipeline import targets as target_table
-from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml, release_of
+from pipeline.config import ConfigError, ModelConfig, SurveyConfig, model_name, read_toml, release_of, require_place
 from pipeline.plan import Plan
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
 def plan(args: Namespace) -> int:
     """Make the plan of a run, or add models to the one that is there."""
     root = storage.absolute(args.root)
+    require_place("ROOT", root, with_query=False)
     existing = _existing_plan(root)
     config, models = _asked_for(args, existing)
     runs.use_storage(root, config)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pipeline import storage
-from pipeline.config import ConfigError, SurveyConfig
+from pipeline.config import ConfigError, SurveyConfig, require_place
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 
 
 def read_plan(root: str) -> Plan:
-    """Read the plan of a run, and reach storage as it says. Raises ConfigError when there is none at ROOT."""
+    """Read the plan of a run, and reach storage as it says. Raises ConfigError when there is none at ROOT.
+
+    Also for a ROOT that tells a user's name or a password: it is written into logs, and the names of Dask's tasks.
+    """
+    require_place("ROOT", root, with_query=False)
     try:
         text = storage.read_bytes(storage.join(root, "plan.json"))
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -205,7 +205,7 @@ class Source:
         Raises ConfigError, also where the source cannot be reached.
         """
         expected = "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
-        url = redacted(self.url)
+        url = self.url
         try:
             probe = replace(self, first=_PROBE, retries=min(self.retries, _PROBE_RETRIES))
             if any(isinstance(content, bytes) for content in probe.stream(paths)):

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from pipeline import metrics, stages, worker
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, redacted
 from pipeline.ledger import Ledger
 from pipeline.plan import Chunk
 from pipeline.quota import Quota, turn
@@ -105,4 +105,4 @@ def reason_of(error: BaseException, attempts: int = 1) -> str:
     """Say in one line why a task failed, for its record."""
     text = (str(error) or "no message").strip().splitlines()[0]
     name = "" if isinstance(error, (ConfigError, SourceError)) else f"{type(error).__name__}: "
-    return f"{name}{text}" + (f" ({attempts} attempts)" if attempts > 1 else "")
+    return redacted(f"{name}{text}") + (f" ({attempts} attempts)" if attempts > 1 else "")

@@ -86,6 +86,15 @@ def test_no_secret_is_written_printed_or_served(tmp_path: Path, mirror: Path, se
     what = ("--targets", table, "--model", f"random={random_checkpoint(tmp_path)}", "--shard", "16")
     command("plan", root, *what, "--source", f"https://reader:{HUSH['a password']}@127.0.0.1/dr17", status=1)
     command("plan", root, *what, "--source", f"https://127.0.0.1/dr17?token={HUSH['a token in a URL']}", status=1)
+    signed = f"http://127.0.0.1:9/t.parquet?X-Amz-Signature={HUSH['a token in a URL']}"
+    command("targets", signed, "--output", table, status=1)
+    command("plan", root, "--targets", signed, "--source", str(source), status=1)
+    with_key = f"s3://{s3.KEY}:{HUSH['another secret key']}/5678@{BUCKET}/run"
+    command("targets", with_key, "--output", table, status=1)
+    for name in ("plan", "run", "status", "verify"):
+        command(name, with_key, status=1)
+    command("status", f"sftp://reader:{HUSH['a password']}@127.0.0.1:9/run", status=1)
+    command("plot", with_key, "--row", "0", "--output", str(tmp_path / "x.png"), status=1)
     config = {"source": str(source), "targets": table, "cache": str(cache), "shard": 16, "retries": 0}
     model = f'[[model]]\nname = "random"\ncheckpoint = "{random_checkpoint(tmp_path)}"\n'
     (tmp_path / "survey.toml").write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.items()) + model)

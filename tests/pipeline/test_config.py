@@ -309,5 +309,17 @@ def test_urls_that_name_a_place_alone_are_taken(url: str) -> None:
     assert ModelConfig(name="m", checkpoint=url).checkpoint == url
 
 
-def test_text_is_redacted_wherever_a_url_stands_in_it() -> None:
-    assert redacted("GET https://u:hush@h/x?sig=hush 'y'") == "GET https://***@h/x?*** 'y'"
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("GET https://u:hush@h/x?sig=hush 'y'", "GET https://***@h/x?*** 'y'"),
+        ("s3://AKIA:hu/sh+hush@bucket/x", "s3://***@bucket/x"),
+        ("404 for /bucket/x?X-Amz-Signature=hush&y=1", "404 for /bucket/x?***"),
+        ("two runs on one ROOT at once? remove it", "two runs on one ROOT at once? remove it"),
+        ("https://h:8080/a@b", "https://h:8080/a@b"),
+        ("tls://hush@h:1, then s3://b/x?hush", "tls://***@h:1, then s3://b/x?***"),
+    ],
+)
+def test_text_is_redacted_wherever_a_url_stands_in_it(text: str, expected: str) -> None:
+    assert redacted(text) == expected
+    assert str(ConfigError("key", text, "no secret")) == f"key is {expected!r}, expected no secret"
