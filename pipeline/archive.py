@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pandas as pd
+from fsspec import AbstractFileSystem
 
-from pipeline import fits, layouts
+from pipeline import fits, layouts, storage
 from pipeline.fits import BadSpectrum, Plate, RawSpectrum
 from pipeline.layouts import Ids
 from pipeline.quality import Quality
@@ -19,9 +20,9 @@ Content = bytes | FileNotFoundError
 Timer = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a named part of the work, whose time is taken."""
 
-# The plate that this process read last, by source and path: the next chunk often begins on it. Only a good one: a
-# plate that is missing or damaged may be mended while workers live on.
-_last_plate: dict[tuple[str, str], Plate] = {}
+# The plate that this process read last, by source, as it is reached, and path: the next chunk often begins on it. Only
+# a good one: a plate that is missing or damaged may be mended while workers live on.
+_last_plate: dict[tuple[AbstractFileSystem, str, str], Plate] = {}
 
 
 def _untimed(part: str) -> AbstractContextManager[None]:
@@ -64,7 +65,8 @@ class Archive:
         """Read each plate once for all its rows, which follow one another in a sorted table."""
         pairs = itertools.groupby(zip(paths, ids, strict=True), key=lambda pair: pair[0])
         groups = [(path, [each for _, each in members]) for path, members in pairs]
-        plate: Plate | Quality | None = _last_plate.get((self.source.url, groups[0][0])) if groups else None
+        source = storage.filesystem(self.source.url)
+        plate: Plate | Quality | None = _last_plate.get((*source, groups[0][0])) if groups else None
         first = 0 if plate is None else 1
         contents = self._fetched([path for path, _ in groups[first:]], timer, traffic)
         for number, (path, members) in enumerate(groups):
@@ -74,7 +76,7 @@ class Archive:
                 with timer("parse"):
                     plate = _plate(content)
                 if isinstance(plate, Plate):
-                    _last_plate[self.source.url, path] = plate
+                    _last_plate[*source, path] = plate
             for each in members:
                 with timer("parse"):
                     spectrum = _from_plate(plate, each)

@@ -45,6 +45,9 @@ class AlignmentError(ValueError):
     """A write that is not made of whole shards."""
 
 
+_opening = threading.Lock()
+
+
 class Handle:
     """The arrays of one store, opened once each and kept; see `open_handle`."""
 
@@ -54,11 +57,10 @@ class Handle:
         self._mode = "r+" if writable else "r"
         self._store = storage.zarr_store(url, read_only=not writable)
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._lock = threading.Lock()
 
     def array(self, name: str) -> zarr.Array[Any]:
         """Return the array of a variable."""
-        with self._lock:
+        with _opening:  # one at a time in all: two first uses of zarr at once may make two event loops
             if name not in self._arrays:
                 array = zarr.open_array(self._store, path=name, mode=self._mode, zarr_format=3)
                 # open_array(config=...) is ignored without a word in zarr 3.1.

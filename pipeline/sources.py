@@ -10,16 +10,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
+from typing import TypeVar
 
 from fsspec.asyn import AsyncFileSystem, get_loop
 
 from pipeline import storage
 from pipeline.config import ConfigError, redacted
+
+T = TypeVar("T")
 
 RETRIES = 10
 """Further attempts after a fault that may pass: about three minutes, as long as a server takes to start again."""
@@ -90,11 +94,7 @@ class Pace:
             await asyncio.sleep(start - now)
 
 
-@lru_cache(maxsize=64)
-def _hold_of(url: str) -> Hold:
-    return Hold()
-
-
+_holds: dict[str, Hold] = {}  # by source
 _paces: dict[tuple[str, float | None], list[Pace]] = {}  # those that no task is using now
 
 
@@ -105,7 +105,7 @@ def _pace_of(url: str, per_second: float | None) -> Iterator[Pace]:
     try:
         pace = free.pop()
     except IndexError:
-        pace = Pace(_hold_of(url), per_second)
+        pace = Pace(_holds.setdefault(url, Hold()), per_second)
     try:
         yield pace
     finally:
@@ -230,16 +230,20 @@ class _Run:
         cache = self.source.cache
         if cache is None:
             return await self._retried(path)
-        run = asyncio.get_running_loop().run_in_executor
         try:
-            return await run(self.threads, storage.read_bytes, storage.join(cache, path))
+            return await self._in_thread(storage.read_bytes, storage.join(cache, path))
         except FileNotFoundError:
             pass
         content = await self._retried(path)
         # what is no FITS file, or a part of one, may be better next time
         if self.source.first is None and isinstance(content, bytes) and content.startswith(b"SIMPLE"):
-            await run(self.threads, storage.write_bytes, storage.join(cache, path), content)
+            await self._in_thread(storage.write_bytes, storage.join(cache, path), content)
         return content
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function in one of the threads, which reaches storage as this run's plan says (`storage.use`)."""
+        within = copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self.threads, within, function, *arguments)
 
     async def _retried(self, path: str) -> bytes | FileNotFoundError:
         source = self.source

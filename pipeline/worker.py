@@ -44,16 +44,15 @@ _models: dict[tuple[str, str, str], SpectrumAutoencoder] = {}
 
 
 def prepare() -> None:
-    """Fix what changes numbers beside the inputs: one thread per operation, no TF32, deterministic convolutions.
+    """Fix what changes numbers beside the inputs: one thread per operation, deterministic convolutions.
 
+    Not the precision, in which another thread may be computing: that is `spender_core.precision.arithmetic`'s.
     And what makes them slow: how a process that does two tasks at once shares its interpreter and frees its memory.
 
     Threads: sums over several threads differ in their last bits from sums over one, and a Dask worker's default is not
     the main process's. OpenMP keeps the number per calling thread, so every task calls this in its own thread.
     """
     torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     sys.setswitchinterval(TURN)
@@ -81,16 +80,14 @@ def prepared() -> Iterator[None]:
     """Do `prepare` for as long as the context lasts: work in the caller's own process leaves no trace there."""
     cudnn = torch.backends.cudnn
     threads = torch.get_num_threads()
-    matmul = torch.get_float32_matmul_precision()
-    flags = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    flags = cudnn.benchmark, cudnn.deterministic
     turn = sys.getswitchinterval()
     prepare()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(matmul)
-        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = flags
+        cudnn.benchmark, cudnn.deterministic = flags
         sys.setswitchinterval(turn)
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextvars import copy_context
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,8 +18,8 @@ import pandas as pd
 import pytest
 
 import pipeline
-from pipeline import layouts, targets
-from pipeline.config import ConfigError
+from pipeline import layouts, storage, targets
+from pipeline.config import ConfigError, StorageConfig
 from pipeline.fits import read_spec
 from pipeline.layouts import spec_lite_path
 from pipeline.sources import MAX_RETRY_AFTER, Source, SourceError, Traffic
@@ -396,6 +397,34 @@ def test_a_cache_is_filled_and_then_asked_instead(faulty: str, tmp_path: Path, s
     assert first[::2] == again[::2] == [content_of("/ok/0/a"), content_of("/ok/0/c")]
     assert Faults.seen == {"/ok/0/a": 1, "/404/9/b": 2, "/ok/0/c": 1}  # that a file is missing is asked again
     assert Source(cache).fetch(["ok/0/a"]) == [content_of("/ok/0/a")]  # the cache is a mirror
+
+
+def test_the_cache_is_reached_as_the_runs_own_plan_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker may serve two runs: another one's tables, told of later, are not for this one's threads."""
+    (tmp_path / "a").write_bytes(content_of("/ok/0/a"))
+    endpoints: list[object] = []
+
+    def reached(url: str, *content: bytes) -> bytes:
+        endpoints.append(storage._options(url)["endpoint_url"])
+        if content:
+            return b""
+        raise FileNotFoundError(url)
+
+    def of(endpoint: str) -> list[StorageConfig]:
+        return [StorageConfig(prefix="s3://cache", endpoint=endpoint)]
+
+    def do() -> None:
+        storage.use(of("http://ours"))
+        other = threading.Thread(target=storage.use, args=(of("http://anothers"),))
+        other.start()
+        other.join()
+        monkeypatch.setattr(storage, "read_bytes", reached)
+        monkeypatch.setattr(storage, "write_bytes", reached)
+        Source(str(tmp_path), cache="s3://cache").fetch(["a"])
+
+    copy_context().run(do)
+    storage.use(())
+    assert endpoints == ["http://ours", "http://ours"]
 
 
 def test_a_cut_file_never_reaches_the_cache(faulty: str, tmp_path: Path):

@@ -10,6 +10,7 @@ import torch
 from pipeline import worker
 from pipeline.config import ModelConfig
 from spender_core.instrument import SDSS
+from spender_core.precision import arithmetic
 from spender_core.weights import WeightsError
 
 from ..running import random_checkpoint
@@ -29,21 +30,26 @@ def make_config(checkpoint: Path) -> ModelConfig:
 def test_prepared_uses_one_thread_and_leaves_no_trace() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     try:
         with worker.prepared():
             assert torch.get_num_threads() == 1
-            assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.backends.cudnn.benchmark
             assert torch.backends.cudnn.deterministic
         assert torch.get_num_threads() == 2
-        assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.benchmark
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.benchmark = False
+
+
+def test_a_task_that_begins_leaves_the_precision_of_one_that_computes() -> None:
+    with arithmetic("tf32", torch.device("cpu")):
+        thread = threading.Thread(target=worker.prepare)
+        thread.start()
+        thread.join()
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
 
 
 def test_prepared_leaves_no_trace_of_work_that_failed() -> None:
