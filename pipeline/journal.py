@@ -44,6 +44,9 @@ _KEYS = {
 }
 
 
+_COUNTS = ("total", "already", "chunk", "spectra", "fetched", "requests", "retries")
+
+
 class Journal:
     """Writes the log of one run, as its progress; a run with nothing to do writes none.
 
@@ -158,4 +161,14 @@ def _line(text: str) -> Line | None:
         complete = _KEYS[line["event"]] <= set(line)
     except (ValueError, TypeError, KeyError):
         return None
-    return line if complete else None
+    return line if complete and _is_of_its_types(line) else None
+
+
+def _is_of_its_types(line: Line) -> bool:
+    """Tell whether what the report adds up are numbers; a chunk's timings come with when and where it was done."""
+    counts = all(isinstance(line.get(key, 0), int) for key in _COUNTS)
+    if line["event"] != "done" or "seconds" not in line:
+        return counts
+    seconds, texts = line["seconds"], (line.get("started"), line.get("worker"))
+    timed = isinstance(seconds, dict) and all(isinstance(value, (int, float)) for value in seconds.values())
+    return counts and timed and all(isinstance(text, str) for text in texts)

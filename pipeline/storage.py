@@ -146,6 +146,10 @@ def says_nothing(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and not about_data)
 
 
+class AccessError(ConfigError):
+    """What a storage client needs and does not find, such as credentials: a user's mistake, or a moment's absence."""
+
+
 # What servers call credentials that they do not take, besides those that s3fs makes a PermissionError of.
 # 400 is all that a HEAD says of them.
 _REFUSED = frozenset(
@@ -157,7 +161,7 @@ _REFUSED = frozenset(
 def answering(url: str) -> Iterator[None]:
     """Turn what storage clients raise of their own into what our callers expect.
 
-    Missing credentials and the like become ConfigError, faults of the connection OSError, which is worth a retry;
+    Missing credentials and the like become AccessError, faults of the connection OSError, which is worth a retry;
     PermissionError says which server refused whom.
     """
     try:
@@ -173,7 +177,7 @@ def answering(url: str) -> Iterator[None]:
         if not is_misconfigured(error):
             raise OSError(f"{url}: {told}") from error
         remedy = f"check the credentials and the endpoint, the standard AWS variables or profile ({told})"
-        raise ConfigError("URL", url, "storage that can be reached", remedy) from error
+        raise AccessError("URL", url, "storage that can be reached", remedy) from error
 
 
 def _refusal(url: str, error: Exception, code: str) -> str:

@@ -28,7 +28,8 @@ from pipeline import dataset
 
 KEY, SECRET = "testkey", "testsecret1234"
 READER_KEY, READER_SECRET = "readerkey", "readersecret1234"
-"""Of an identity that may read and list, and nothing else."""
+READER = {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": READER_SECRET}
+"""Variables of an identity that may read and list, and nothing else."""
 
 OPEN_BUCKET = "open"
 """A bucket that anybody may read, without credentials."""
@@ -169,6 +170,17 @@ def as_default(server: Server, endpoint: str | None = None) -> Iterator[None]:
             patch.setenv(name, value)
         if endpoint is not None:
             patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        _forget_clients()
+        yield
+    _forget_clients()
+
+
+@contextmanager
+def as_reader() -> Iterator[None]:
+    """Have this process be who may only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in READER.items():
+            patch.setenv(name, value)
         _forget_clients()
         yield
     _forget_clients()

@@ -48,3 +48,23 @@ def test_a_server_that_refuses_us(
             row.injected += bench.proxy.injected[refusal] - before
             assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
+
+
+def test_a_bucket_that_may_only_be_read(
+    bench: Bench, cluster: clusters.Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the client, which is refused in one line; and by workers, each of whose chunks fails by name."""
+    with bench.row("a bucket that may only be read") as row:
+        for number in range(RUNS):
+            root = bench.new_root()
+            capsys.readouterr()
+            with s3.as_reader():
+                assert run(root, "--scheduler", cluster.address) == 1
+            (line,) = capsys.readouterr().err.strip().splitlines()
+            assert "a place that can be written" in line
+            with clusters.start(tmp_path / f"readers-{number}", **s3.READER) as readers:
+                assert run(root, "--scheduler", readers.address) == 3
+            row.injected += 1 + capsys.readouterr().err.count("PermissionError")
+            assert not bench.marked(root)
+            assert run(root, "--scheduler", cluster.address) == 0
+            bench.check(row, root)

@@ -156,6 +156,47 @@ def test_a_worker_out_of_memory(bench: Bench, tmp_path: Path) -> None:
             bench.check(row, root)
 
 
+class Poison(WorkerPlugin):
+    """Kills its worker each time that it ingests one of the chunks."""
+
+    def __init__(self, index: int, deaths: str) -> None:
+        self.index = index
+        self.deaths = Path(deaths)
+
+    def setup(self, worker: Worker) -> None:
+        ingest = stages.ingest_chunk
+
+        def deadly(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
+            if chunk.index == self.index:
+                (self.deaths / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ingest(root, fingerprint, chunk, share)
+
+        stages.ingest_chunk = deadly
+
+
+def test_a_chunk_that_kills_every_worker(
+    bench: Bench, cluster: clusters.Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bench.row("a chunk that kills its workers") as row:
+        for number in range(RUNS):
+            root = bench.new_root()
+            poisoned = bench.chance.randrange(TASKS // 2)
+            deaths = tmp_path / f"deaths-{number}"
+            deaths.mkdir()
+            few = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+            with clusters.start(tmp_path / f"cluster-{number}", **few) as deadly:
+                with Client(deadly.address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+                    client.register_plugin(Poison(poisoned, str(deaths)))
+                    capsys.readouterr()
+                    assert run(root, "--scheduler", deadly.address) == 3
+            row.injected += len(list(deaths.iterdir()))
+            assert f"ingest {poisoned:06d}: quarantined: 4 worker processes died" in capsys.readouterr().err
+            assert bench.marked(root) == TASKS - 2
+            assert run(root, "--scheduler", cluster.address) == 0
+            bench.check(row, root)
+
+
 def test_a_disk_that_is_full(bench: Bench, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

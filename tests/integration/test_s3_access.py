@@ -271,8 +271,7 @@ def test_a_bucket_that_may_only_be_read_is_refused_before_any_worker_starts(
 ) -> None:
     root = planned(tmp_path, mirror, client, bucket)
     scratch = tmp_path / "scratch"
-    reader = {"AWS_ACCESS_KEY_ID": s3.READER_KEY, "AWS_SECRET_ACCESS_KEY": s3.READER_SECRET}
-    variables = {**server.environment, **reader, "DASK_TEMPORARY_DIRECTORY": str(scratch)}
+    variables = {**server.environment, **s3.READER, "DASK_TEMPORARY_DIRECTORY": str(scratch)}
     assert command("status", root, **variables).returncode == 0
     for name in COMMANDS[:2]:
         line = told(command(name, root, "--workers", "1", **variables))

@@ -30,7 +30,13 @@ class Clock:
 
 def outcome(index: int, reason: str | None = None) -> Outcome:
     task = Task("ingest", None, Chunk(index, 4 * index, 4 * index + 4))
-    return Outcome(task, None if reason else {"spectra": 4, "seconds": {"fetch": 1.5}}, reason)
+    return Outcome(
+        task,
+        None
+        if reason
+        else {"spectra": 4, "seconds": {"fetch": 1.5}, "started": "2026-01-01T00:00:00+00:00", "worker": "host:1"},
+        reason,
+    )
 
 
 def texts(root: Path) -> list[str]:
@@ -96,6 +102,9 @@ def test_a_log_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytes
     assert "log could not be written" in caplog.text
 
 
+DONE = {"event": "done", "at": "2026-01-01", "stage": "ingest", "model": None, "chunk": 0, "spectra": 2}
+
+
 def test_lines_that_are_no_lines_are_counted_and_other_files_are_left_alone(tmp_path: Path) -> None:
     writer = Journal(str(tmp_path), ASKED)
     writer.start(total=2, already=0)
@@ -107,12 +116,21 @@ def test_lines_that_are_no_lines_are_counted_and_other_files_are_left_alone(tmp_
         '{"event": "done", "at": "2026-01-01"}',
         '{"event": "run"',
         '{"event": "else", "at": "2026-01-01"}',
+        *(
+            json.dumps(DONE | change)
+            for change in (
+                {"spectra": "many"},
+                {"seconds": 3},
+                {"seconds": {"fetch": 1.0}},
+                {"seconds": {"fetch": "long"}, "started": "2026-01-01", "worker": "w"},
+            )
+        ),
     ]
     file.write_text("\n".join([first, *bad]))
     (tmp_path / "logs" / "notes.txt").write_text("mine")
     (tmp_path / "logs" / "other.jsonl").write_text('{"a": 1}\n')
     (log,) = read_logs(str(tmp_path))
-    assert (log.unread, log.done, log.ended) == (4, [], False)
+    assert (log.unread, log.done, log.ended) == (8, [], False)
 
 
 class Interrupts:
