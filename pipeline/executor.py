@@ -15,7 +15,6 @@ from pipeline import interrupt, preflight, scheduler, storage, stores, worker
 from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.quota import Quota, divide
-from pipeline.storage import AccessError
 from pipeline.tasks import Kind, Outcome, Task, attempt, reason_of
 from pipeline.watch import LOOK, Watch, lost
 
@@ -107,7 +106,7 @@ def _earlier_failures(job: Job, kind: Kind) -> set[int]:
     for index in sorted(failures - pending):
         try:
             ledger.clear_failure(index)
-        except (OSError, AccessError) as error:
+        except OSError as error:
             logger.warning("%s: the record of a failure could not be removed: %s", kind, reason_of(error))
     return failures & pending
 
@@ -119,7 +118,7 @@ def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
             ledger.fail(outcome.task.chunk.index, {"reason": outcome.reason})
         elif failed_before:
             ledger.clear_failure(outcome.task.chunk.index)
-    except (OSError, AccessError) as error:
+    except OSError as error:
         # The summary tells of the failure in any case, and the other chunks may still be done.
         logger.warning("%s: its record could not be kept: %s", outcome.task, reason_of(error))
 

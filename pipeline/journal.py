@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
-from pipeline.config import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.tasks import Outcome
@@ -112,7 +111,7 @@ class Journal:
         self._kept = self._clock()
         try:
             storage.write_bytes(self._url, "".join(f"{line}\n" for line in self._lines).encode())
-        except (OSError, ConfigError) as error:
+        except OSError as error:
             logger.warning("the run's log could not be written: %s", error)
 
 

@@ -24,10 +24,6 @@ _FAILED = "failed"
 _READERS = 16
 
 
-class MarkerError(ConfigError):
-    """A marker that is no JSON object."""
-
-
 class Ledger:
     """The markers of one stage (and model) under one fingerprint. Cheap to build: no I/O until asked."""
 
@@ -60,7 +56,7 @@ class Ledger:
         storage.write_json(storage.join(self.folder, _name(index)), self._content(index, record))
 
     def read(self, index: int) -> dict[str, Any]:
-        """Return a chunk's marker. Raises FileNotFoundError, MarkerError, ValueError under another fingerprint."""
+        """Return a chunk's marker. Raises FileNotFoundError, ConfigError, ValueError under another fingerprint."""
         return self._read(_name(index))
 
     def records(self, done: Iterable[int]) -> dict[int, dict[str, Any]]:
@@ -95,7 +91,7 @@ class Ledger:
         storage.write_json(storage.join(self.folder, _STORE), {**record, "fingerprint": self.fingerprint})
 
     def read_store(self) -> dict[str, Any]:
-        """Return the empty store's marker. Raises FileNotFoundError, MarkerError, ValueError as `read`."""
+        """Return the empty store's marker. Raises FileNotFoundError, ConfigError, ValueError as `read`."""
         return self._read(_STORE)
 
     def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +103,7 @@ class Ledger:
             record: dict[str, Any] = storage.read_json(url)
         except ValueError as error:
             remedy = "it is damaged: remove it, and the same run does its chunk again"
-            raise MarkerError("ledger", url, "a marker", remedy) from error
+            raise ConfigError("ledger", url, "a marker", remedy) from error
         # Folder names carry eight digits only; the marker carries them all.
         if record.get("fingerprint") != self.fingerprint:
             raise ValueError(f"{url} belongs to the fingerprint {record.get('fingerprint')}, not {self.fingerprint}")

@@ -146,8 +146,11 @@ def says_nothing(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and not about_data)
 
 
-class AccessError(ConfigError):
-    """What a storage client needs and does not find, such as credentials: a user's mistake, or a moment's absence."""
+class AccessError(OSError):
+    """What a storage client needs and does not find, such as credentials: a user's mistake, or a moment's absence.
+
+    No ConfigError: where a machine's or a pod's own service gives credentials, it may be there again at the next try.
+    """
 
 
 # What servers call credentials that they do not take, besides those that s3fs makes a PermissionError of.
@@ -176,8 +179,8 @@ def answering(url: str) -> Iterator[None]:
         told = f"{type(error).__name__}: {error}"
         if not is_misconfigured(error):
             raise OSError(f"{url}: {told}") from error
-        remedy = f"check the credentials and the endpoint, the standard AWS variables or profile ({told})"
-        raise AccessError("URL", url, "storage that can be reached", remedy) from error
+        remedy = "check the credentials and the endpoint, the standard AWS variables or profile"
+        raise AccessError(errno.EACCES, f"{remedy} ({told})", url) from error
 
 
 def _refusal(url: str, error: Exception, code: str) -> str:

@@ -84,8 +84,6 @@ def _fingerprint(store: Store) -> str | None:
         found = storage.read_json(storage.join(store.url, dataset.METADATA))["attributes"]["fingerprint"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ConfigError:  # of storage that cannot be reached; a ValueError like those of damage
-        raise
     except (ValueError, LookupError, TypeError):
         return _UNREADABLE
     return str(found)

@@ -13,15 +13,13 @@ from pipeline.plan import Chunk
 from pipeline.quota import Quota, turn
 from pipeline.sources import SourceError
 from pipeline.stages import Record
-from pipeline.storage import AccessError
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Tries of a task whose fault may pass, most of all one of storage; sources retry single files by themselves."""
 
-# Repeating these gives the same again: settings, mistakes in code, and what a source has retried already. Not an
-# AccessError: where a machine's or a pod's own service gives credentials, it may be out of reach for a moment.
+# Repeating these gives the same again: settings, mistakes in code, and what a source has retried already.
 _PERMANENT = (
     ArithmeticError,
     AssertionError,
@@ -79,7 +77,7 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
         try:
             return Outcome(task, _done_before(root, fingerprint, task) or _do(root, fingerprint, task, quota))
         except Exception as error:
-            if number == ATTEMPTS or (isinstance(error, _PERMANENT) and not isinstance(error, AccessError)):
+            if number == ATTEMPTS or isinstance(error, _PERMANENT):
                 logger.debug("%s failed", task, exc_info=True)
                 metrics.fail(*task.kind)
                 return Outcome(task, None, reason_of(error, number))

@@ -14,8 +14,6 @@ from functools import partial
 from typing import Any
 
 from pipeline import dataset, runs, schema, storage, stores, targets
-from pipeline.config import ConfigError
-from pipeline.ledger import MarkerError
 from pipeline.plan import Chunk, Plan, targets_sha256
 from pipeline.stores import Store
 
@@ -43,8 +41,8 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
 
     repair: write again what describes a store, if that is damaged, and remove the markers of chunks that are, so that
     `run` does them again; it does the encodings of spectra that are ingested anew by itself. progress: wraps the
-    iterator over a store's chunks, for a progress bar. Raises what storage raises when it does not answer or refuses
-    (OSError, ConfigError): no marker is removed then.
+    iterator over a store's chunks, for a progress bar. Raises OSError when storage does not answer or refuses, and
+    removes no marker then; ConfigError for a store of another plan.
     """
     problems = _targets_problems(root, plan)
     restorable = repair and not problems
@@ -84,15 +82,7 @@ def store_problems(store: Store) -> list[str]:
     except (FileNotFoundError, ValueError) as error:
         return [f"{store.label}: the marker of its store cannot be read ({_damage(error)})"]
     problems = _description_problems(store, made.get("metadata", {}))  # older versions' markers tell nothing of it
-    for name, expected in sorted(made.get("checksums", {}).items()):
-        try:
-            same = _checksum(store.url, name) == expected
-        except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
-            problems.append(f"{store.label}: coordinate {name} cannot be read ({_damage(error)})")
-            continue
-        if not same:
-            problems.append(f"{store.label}: coordinate {name} is not what was written")
-    return problems
+    return problems + _array_problems(f"{store.label}: coordinate", store.url, made.get("checksums", {}))
 
 
 def _description_problems(store: Store, expected: Mapping[str, str]) -> list[str]:
@@ -117,8 +107,20 @@ def _description_problems(store: Store, expected: Mapping[str, str]) -> list[str
     return problems
 
 
-def _checksum(url: str, name: str, start: int = 0, stop: int | None = None) -> str:
-    return dataset.checksum(dataset.read_chunk(url, [name], start, stop))[name]
+def _array_problems(
+    where: str, url: str, expected: Mapping[str, str], start: int = 0, stop: int | None = None
+) -> list[str]:
+    """Compare rows of arrays with the checksums that they had when they were written."""
+    problems = []
+    for name in sorted(expected):
+        try:
+            found = dataset.checksum(dataset.read_chunk(url, [name], start, stop))[name]
+        except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
+            problems.append(f"{where} {name} cannot be read ({_damage(error)})")
+            continue
+        if found != expected[name]:
+            problems.append(f"{where} {name} is not what was written")
+    return problems
 
 
 def _targets_problems(root: str, plan: Plan) -> list[str]:
@@ -156,20 +158,11 @@ def _chunk_problems(store: Store, spectra: Store | None, chunk: Chunk) -> list[s
     problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
     if spectra is not None:
         problems += _stale_problems(spectra, chunk, record, where)
-    for name in sorted(expected):
-        try:
-            same = _checksum(store.url, name, chunk.start, chunk.stop) == expected[name]
-        except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
-            problems.append(f"{where}: {name} cannot be read ({_damage(error)})")
-            continue
-        if not same:
-            problems.append(f"{where}: {name} is not what was written")
-    return problems
+    return problems + _array_problems(f"{where}:", store.url, expected, chunk.start, chunk.stop)
 
 
 def _damage(error: Exception) -> str:
     """Say what is damaged; raise what says nothing of the data."""
-    unreachable = isinstance(error, ConfigError) and not isinstance(error, MarkerError)
-    if unreachable or storage.says_nothing(error):
+    if storage.says_nothing(error):
         raise error
     return f"{type(error).__name__}: {error}"

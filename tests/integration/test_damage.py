@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import cli, dataset, runs, storage, targets
+from pipeline.ledger import Ledger
 from pipeline.plan import Plan
 from tests.running import file_hashes, make_root
 
@@ -108,6 +109,8 @@ def test_a_store_without_credentials_is_refused_in_one_line(
     told = refused(capsys, "status", "s3://no-such-bucket/run")
     assert "check the credentials and the endpoint" in told
     assert len(told.splitlines()) == 1
+    with pytest.raises(storage.AccessError):  # and no damaged marker, which verify --repair would remove
+        Ledger("s3://no-such-bucket/run", "ingest", "0" * 64).read(0)
 
 
 def test_a_source_of_another_release_is_refused(run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]) -> None:
