@@ -260,12 +260,15 @@ def _ended(
             continue
         if future.status == "cancelled":
             raise lost(cluster.client)
-        task = futures.pop(future)
+        if watch.due:  # also while there is news: of ingests, perhaps, when nobody is there to encode
+            watch.look({task.kind for task in futures.values()})
+        task = futures[future]
         while True:
             try:
                 outcome = _outcome(task, future)
                 break
             except TimeoutError:
                 interrupt.check()
-                watch.look({task.kind, *(other.kind for other in futures.values())})
+                watch.look({task.kind for task in futures.values()})
+        del futures[future]
         yield task, future, outcome

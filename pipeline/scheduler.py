@@ -12,7 +12,7 @@ from distributed import Client, Worker, WorkerPlugin
 
 logger = logging.getLogger(__name__)
 
-ANSWER = 10.0
+ANSWER = 30.0
 """Seconds to wait for a scheduler, or for workers through it."""
 
 Workers = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Look at a cluster that gives no news, and say when nobody is there to do the work."""
+"""Look at a cluster now and then, and say when nobody is there to do the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.scheduler import Workers, offering, workers_of
 from pipeline.tasks import Kind
 
 LOOK = 10.0
-"""Seconds without news from a cluster after which its workers are looked at."""
+"""Seconds after which a cluster's workers are looked at again."""
 
 SILENCE = 30.0
 """Seconds without a sign of life after which a worker counts as not there: they give one every half second, in large
@@ -39,11 +39,18 @@ class Watch:
         self._say = say
         self._clock = clock
         self._told = ""
+        self._looked = clock()
         # when each worker was heard of last: by the scheduler's clock, and by ours when that was news
         self._heard: dict[str, tuple[float, float]] = {}
 
+    @property
+    def due(self) -> bool:
+        """Whether the last look was LOOK seconds ago."""
+        return self._clock() - self._looked >= LOOK
+
     def look(self, kinds: set[Kind]) -> None:
         """Look who could do tasks of these kinds. Raises ConnectionError when the scheduler is lost."""
+        self._looked = self._clock()
         missing = self._missing(kinds)
         if missing and missing != self._told:
             self._say(f"waiting: {missing}")

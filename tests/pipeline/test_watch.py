@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import cluster, scheduler, watch
 from pipeline.tasks import Kind
-from pipeline.watch import SILENCE, Watch
+from pipeline.watch import LOOK, SILENCE, Watch
 
 from .. import clusters
 
@@ -74,6 +74,9 @@ def test_workers_that_are_paused_or_silent_do_not_count(monkeypatch: pytest.Monk
     workers["b"] = of(last_seen=2.0)
     looking.look({INGEST})
     assert said == [AGAIN]
+    assert not looking.due
+    now[0] += LOOK
+    assert looking.due
 
 
 def test_a_stopped_worker_and_a_stopped_scheduler_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
