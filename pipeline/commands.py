@@ -140,7 +140,7 @@ def plot(args: Namespace) -> int:
     if not 0 <= row < opened.plan.n_spectra:
         raise ConfigError("--row", row, f"0 to {opened.plan.n_spectra - 1}")
     figures.plot_spectrum(opened, row, args.output, model=args.model)
-    print(args.output)
+    print(redacted(args.output))
     return 0
 
 
@@ -149,7 +149,7 @@ def report(args: Namespace) -> int:
     from pipeline import page
 
     page.write_page(_root(args.root), args.output)
-    print(args.output)
+    print(redacted(args.output))
     return 0
 
 
@@ -164,7 +164,7 @@ def train(args: Namespace) -> int:
     for split, epochs in history.items():
         told = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
         print(f"{split} loss after {len(epochs)} epochs: {told or 'no spectra'}")
-    print(f"trained on {n_spectra} spectra: {args.output}")
+    print(f"trained on {n_spectra} spectra: {redacted(args.output)}")
     print(f"next: spender-pipeline plan {args.roots[0]} --model {args.output}")
     return 0
 

@@ -26,15 +26,17 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _RELEASE = re.compile(r"(?<![a-z0-9])(e?dr\d+)(?![a-z0-9])", re.IGNORECASE)
 _PREFIX = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/(?!\.{0,2}(/|\Z))[^/?#:@\s]+)*\Z")
 _ENDPOINT = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?\Z")
-_CREDENTIAL = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECASE)
+_CREDENTIAL = re.compile(r"key|secret|token|passw|pwd|credential|auth", re.IGNORECASE)
 _IN_ENVIRONMENT = "credentials come from the AWS variables or a profile: this file is copied into plan.json"
 
 # What a URL may tell beside a place, and plan.json must not: a user's name and password, a signature, a token.
 # (A colon that no port follows begins a password, and passwords such as AWS's secret keys may hold slashes.)
-_USER = re.compile(r"(?<!github:)//([^/@\s]*@|[^/@\s:]*:(?!\d*(?:[/?#]|\Z))[^\s'\"]*@)")
-_QUERY = re.compile(r"\?[^\s'\"]*")
+_USER = re.compile(
+    r"(?<!github:)//([^/\s'\"]*@|[^/@\s:]*:(?!\d*(?:[/?#]|\Z))[^\s'\"]*@|(?<=s3://)[^/@\s:]*:[^\s'\"]*@)", re.IGNORECASE
+)
+_QUERY = re.compile(r"\?[^\s'\"]*|#[^\s'\"]*=[^\s'\"]*")
 # In text a question mark may be one, but for those of a URL, or of a part of one.
-_QUERY_IN_TEXT = re.compile(r"(\w://[^\s'\"?]*)\?[^\s'\"]+|()\?[\w.~%+-]+=[^\s'\"]*")
+_QUERY_IN_TEXT = re.compile(r"(\w://[^\s'\"?#]*)(\?|#)[^\s'\"]+|()(\?)[\w.~%+-]+=[^\s'\"]*")
 _PLAIN_QUERY = re.compile(r"\?((download|dl|raw|versionId)=[\w.-]*(&|\Z))+\Z")
 
 
@@ -61,7 +63,7 @@ def release_of(url: str) -> str:
 
 def redacted(text: str) -> str:
     """Return a URL, or text that holds some, without the user names, passwords and signatures in it."""
-    return _QUERY_IN_TEXT.sub(lambda found: f"{found[1] or ''}?***", _USER.sub("//***@", text))
+    return _QUERY_IN_TEXT.sub(lambda found: f"{found[1] or ''}{found[2] or found[4]}***", _USER.sub("//***@", text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +281,8 @@ def _checked_keys(cls: type, values: Mapping[str, Any], table: str) -> dict[str,
         if key not in fields and _CREDENTIAL.search(key):
             raise ConfigError(f"{table}.{key}", "***", f"one of the keys {known}", _IN_ENVIRONMENT)
         if key not in fields:
-            raise ConfigError(f"{table}.{key}", values[key], f"one of the keys {known}", "remove or correct the key")
+            value = "..." if isinstance(values[key], (dict, list)) else values[key]  # nobody knows what is in a table
+            raise ConfigError(f"{table}.{key}", value, f"one of the keys {known}", "remove or correct the key")
     for key, field in fields.items():
         if field.default is dataclasses.MISSING and key not in values:
             raise ConfigError(f"{table}.{key}", None, "a value", "the key is required")

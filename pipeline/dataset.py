@@ -7,6 +7,7 @@ shard reads, changes and writes back the whole of it, and two of them at once lo
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import tempfile
 import threading
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 from zarr.core.array_spec import ArrayConfigParams
 
 from pipeline import storage
-from pipeline.config import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.plan import Chunk
@@ -96,8 +96,10 @@ def open_handle(url: str, *, writable: bool = False) -> Handle:
         return handle
 
 
-def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, dict[str, str]]:
-    """Make the empty store of a template; return the "checksums" of its coordinates and of each array's "metadata".
+def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, dict[str, Any]]:
+    """Make the empty store of a template; return what it is then, for its marker.
+
+    That is the "checksums" of the coordinates and of the "metadata" that describe each array, and its "attributes".
 
     Coordinates are written, data variables only described. No consolidated metadata: that is `finalize`'s.
     Nothing is removed, and what is written depends on the template alone: two runs that make one store at the same
@@ -117,9 +119,10 @@ def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, dict
                 write_empty_chunks=True,
             )
         metadata = {str(name): digest((Path(folder, str(name)) / METADATA).read_bytes()) for name in template.variables}
+        attributes = json.loads((Path(folder) / METADATA).read_bytes())["attributes"]
         _upload(Path(folder), url)
     coordinates = {str(name): variable.to_numpy() for name, variable in template.coords.items()}
-    return {"checksums": checksum(coordinates), "metadata": metadata}
+    return {"checksums": checksum(coordinates), "metadata": metadata, "attributes": attributes}
 
 
 def _upload(folder: Path, url: str) -> None:
@@ -162,15 +165,28 @@ def _write(handle: Handle, name: str, chunk: Chunk, values: NDArray[Any]) -> Non
     try:
         with storage.answering(handle.url):
             array[chunk.start : chunk.stop] = values
-    except (OSError, ConfigError):
-        raise
-    except Exception as error:
+    except Exception:
         # Zarr reads a shard before it writes all of it, and stumbles over one that is damaged
-        logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, chunk.index, error)
+        damage = _damage(handle, name, chunk)
+        if not damage:
+            raise
+        logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, chunk.index, damage)
         shard = (array.shards or array.chunks)[0]
         key = array.metadata.encode_chunk_key((chunk.start // shard, *(0 for _ in array.shape[1:])))
         storage.remove(storage.join(handle.url, name, key))
         array[chunk.start : chunk.stop] = values
+
+
+def _damage(handle: Handle, name: str, chunk: Chunk) -> str:
+    """Say why a chunk's rows cannot be read; nothing when they can: another run may have just written them."""
+    try:
+        with storage.answering(handle.url):
+            _ = handle.array(name)[chunk.start : chunk.stop]
+    except Exception as error:
+        if storage.says_nothing(error):
+            raise
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _check_region(array: zarr.Array[Any], chunk: Chunk, values: NDArray[Any], name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from distributed import Client, Future, KilledWorker
 
-from pipeline import interrupt, preflight, scheduler, storage, stores, worker
+from pipeline import interrupt, preflight, runs, scheduler, storage, stores, worker
 from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.quota import Quota, divide
@@ -92,7 +92,8 @@ def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
     preflight.check_source(job.root, job.plan, [task.chunk for task in job.tasks if task.model is None], job.ingested)
     stores.create(job.root, job.plan, job.ledgers)
     for ledger, index in job.stale:
-        ledger.unmark(index)
+        if not runs.ingest_ledger(job.root, job.plan).marked(index):  # another run may have done both meanwhile
+            ledger.unmark(index)
 
 
 def _earlier_failures(job: Job, kind: Kind) -> set[int]:
@@ -101,7 +102,7 @@ def _earlier_failures(job: Job, kind: Kind) -> set[int]:
     Such are left when a run ends between the failure of a chunk and the work of another, a worker of its own perhaps.
     """
     ledger = job.ledgers[kind]
-    failures = set(ledger.failures())
+    failures = ledger.failed()
     pending = {task.chunk.index for task in job.tasks if task.kind == kind}
     for index in sorted(failures - pending):
         try:

@@ -165,7 +165,8 @@ def _line(text: str) -> Line | None:
 
 def _is_of_its_types(line: Line) -> bool:
     """Tell whether what the report adds up are numbers; a chunk's timings come with when and where it was done."""
-    counts = all(isinstance(line.get(key, 0), int) for key in _COUNTS)
+    counts = all(isinstance(line.get(key, 0), int) and line.get(key, 0) >= 0 for key in _COUNTS)
+    counts = counts and isinstance(line.get("stage", ""), str) and isinstance(line.get("model") or "", str)
     if line["event"] != "done" or "seconds" not in line:
         return counts
     seconds, texts = line["seconds"], (line.get("started"), line.get("worker"))

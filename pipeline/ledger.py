@@ -56,23 +56,47 @@ class Ledger:
         storage.write_json(storage.join(self.folder, _name(index)), self._content(index, record))
 
     def read(self, index: int) -> dict[str, Any]:
-        """Return a chunk's marker. Raises FileNotFoundError, ConfigError, ValueError under another fingerprint."""
+        """Return a chunk's marker. Raises FileNotFoundError, ConfigError for what is no marker of this fingerprint."""
         return self._read(_name(index))
 
     def records(self, done: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Return the markers of chunks that are done by index, several read at a time."""
+        """Return the markers of chunks that are done by index, several read at a time.
+
+        Raises ConfigError for one that is damaged or does not tell all that it should.
+        """
         indices = sorted(done)
         with ThreadPoolExecutor(_READERS) as pool:
-            return dict(zip(indices, pool.map(self.read, indices), strict=True))
+            found = dict(zip(indices, pool.map(self.read, indices), strict=True))
+        for index, record in found.items():
+            if not is_whole(record):
+                raise _damaged(storage.join(self.folder, _name(index)))
+        return found
 
     def fail(self, index: int, record: Mapping[str, Any]) -> None:
         """Record why a chunk failed."""
         storage.write_json(storage.join(self.folder, _FAILED, _name(index)), self._content(index, record))
 
     def failures(self) -> dict[int, dict[str, Any]]:
-        """Return the records of the failed chunks by index."""
-        found = sorted(_indices(storage.modified(storage.join(self.folder, _FAILED))))
-        return {index: self._read(f"{_FAILED}/{_name(index)}") for index in found}
+        """Return the records of the failed chunks by index; one that another run removes meanwhile is left out."""
+
+        def read(index: int) -> dict[str, Any] | None:
+            try:
+                return self._read(f"{_FAILED}/{_name(index)}")
+            except FileNotFoundError:
+                return None
+
+        indices = sorted(self.failed())
+        with ThreadPoolExecutor(_READERS) as pool:
+            records = zip(indices, pool.map(read, indices), strict=True)
+            return {index: record for index, record in records if record is not None}
+
+    def failed(self) -> set[int]:
+        """Return the indices of the chunks that have the record of a failure, from one listing."""
+        return set(_indices(storage.modified(storage.join(self.folder, _FAILED))))
+
+    def marked(self, index: int) -> bool:
+        """Tell whether a chunk has a marker now."""
+        return storage.exists(storage.join(self.folder, _name(index)))
 
     def unmark(self, index: int) -> None:
         """Remove the marker of a chunk, so that it is done again; one that is not there is no error."""
@@ -91,7 +115,7 @@ class Ledger:
         storage.write_json(storage.join(self.folder, _STORE), {**record, "fingerprint": self.fingerprint})
 
     def read_store(self) -> dict[str, Any]:
-        """Return the empty store's marker. Raises FileNotFoundError, ConfigError, ValueError as `read`."""
+        """Return the empty store's marker. Raises as `read`."""
         return self._read(_STORE)
 
     def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,12 +126,23 @@ class Ledger:
         try:
             record: dict[str, Any] = storage.read_json(url)
         except ValueError as error:
-            remedy = "it is damaged: remove it, and the same run does its chunk again"
-            raise ConfigError("ledger", url, "a marker", remedy) from error
+            raise _damaged(url) from error
         # Folder names carry eight digits only; the marker carries them all.
         if record.get("fingerprint") != self.fingerprint:
-            raise ValueError(f"{url} belongs to the fingerprint {record.get('fingerprint')}, not {self.fingerprint}")
+            raise _damaged(url)
         return record
+
+
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Tell whether a chunk's marker has what is read of it, in its types."""
+    counts = (record.get(key) for key in ("spectra", "good", "usable"))
+    tables = (record.get("quality"), record.get("checksums"))
+    return all(isinstance(count, int) for count in counts) and all(isinstance(table, dict) for table in tables)
+
+
+def _damaged(url: str) -> ConfigError:
+    remedy = "it is damaged: remove it, or have verify --repair do so, and the same run does its chunk again"
+    return ConfigError("ledger", url, "a marker", remedy)
 
 
 def _name(index: int) -> str:

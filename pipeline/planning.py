@@ -74,6 +74,10 @@ def _asked_for(args: Namespace, existing: Plan | None) -> tuple[SurveyConfig, li
     }
     said = {key: value for key, value in choices.items() if value is not None}
     models = [_model(text, args) for text in args.model]
+    for key in ("variables", "precision", "micro_batch"):
+        if not models and getattr(args, key) is not None:
+            option = f"--{key.replace('_', '-')}"
+            raise ConfigError(option, getattr(args, key), "a --model beside it", "say which model it is for")
     if args.config is not None:
         if said or models:
             raise ConfigError("--config", args.config, "no other options beside it", "write them into the file")

@@ -27,6 +27,10 @@ PATIENCE = 50.0
 its first GPU, all together."""
 
 
+DEVICE_ANSWER = 60.0
+"""Seconds for workers to tell of their GPU: a fresh one imports torch and wakes the device for it."""
+
+
 def check_memory(plan: Plan, client: Client | None, kinds: Iterable[Kind]) -> None:
     """Refuse a run whose tasks do not fit into the memory of the workers that are there. Raises ConfigError."""
     needed = memory_needed(plan, kinds)
@@ -84,7 +88,11 @@ def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE)
         time.sleep(1.0)
     with_gpu = offering(workers_of(client), "GPU")
     if with_gpu:
-        for address, problem in on_workers(client, _device_problem, with_gpu).items():
+        answers = on_workers(client, _device_problem, with_gpu, DEVICE_ANSWER)
+        if not answers:
+            remedy = "see what their logs say"
+            raise ConfigError("workers with a GPU", f"silent for {DEVICE_ANSWER:.0f} s", "one that answers", remedy)
+        for address, problem in answers.items():
             if problem:
                 remedy = "mend its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU all the same"
                 raise ConfigError(f"worker {address}", problem, "a GPU that works, since it offers one", remedy)

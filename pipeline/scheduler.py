@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial
 from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin
@@ -37,10 +37,24 @@ def on_scheduler(client: Client, function: Callable[..., object], *arguments: ob
     _asked(client, client._run_on_scheduler, function, *arguments)
 
 
-def on_workers(client: Client, function: Callable[[], Any], workers: Collection[str]) -> dict[str, Any]:
-    """Run a function on some workers; gives the results by address. Raises what it raises, and TimeoutError."""
-    found: dict[str, Any] = _asked(client, partial(client._run, workers=list(workers)), function)
-    return found
+def on_workers(client: Client, function: Callable[[], Any], workers: Collection[str], limit: float) -> dict[str, Any]:
+    """Run a function on some workers; gives the results by address, of those that answer within so many seconds.
+
+    Raises what the function raises.
+    """
+
+    async def ask(address: str) -> dict[str, Any]:
+        try:
+            return await asyncio.wait_for(client._run(function, workers=[address]), limit)
+        except TimeoutError:
+            logger.warning("worker %s has not answered for %.0f s", address, limit)
+            return {}
+
+    async def ask_all() -> list[dict[str, Any]]:
+        return await asyncio.gather(*map(ask, workers))
+
+    answers: list[dict[str, Any]] = client.sync(ask_all)  # type: ignore[no-untyped-call]
+    return {address: answer for each in answers for address, answer in each.items()}
 
 
 def _asked(client: Client, function: Callable[..., Awaitable[Any]], *arguments: object) -> Any:  # noqa: ANN401 - Dask's

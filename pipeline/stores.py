@@ -91,9 +91,10 @@ def _fingerprint(store: Store) -> str | None:
 
 def _stands(root: str, store: Store) -> bool:
     """Tell whether a store is complete; refuse one that markers and data disagree about."""
-    fingerprint = _fingerprint(store)
-    done = store.ledger.done()  # listed first: another run may make the store and do a chunk between the two looks
+    # In this order: another run may make the store and do a chunk between two looks.
+    done = store.ledger.done()
     created = store.ledger.store_created()
+    fingerprint = _fingerprint(store)
     if created and fingerprint == store.ledger.fingerprint:
         return True
     _refuse_another_plans(store, fingerprint)

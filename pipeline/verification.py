@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import dataset, runs, schema, storage, stores, targets
+from pipeline.ledger import is_whole
 from pipeline.plan import Chunk, Plan, targets_sha256
 from pipeline.stores import Store
 
@@ -42,13 +43,17 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     repair: write again what describes a store, if that is damaged, and remove the markers of chunks that are, so that
     `run` does them again; it does the encodings of spectra that are ingested anew by itself. progress: wraps the
     iterator over a store's chunks, for a progress bar. Raises OSError when storage does not answer or refuses, and
-    removes no marker then; ConfigError for a store of another plan.
+    removes no marker then.
     """
     problems = _targets_problems(root, plan)
     restorable = repair and not problems
     restored: list[str] = []
-    bad: list[tuple[Store, int]] = []
+    bad: list[tuple[Store, Chunk]] = []
     spectra, *encodings = stores.stores_of(root, plan)
+
+    def judge(store: Store, chunk: Chunk) -> list[str]:
+        return _chunk_problems(store, None if store is spectra else spectra, chunk)
+
     for store in (spectra, *encodings):
         marked = store.ledger.done()
         if not marked and not store.ledger.store_created():
@@ -57,19 +62,26 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
         damaged = store_problems(store)
         problems += damaged
         if damaged and restorable:
-            stores.restore(root, plan, store)
-            restored.append(store.label)
-        judge = partial(_chunk_problems, store, None if store is spectra else spectra)
+            try:
+                stores.restore(root, plan, store)
+                restored.append(store.label)
+                damaged = []
+            except ValueError as error:  # the store of another plan, a checkpoint that is gone or another
+                problems.append(f"{store.label}: cannot be written again ({error})")
         chunks = plan.chunks()
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(judge, chunks)
+            found = pool.map(partial(judge, store), chunks)
             for chunk, some in zip(chunks, progress(found) if progress else found, strict=True):
                 problems += some
-                if some and chunk.index in marked:
-                    bad.append((store, chunk.index))
-    for store, index in bad if repair else ():
-        store.ledger.unmark(index)
-    return Findings(tuple(problems), tuple(restored), len(bad) if repair else 0)
+                # where what describes the arrays is damaged, chunks look so, too
+                if some and chunk.index in marked and not damaged:
+                    bad.append((store, chunk))
+    unmarked = 0
+    for store, chunk in bad if repair else ():
+        if judge(store, chunk):  # still: another run may have mended it
+            store.ledger.unmark(chunk.index)
+            unmarked += 1
+    return Findings(tuple(problems), tuple(restored), unmarked)
 
 
 def store_problems(store: Store) -> list[str]:
@@ -79,30 +91,49 @@ def store_problems(store: Store) -> list[str]:
     """
     try:
         made = store.ledger.read_store()
-    except (FileNotFoundError, ValueError) as error:
+        expected, attributes = dict(made["checksums"]), dict(made.get("attributes", {}))
+        described = made.get("metadata")  # stores of older versions tell nothing of it
+        described = dict.fromkeys(_arrays_of(store, expected)) if described is None else dict(described)
+    except (FileNotFoundError, LookupError, TypeError, ValueError) as error:
         return [f"{store.label}: the marker of its store cannot be read ({_damage(error)})"]
-    problems = _description_problems(store, made.get("metadata", {}))  # older versions' markers tell nothing of it
-    return problems + _array_problems(f"{store.label}: coordinate", store.url, made.get("checksums", {}))
+    problems = _description_problems(store, described, attributes)
+    return problems + _array_problems(f"{store.label}: coordinate", store.url, expected)
 
 
-def _description_problems(store: Store, expected: Mapping[str, str]) -> list[str]:
-    """Compare what describes a store's arrays, and the copies that a closed store has for its readers."""
+def _arrays_of(store: Store, coordinates: Iterable[str]) -> set[str]:
+    variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model)
+    return {*coordinates, *variables}
+
+
+# Of a description and its copy; the rest may be written in another way by another version of Zarr.
+_COMPARED = ("shape", "data_type", "chunk_grid", "fill_value", "attributes", "dimension_names")
+
+
+def _description_problems(store: Store, expected: Mapping[str, str | None], attributes: Mapping[str, Any]) -> list[str]:
+    """Compare what describes a store and its arrays, and the copies that a closed store has for its readers.
+
+    expected: the digests by array, None where all that is known is that there must be a description.
+    """
     try:
         group = storage.read_json(storage.join(store.url, dataset.METADATA))
         copies = (group.get("consolidated_metadata") or {}).get("metadata")
         if group["attributes"]["fingerprint"] != store.ledger.fingerprint:
             return [f"{store.label}: its store is another plan's"]
+        if any(group["attributes"].get(key) != value for key, value in attributes.items() if key != "history"):
+            return [f"{store.label}: what describes its store is not what was written"]
     except Exception as error:
         return [f"{store.label}: what describes its store cannot be read ({_damage(error)})"]
     problems = []
     for name in sorted(expected):
         try:
             content = storage.read_bytes(storage.join(store.url, name, dataset.METADATA))
-        except FileNotFoundError:
-            content = b""
-        if dataset.digest(content) != expected[name]:
+            described = {key: json.loads(content)[key] for key in _COMPARED}
+        except Exception as error:
+            problems.append(f"{store.label}: what describes {name} cannot be read ({_damage(error)})")
+            continue
+        if expected[name] not in (None, dataset.digest(content)):
             problems.append(f"{store.label}: what describes {name} is not what was written")
-        elif copies is not None and copies.get(name) != json.loads(content):
+        elif copies is not None and {key: copies.get(name, {}).get(key) for key in _COMPARED} != described:
             problems.append(f"{store.label}: the copy of what describes {name} is not the same")
     return problems
 
@@ -136,12 +167,14 @@ def _targets_problems(root: str, plan: Plan) -> list[str]:
 def _stale_problems(spectra: Store, chunk: Chunk, record: Mapping[str, Any], where: str) -> list[str]:
     """Compare what an encoding was made from with what the spectra's marker says now."""
     try:
-        present = spectra.ledger.read(chunk.index)["checksums"]
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        present = spectra.ledger.read(chunk.index)
+    except (FileNotFoundError, ValueError) as error:
         _damage(error)
         return []  # told of as the spectra's own problem
-    made_from = record.get("spectra_checksums", {})
-    stale = any(present.get(name) != value for name, value in made_from.items())
+    if not is_whole(present):
+        return []
+    made_from = record.get("spectra_checksums") or {}
+    stale = any(present["checksums"].get(name) != value for name, value in made_from.items())
     return [f"{where}: its spectra have been ingested anew since"] if stale else []
 
 
@@ -149,11 +182,13 @@ def _chunk_problems(store: Store, spectra: Store | None, chunk: Chunk) -> list[s
     where = f"{store.label} chunk {chunk.index}"
     try:
         record = store.ledger.read(chunk.index)
-        expected: dict[str, str] = record["checksums"]
     except FileNotFoundError:
         return [f"{where}: not done"]
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         return [f"{where}: its marker cannot be read ({_damage(error)})"]
+    if not is_whole(record):
+        return [f"{where}: its marker does not tell all that it should"]
+    expected: dict[str, str] = record["checksums"]
     names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model)
     problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
     if spectra is not None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
-from pipeline import cli, dataset, runs, storage, targets
+from pipeline import cli, dataset, executor, job, runs, storage, targets
 from pipeline.ledger import Ledger
 from pipeline.plan import Plan
+from pipeline.progress import make_progress
 from tests.running import file_hashes, make_root
 
 
@@ -188,7 +190,7 @@ def test_repair_leaves_the_store_of_another_plan_alone(
     shutil.copytree(root / "spectra.zarr", Path(other) / "spectra.zarr")
     assert "another plan's" in refused(capsys, "verify", other, status=3)
     before = file_hashes(Path(other))
-    assert "no store of another plan" in refused(capsys, "verify", other, "--repair")
+    assert "no store of another plan" in refused(capsys, "verify", other, "--repair", status=3)
     assert file_hashes(Path(other)) == before
     assert plan.n_spectra == 4
 
@@ -224,3 +226,97 @@ def test_spectra_without_a_marker_are_not_encoded(run: tuple[Path, Plan], capsys
     runs.ingest_ledger(str(root), plan).unmark(1)
     runs.encode_ledger(str(root), plan, "random").unmark(1)
     assert "run ingest first" in refused(capsys, "encode", str(root), "--serial", status=3)
+
+
+def test_a_write_that_fails_leaves_what_another_run_has_written(
+    run: tuple[Path, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late task of a second run, out of memory: a good shard is no damage."""
+    root, plan = run
+    before = file_hashes(root)
+    real = zarr.Array.__setitem__
+
+    def short_of_memory(array: object, selection: object, values: object) -> None:
+        raise MemoryError
+
+    chunk = plan.chunks()[1]
+    url = dataset.spectra_url(str(root))
+    flux = dataset.read_chunk(url, ["flux"], chunk.start, chunk.stop)
+    monkeypatch.setattr(zarr.Array, "__setitem__", short_of_memory)
+    with pytest.raises(MemoryError):
+        dataset.write_region(url, chunk, flux)
+    monkeypatch.setattr(zarr.Array, "__setitem__", real)
+    assert file_hashes(root) == before
+
+
+def test_a_store_of_an_older_version_is_mended_as_well(
+    run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its marker tells nothing of descriptions; a damaged one must not have every chunk done again."""
+    root, plan = run
+    before = file_hashes(root)
+    ledger = runs.ingest_ledger(str(root), plan)
+    made = ledger.read_store()
+    ledger.mark_store({"checksums": made["checksums"]})
+    assert cli.main(["verify", str(root)]) == 0
+    (root / "spectra.zarr" / "flux" / "zarr.json").write_text("{}")
+    told = refused(capsys, "verify", str(root), "--repair", status=3)
+    assert "written again: ingest" in told
+    assert "markers removed" not in told
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == before
+
+
+def test_without_its_checkpoint_a_store_is_not_restored_and_no_chunk_is_blamed(
+    run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, plan = run
+    checkpoint = Path(plan.models[0].checkpoint)
+    content = checkpoint.read_bytes()
+    (root / "encodings" / "random.zarr" / "latents" / "zarr.json").write_text("{}")
+    (root / "spectra.zarr" / "flux" / "c" / "1" / "0").unlink()
+    checkpoint.unlink()
+    try:
+        told = refused(capsys, "verify", str(root), "--repair", status=3)
+    finally:
+        checkpoint.write_bytes(content)
+    assert "encode random: cannot be written again" in told
+    assert "1 markers removed" in told  # of the spectra
+    assert runs.encode_ledger(str(root), plan, "random").done() == {0, 1, 2}
+
+
+@pytest.mark.parametrize("change", [{"quality": None}, {"checksums": None}, {"fingerprint": "0" * 64}])
+def test_a_marker_that_does_not_tell_all_is_damage(
+    run: tuple[Path, Plan], change: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, plan = run
+    before = file_hashes(root)
+    ledger = runs.ingest_ledger(str(root), plan)
+    storage.write_json(f"{ledger.folder}/000001.json", ledger.read(1) | change)
+    for command in ("status", "run"):
+        assert "000001.json" in refused(capsys, command, str(root))
+    assert "1 markers removed" in refused(capsys, "verify", str(root), "--repair", status=3)
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == before
+
+
+def test_attributes_that_were_changed_are_found(run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]) -> None:
+    root, _ = run
+    before = file_hashes(root)
+    group = root / "encodings" / "random.zarr" / "zarr.json"
+    text = group.read_text()
+    group.write_text(text.replace('"spectra_fingerprint": "', '"spectra_fingerprint": "x'))
+    assert group.read_text() != text
+    assert "written again: encode random" in refused(capsys, "verify", str(root), "--repair", status=3)
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == before
+
+
+def test_a_late_run_leaves_encodings_that_another_has_made(run: tuple[Path, Plan]) -> None:
+    root, plan = run
+    before = file_hashes(root)
+    runs.ingest_ledger(str(root), plan).unmark(1)
+    late = job.pending(str(root), plan, ("ingest",), [])
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert executor.run(late, None, make_progress()).failed == ()
+    assert file_hashes(root) == before

@@ -71,7 +71,8 @@ def chunk_arrays(store: Store, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray
 def write_chunk(store: Store, plan: Plan, chunk: Chunk) -> None:
     arrays = chunk_arrays(store, plan, chunk)
     dataset.write_region(store.url, chunk, arrays)
-    record = {"start": chunk.start, "stop": chunk.stop, "checksums": dataset.checksum(arrays)}
+    record: dict[str, object] = {"start": chunk.start, "stop": chunk.stop, "checksums": dataset.checksum(arrays)}
+    record |= {"spectra": len(chunk), "good": len(chunk), "usable": len(chunk), "quality": {}}
     record["packages"] = stages.packages(["numpy", "torch"])
     store.ledger.mark(chunk.index, record | ({"device": "cpu"} if store.model else {}))
 

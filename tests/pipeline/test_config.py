@@ -314,6 +314,9 @@ def test_urls_that_name_a_place_alone_are_taken(url: str) -> None:
     [
         ("GET https://u:hush@h/x?sig=hush 'y'", "GET https://***@h/x?*** 'y'"),
         ("s3://AKIA:hu/sh+hush@bucket/x", "s3://***@bucket/x"),
+        ("https://me@example.org:hush@h/x", "https://***@h/x"),
+        ("s3://AKIA:12/hush@bucket/run", "s3://***@bucket/run"),
+        ("https://h/dr17#access_token=hush", "https://h/dr17#***"),
         ("404 for /bucket/x?X-Amz-Signature=hush&y=1", "404 for /bucket/x?***"),
         ("two runs on one ROOT at once? remove it", "two runs on one ROOT at once? remove it"),
         ("https://h:8080/a@b", "https://h:8080/a@b"),

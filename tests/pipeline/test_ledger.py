@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
+from pipeline.config import ConfigError
 from pipeline.ledger import Ledger
 
 FINGERPRINT = "0123456789abcdef" * 4
@@ -34,6 +35,10 @@ def test_marked_chunks_are_done_and_read_back(root: str) -> None:
     ledger.mark(1_000_000, {"start": 0, "stop": 4})
     assert ledger.done() == {3, 1_000_000}
     assert ledger.read(3) == {"chunk": 3, "start": 12, "stop": 16, "fingerprint": FINGERPRINT}
+    with pytest.raises(ConfigError, match="000003.json"):  # it does not tell all that it should
+        ledger.records(ledger.done())
+    for index in (3, 1_000_000):
+        ledger.replace(index, {"spectra": 4, "good": 4, "usable": 4, "quality": {}, "checksums": {}})
     assert list(ledger.records(ledger.done())) == [3, 1_000_000]
 
 
@@ -87,7 +92,7 @@ def test_models_and_stages_do_not_see_each_other(root: str) -> None:
 def test_marker_of_another_fingerprint_with_the_same_start_is_refused(root: str) -> None:
     Ledger(root, "ingest", FINGERPRINT).mark(0, {})
     twin = Ledger(root, "ingest", FINGERPRINT[:8] + "f" * 56)
-    with pytest.raises(ValueError, match="belongs to the fingerprint"):
+    with pytest.raises(ConfigError, match="000000.json"):
         twin.read(0)
 
 

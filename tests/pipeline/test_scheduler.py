@@ -24,10 +24,10 @@ def test_what_is_asked_of_a_stopped_scheduler_ends_in_time(tmp_path: Path, monke
             for ask in (
                 lambda: scheduler.workers_of(client),
                 lambda: scheduler.on_scheduler(client, time.time),
-                lambda: scheduler.on_workers(client, time.time, [address]),
             ):
                 with pytest.raises(TimeoutError, match=r"Dask scheduler tcp://.* not answered for 1 s"):
                     ask()
+            assert scheduler.on_workers(client, time.time, [address], limit=1.0) == {}
             scheduler.stop_profiling(client)
         finally:
             os.kill(running.scheduler.pid, signal.SIGCONT)
