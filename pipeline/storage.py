@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 # Listings must show what is there now: another process may have written since the last look. Timeouts and retries of
-# single requests are s3fs's own (5 and 15 s, five attempts).
+# single requests are s3fs's own (5 and 15 s, five attempts), each of them with botocore's (AWS_MAX_ATTEMPTS).
 _FRESH_LISTINGS = {"use_listings_cache": False}
 # trust_env: proxies and ~/.netrc, as every other client of the machine does.
 _CLIENT = {"headers": {"User-Agent": f"spender-pipeline/{__version__}"}, "trust_env": True}
