@@ -36,9 +36,10 @@ picture: demo ## draw the README's picture anew, from the demo
 	.venv.checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@
 
-# Three at a time, even on two cores: tests of faults wait for most of their time.
+# Three at a time, even on two cores: tests of faults wait for most of their time. In the order of the files: by itself
+# xdist begins with those of most tests, and ends with one process that waits for faults, file by file.
 test: lint types .venv.checkov/.installed ## every check: ruff, mypy, pytest
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
