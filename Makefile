@@ -8,10 +8,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test lint types format lock audit clean
+.PHONY: help install demo picture quick test test-long docs lint types format lock audit clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(INSTALLED) ## create .venv with the locked dependencies
 
@@ -19,11 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv and ensurepip on PATH;" \
 		"install one or say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,kubernetes,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,docs,kubernetes,test]'
 	@touch $@
 
 demo: install ## encode two real galaxies and 300 mock spectra into ./demo
-	$(BIN)/python -m pipeline.demo
+	$(BIN)/python -m pipeline demo
 
 picture: demo ## draw the README's picture anew, from the demo
 	@mkdir -p notebooks/images
@@ -36,10 +36,25 @@ picture: demo ## draw the README's picture anew, from the demo
 	.venv.checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
 	@touch $@
 
-# Three at a time, even on two cores: tests of faults wait for most of their time. In the order of the files: by itself
+quick: lint types ## ruff, mypy and the unit tests, for every change: two minutes
+	$(BIN)/python -m pytest -m "not slow and not long" --numprocesses 2 --dist loadfile
+
+# Three at a time, even on two cores: many tests wait for servers and processes. In the order of the files: by itself
 # xdist begins with those of most tests, and ends with one process that waits for faults, file by file.
-test: lint types .venv.checkov/.installed ## every check: ruff, mypy, pytest
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: lint types .venv.checkov/.installed ## what guards a change: ruff, mypy and all tests but the long ones
+	$(BIN)/python -m pytest -m "not long" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# Long fault rows, executed notebooks, the pages; then the unit tests again, measured: worker processes, too.
+test-long: install ## what takes long beside it: rows of faults, notebooks, pages, coverage
+	$(BIN)/python -m pytest -m long --numprocesses 3 --dist load
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadfile --cov --cov-report= \
+		tests/pipeline tests/spender_core tests/integration/test_determinism.py tests/integration/test_toy_survey.py
+	$(BIN)/python -m coverage report --include 'pipeline/*' --skip-covered --fail-under 90
+	$(BIN)/python -m coverage report --include 'spender_core/*' --skip-covered --fail-under 90
+
+docs: install ## build the pages into docs/_build/html: warnings are errors, nothing is fetched
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -55,7 +70,7 @@ format: install ## apply ruff's fixes and formatting
 lock: ## write constraints.txt anew from the newest releases that pyproject.toml admits
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
-	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,kubernetes,test]'
+	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,docs,kubernetes,test]'
 	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
 	mv constraints.new constraints.txt
@@ -70,4 +85,4 @@ audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's a
 	rm -rf .venv.audit
 
 clean: ## remove what make has made, .venv included
-	rm -rf .venv .venv.lock .venv.audit .venv.checkov demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv.audit .venv.checkov demo docs/_build docs/repository docs/reference/api build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,15 +31,20 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore, LoggingStore
 
-from pipeline import dataset, fits, normalize, plan, schema
 from pipeline.config import SurveyConfig
+from pipeline.planning import plan
+from pipeline.spectra import normalize
+from pipeline.store.arrays import create, spectra_url, write_region
+from pipeline.store.template import compressors, spectra_template
+from pipeline.surveys.registry import get_survey
+from pipeline.surveys.sdss.files import read_spec
 from spender_core import SDSS
 
 Arrays = dict[str, NDArray[np.float32]]
 
 CHOSEN = "chosen"
 CODECS: dict[str, tuple[Any, ...]] = {
-    CHOSEN: schema.compressors(),
+    CHOSEN: compressors(),
     "none": (),
     "zstd-1": (ZstdCodec(level=1),),
     "zstd-3": (ZstdCodec(level=3),),
@@ -101,7 +106,7 @@ def _real(mirror: Path) -> Arrays:
     grid = normalize.Grid.of(SDSS())
     found = []
     for path in sorted(mirror.rglob("spec-*.fits")):
-        raw = fits.read_spec(path.read_bytes())
+        raw = read_spec(path.read_bytes())
         spectrum = normalize.normalize(raw, raw.z or 0.0, grid)
         if np.isfinite(spectrum.flux).all() and (spectrum.ivar > 0).any():
             found.append(spectrum)
@@ -170,16 +175,18 @@ def choices(chunks: list[int], n: int) -> Iterator[tuple[str, int]]:
 
 def requests(folder: str, n: int, shard: int) -> dict[str, int]:
     """Count the objects or parts of objects fetched from a spectra store of n spectra, for what readers do with it."""
-    targets = pd.DataFrame({name: _column(coordinate.dtype, n) for name, coordinate in schema.COORDINATES.items()})
+    targets = pd.DataFrame(
+        {name: _column(coordinate.dtype, n) for name, coordinate in get_survey("sdss").coordinates.items()}
+    )
     config = SurveyConfig(source="archive", targets="catalog", shard=shard)
     made = plan.Plan.create(config, targets)
     wavelength = normalize.Grid.of(SDSS()).wavelength
-    url = dataset.spectra_url(folder)
-    dataset.create(url, *schema.spectra_template(made, targets, wavelength))
+    url = spectra_url(folder)
+    create(url, *spectra_template(made, targets, wavelength))
     noise = np.random.default_rng(3).standard_normal((shard, made.n_pixels), np.float32)
     for chunk in made.chunks():
         arrays = {"flux": noise, "ivar": noise**2, "norm": noise[:, 0] ** 2, "quality": np.zeros(shard, np.uint32)}
-        dataset.write_region(url, chunk, arrays)
+        write_region(url, chunk, arrays)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Zarr's specification does not know consolidated metadata yet
         zarr.consolidate_metadata(LocalStore(url))

@@ -30,11 +30,15 @@ from ingest import MODEL, Watch, make_survey, watched
 from spender.data.sdss import SDSS as UPSTREAM
 
 import pipeline
-from pipeline import cluster, executor, infer, job, layouts, preflight, runs, storage, targets, worker
-from pipeline.config import ModelConfig, SurveyConfig
-from pipeline.plan import Plan
-from pipeline.progress import make_progress
-from pipeline.quality import Quality
+from pipeline.catalog import targets
+from pipeline.compute import cluster, executor, job
+from pipeline.compute.stages import infer, process
+from pipeline.compute.stages.process import load
+from pipeline.monitor.progress import make_progress
+from pipeline.planning.memory import memory_at_once, memory_needed
+from pipeline.planning.plan import Plan
+from pipeline.spectra.quality import Quality
+from pipeline.surveys.registry import get_survey
 
 BATCH = 64
 
@@ -86,16 +90,7 @@ def script(files: Sequence[Path], output: Path) -> Done:
 
 def new_run(root: Path, source: Path, catalog: Path) -> Plan:
     """Plan a run of all of a catalog's spectra."""
-    frame = targets.read_targets(str(catalog))
-    config = SurveyConfig(source=str(source), targets=str(catalog))
-    facts = worker.inspect(MODEL, config.instrument)
-    model = ModelConfig(
-        name=MODEL, checkpoint=MODEL, sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest)
-    )
-    plan = Plan.create(config, frame).with_model(model)
-    targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
-    storage.write_bytes(str(root / "plan.json"), plan.to_json())
-    return plan
+    return pipeline.plan(root, targets=pipeline.select_targets(catalog), source=source, models=[MODEL])
 
 
 def run(root: Path, plan: Plan, client: Client, stage_names: tuple[str, ...]) -> Done:
@@ -118,17 +113,18 @@ def compute(plan: Plan, n: int) -> int:
     """Encode and decode n made-up spectra as a task does, and throw the result away."""
     config = plan.model(MODEL)
     flux = np.ones((n, plan.n_pixels), np.float32) + np.linspace(0, 1, plan.n_pixels, dtype=np.float32)
-    model = worker.load(config, plan.config.instrument)
-    with worker.compute_lock:
-        worker.prepare()
+    model = load(config, plan.config.instrument)
+    with process.compute_lock:
+        process.prepare()
         infer.encode_spectra(
             model,
             flux,
             np.ones_like(flux),
             np.full(n, 0.1, np.float32),
             np.zeros(n, np.uint32),
+            outputs=config.variables,
             micro_batch=config.micro_batch or 1,
-            device=worker.device(),
+            device=process.device(),
         )
     return n
 
@@ -145,18 +141,18 @@ def mock(work: Path, options: argparse.Namespace) -> float:
     """Do the mock survey both ways, and tell; return the ratio of the rates."""
     source = work / f"spec-lite-{options.spectra}"
     catalog = make_survey("spec-lite", source, options.spectra)
-    paths = layouts.paths("spec-lite", targets.read_targets(str(catalog))["target"])
+    paths = get_survey("sdss").paths("spec-lite", targets.read_targets(str(catalog))["target"])
     before = script([source / path for path in paths[: options.upstream]], work)
     print(f"{'script with upstream':24} {before}", flush=True)
     root = Path(tempfile.mkdtemp(dir=work))
     plan = new_run(root, source, catalog)
-    needed = preflight.memory_needed(plan, [("ingest", None), ("encode", MODEL)])
+    needed = memory_needed(plan, [("ingest", None), ("encode", MODEL)])
     with cluster.connect(workers=options.workers) as client, watched() as watch:
-        client.run(worker.load, plan.model(MODEL), plan.config.instrument)
+        client.run(load, plan.model(MODEL), plan.config.instrument)
         after = run(root, plan, client, ("ingest", "encode"))
     print(f"{'spender-pipeline run':24} {after}", flush=True)
     print_stages(work, source, catalog, options.workers)
-    print_memory(watch, preflight.memory_at_once(needed, cluster.THREADS))
+    print_memory(watch, memory_at_once(needed, cluster.THREADS))
     return (after.asked / after.seconds) / (before.asked / before.seconds)
 
 
@@ -165,7 +161,7 @@ def print_stages(work: Path, source: Path, catalog: Path, workers: int) -> None:
     root = Path(tempfile.mkdtemp(dir=work))
     plan = new_run(root, source, catalog)
     with cluster.connect(workers=workers) as client:
-        client.run(worker.load, plan.model(MODEL), plan.config.instrument)
+        client.run(load, plan.model(MODEL), plan.config.instrument)
         ingested = run(root, plan, client, ("ingest",))
         alone = [compute_alone(plan, client)]
         encoded = run(root, plan, client, ("encode",))
@@ -186,12 +182,12 @@ def real(data: Path, work: Path, workers: int) -> None:
     """Do the real files both ways, and tell."""
     source = data / "sas" / "dr17"
     catalog = source / "sdss" / "spectro" / "redux" / "specObj-dr17.fits"
-    paths = layouts.paths("spec-lite", targets.read_targets(str(catalog))["target"])
+    paths = get_survey("sdss").paths("spec-lite", targets.read_targets(str(catalog))["target"])
     print(f"{'real: script':24} {script([source / path for path in paths], work)}", flush=True)
     root = Path(tempfile.mkdtemp(dir=work))
     plan = new_run(root, source, catalog)
     with cluster.connect(workers=workers) as client:
-        client.run(worker.load, plan.model(MODEL), plan.config.instrument)
+        client.run(load, plan.model(MODEL), plan.config.instrument)
         print(f"{'real: spender-pipeline':24} {run(root, plan, client, ('ingest', 'encode'))}", flush=True)
 
 

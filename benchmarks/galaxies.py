@@ -18,8 +18,8 @@ from astropy.io import fits as astropy_fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from pipeline.fits import read_spec
-from pipeline.normalize import Grid, normalize
+from pipeline.spectra.normalize import Grid, normalize
+from pipeline.surveys.sdss.files import read_spec
 from spender_core.instrument import SDSS
 from spender_core.resample import resample, spacing, within
 from spender_core.training import Batch, Split
@@ -91,7 +91,7 @@ def read_galaxies(folder: Path) -> Galaxies:
         with astropy_fits.open(path) as hdus:
             archive = hdus[1].data
             model = np.asarray(archive.field([c.lower() for c in archive.columns.names].index("model")), np.float32)
-        first = round((float(raw.loglam[0]) - 3.578) / 1e-4)
+        first = round((float(raw.axis[0]) - 3.578) / 1e-4)
         place = np.arange(len(raw.flux)) + first
         on_grid = (place >= 0) & (place < len(wave))
         residual = np.zeros(len(wave), np.float32)

@@ -24,11 +24,16 @@ from pathlib import Path
 import psutil
 from webserver import in_flight, serve
 
-from pipeline import cluster, executor, job, layouts, mock, mock_release, runs, storage, targets
-from pipeline.config import SurveyConfig
-from pipeline.plan import Plan, projected_memory
-from pipeline.progress import make_progress
-from pipeline.sources import Source
+import pipeline
+from pipeline.archive.source import Source
+from pipeline.catalog import targets
+from pipeline.compute import cluster, executor, job
+from pipeline.mock.release import write_catalog, write_plates, write_spectra
+from pipeline.mock.spectra import decoded, smoothed
+from pipeline.monitor.progress import make_progress
+from pipeline.planning.memory import projected_memory
+from pipeline.store.root import ingest_ledger
+from pipeline.surveys.registry import get_survey
 from spender_core import SDSS, load_model
 from spender_core.weights import read_extras
 
@@ -80,9 +85,9 @@ def make_survey(layout: str, release: Path, n: int) -> Path:
     catalog = release / "sdss" / "spectro" / "redux" / f"specObj-{layout}.fits"
     if not catalog.exists():
         model, _ = load_model(MODEL, SDSS())
-        restframes = mock.decoded(model, mock.smoothed(read_extras(MODEL)["latents"].numpy()))
-        write = mock_release.write_plates if layouts.LAYOUTS[layout].shared else mock_release.write_spectra
-        mock_release.write_catalog(write(release, restframes, n, SEED), catalog)
+        restframes = decoded(model, smoothed(read_extras(MODEL)["latents"].numpy()))
+        write = write_plates if get_survey("sdss").layouts[layout].shared else write_spectra
+        write_catalog(write(release, restframes, n, SEED), catalog)
     return catalog
 
 
@@ -115,19 +120,16 @@ def watched(url: str | None = None) -> Iterator[Watch]:
 def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard: int | None) -> Result:
     """Plan and ingest one layout's survey, and say what it took; the workers are started before the clock is."""
     frame = targets.read_targets(str(catalog))
-    config = SurveyConfig(source=url, targets=str(catalog), layout=layout, shard=shard)
-    plan = Plan.create(config, frame)
-    targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
-    storage.write_bytes(str(root / "plan.json"), plan.to_json())
+    plan = pipeline.plan(root, targets=frame, source=url, layout=layout, shard=shard)
     with cluster.connect(workers=workers) as client, watched(url) as watch:
         start = time.perf_counter()
         summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())
         seconds = time.perf_counter() - start
     if summary.failed:
         raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")
-    ledger = runs.ingest_ledger(str(root), plan)
+    ledger = ingest_ledger(str(root), plan)
     usable = sum(ledger.read(chunk.index)["usable"] for chunk in plan.chunks())
-    files = {catalog.parents[3] / path for path in layouts.paths(layout, frame["target"])}
+    files = {catalog.parents[3] / path for path in get_survey("sdss").paths(layout, frame["target"])}
     stored = sum(path.stat().st_size for path in (root / "spectra.zarr").rglob("*") if path.is_file())
     size = sum(file.stat().st_size for file in files)
     projected = projected_memory(plan, "ingest")
@@ -136,7 +138,7 @@ def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard
 
 def one_by_one(url: str, catalog: Path, files: int = 60) -> float:
     """Return the files/s of a script that asks for one file after the other."""
-    paths = layouts.paths("spec-lite", targets.read_targets(str(catalog))["target"])[:files]
+    paths = get_survey("sdss").paths("spec-lite", targets.read_targets(str(catalog))["target"])[:files]
     start = time.perf_counter()
     for path in paths:
         with urllib.request.urlopen(f"{url}/{path}") as answer:
@@ -146,7 +148,7 @@ def one_by_one(url: str, catalog: Path, files: int = 60) -> float:
 
 def fetching_alone(url: str, catalog: Path, files: int = 3000) -> float:
     """Return the files/s of one process that fetches as a worker does, and throws the files away."""
-    paths = layouts.paths("spec-lite", targets.read_targets(str(catalog))["target"])[:files]
+    paths = get_survey("sdss").paths("spec-lite", targets.read_targets(str(catalog))["target"])[:files]
     start = time.perf_counter()
     for _ in Source(url).stream(paths):
         pass

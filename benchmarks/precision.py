@@ -14,20 +14,27 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from ingest import MODEL
 from numpy.typing import NDArray
 
-from pipeline import infer, normalize, targets, worker
-from pipeline.archive import Archive
-from pipeline.config import ModelConfig
-from pipeline.infer import Encoded
-from pipeline.normalize import Grid
-from pipeline.quality import Quality
-from pipeline.sources import Source
+from pipeline.archive.reader import Archive
+from pipeline.archive.source import Source
+from pipeline.catalog import targets
+from pipeline.compute.stages import infer, process
+from pipeline.compute.stages.infer import Encoded
+from pipeline.compute.stages.process import device_name, load
+from pipeline.planning.model import ModelConfig
+from pipeline.spectra import normalize
+from pipeline.spectra.normalize import Grid
+from pipeline.spectra.quality import Quality
+from pipeline.store.checkpoint import inspect
+from pipeline.surveys.registry import get_survey
 from spender_core import SDSS, load_model
 from spender_core.precision import PRECISIONS
 
 BATCH = 64
+OUTPUTS = ("latents", "restframe", "chi2")
 
 
 def read(data: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32], NDArray[np.uint32]]:
@@ -35,9 +42,10 @@ def read(data: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32
     source = data / "sas" / "dr17"
     rows = targets.read_targets(str(source / "sdss" / "spectro" / "redux" / "specObj-dr17.fits"))
     grid = Grid.of(SDSS())
+    archive = Archive(Source(str(source)), get_survey("sdss").layouts["spec-lite"])
     spectra = [
         normalize.empty(grid, raw) if isinstance(raw, Quality) else normalize.normalize(raw, z, grid)
-        for z, raw in zip(rows["z"].tolist(), Archive(Source(str(source)), "spec-lite").spectra(rows), strict=True)
+        for z, raw in zip(rows["z"].tolist(), archive.spectra(rows["target"].tolist()), strict=True)
     ]
     arrays = {name: np.stack([getattr(each, name) for each in spectra]) for name in ("flux", "ivar")}
     return arrays, rows["z"].to_numpy(), np.array([each.quality for each in spectra], np.uint32)
@@ -45,14 +53,15 @@ def read(data: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32
 
 def differences(found: Encoded, expected: Encoded) -> dict[str, NDArray[np.floating]]:
     """Compare, spectrum by spectrum, those that have all numbers."""
-    whole = np.isfinite(expected.latents).all(axis=1) & np.isfinite(expected.chi2) & (expected.chi2 > 0)
-    latents, restframe = expected.latents[whole], expected.restframe[whole]
-    scale = np.sqrt(np.mean(restframe**2, axis=1, keepdims=True))
-    return {
-        "latents": np.abs(found.latents[whole] - latents) / latents.std(axis=0),
-        "restframe": np.abs(found.restframe[whole] - restframe) / scale,
-        "chi2": np.abs(found.chi2[whole] / expected.chi2[whole] - 1),
+    chi2 = expected.outputs["chi2"]
+    whole = np.isfinite(expected.outputs["latents"]).all(axis=1) & np.isfinite(chi2) & (chi2 > 0)
+    numbers = {name: expected.outputs[name][whole] for name in OUTPUTS}
+    scale = {
+        "latents": numbers["latents"].std(axis=0),
+        "restframe": np.sqrt(np.mean(numbers["restframe"] ** 2, axis=1, keepdims=True)),
+        "chi2": numbers["chi2"],
     }
+    return {name: np.abs(found.outputs[name][whole] - numbers[name]) / scale[name] for name in OUTPUTS}
 
 
 def main() -> None:
@@ -62,23 +71,24 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL)
     options = parser.parse_args()
     arrays, z, quality = read(options.data)
-    facts = worker.inspect(options.model, "sdss")
+    facts = inspect(options.model, "sdss")
     config = ModelConfig(name="model", checkpoint=options.model, sha256=facts.sha256)
-    device = worker.device()
+    device = process.device()
     reference, _ = load_model(options.model, SDSS())
-    cpu = worker.torch.device("cpu")
+    cpu = torch.device("cpu")
     expected = infer.encode_spectra(
-        reference.eval(), arrays["flux"], arrays["ivar"], z, quality, micro_batch=BATCH, device=cpu
+        reference.eval(), arrays["flux"], arrays["ivar"], z, quality, outputs=OUTPUTS, micro_batch=BATCH, device=cpu
     )
-    print(f"{len(z)} real spectra, {worker.device_name(device)}")
+    print(f"{len(z)} real spectra, {device_name(device)}")
     print(f"{'':8} {'':10} {'largest':>9} {'median':>9}")
     for precision in PRECISIONS:
         found = infer.encode_spectra(
-            worker.load(config, "sdss"),
+            load(config, "sdss"),
             arrays["flux"],
             arrays["ivar"],
             z,
             quality,
+            outputs=OUTPUTS,
             micro_batch=BATCH,
             device=device,
             precision=precision,

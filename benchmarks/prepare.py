@@ -27,8 +27,9 @@ import torch
 from astropy.io import fits as astropy_fits
 from spender.data.sdss import SDSS as UPSTREAM
 
-from pipeline.fits import RawSpectrum, read_plate, read_spec
-from pipeline.normalize import Grid, NormalizedSpectrum, normalize
+from pipeline.spectra.normalize import Grid, NormalizedSpectrum, normalize
+from pipeline.spectra.raw import RawSpectrum
+from pipeline.surveys.sdss.files import read_plate, read_spec
 from spender_core import SDSS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -85,8 +86,11 @@ def seconds(action: Callable[[], object]) -> float:
 def as_astropy(files: list[Path], grid: Grid) -> int:
     """Count the files that are read as astropy reads them, bit by bit."""
     pairs = zip(by_file(files, grid), by_astropy(files), strict=True)
-    names = ("flux", "ivar", "loglam", "and_mask")
-    return sum(all(np.array_equal(getattr(raw, n), read[n]) for n in names) for (raw, _), read in pairs)
+    names = {"flux": "flux", "ivar": "ivar", "axis": "loglam", "mask": "and_mask"}
+    return sum(
+        all(np.array_equal(getattr(raw, ours), read[theirs]) for ours, theirs in names.items())
+        for (raw, _), read in pairs
+    )
 
 
 def as_upstream(files: list[Path], grid: Grid) -> tuple[int, int]:

@@ -22,11 +22,15 @@ from catalog import run as run_command
 from catalog import write_catalog
 from distributed import Client
 
-from pipeline import cluster, executor, job, layouts, runs, stages, targets
-from pipeline.plan import Chunk
-from pipeline.sources import Share
-from pipeline.stages import Record
-from pipeline.tasks import Outcome
+from pipeline.archive.source import Share
+from pipeline.catalog import targets
+from pipeline.compute import cluster, executor, job
+from pipeline.compute.stages import encode, ingest
+from pipeline.compute.stages.record import Record
+from pipeline.compute.stages.tasks import Outcome
+from pipeline.planning.plan import Chunk
+from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
+from pipeline.surveys.registry import get_survey
 
 MODEL = "sdss-demo"
 BOUNDS = {"plan, s": 60, "submission, s": 10, "run, ms per chunk": 50, "status, s": 3, "memory, MB": 2000}
@@ -73,19 +77,19 @@ def do_nothing() -> None:
     """Make this worker's tasks mark their chunk, and do nothing else."""
 
     def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-        runs.ingest_ledger(root, runs.read_plan(root)).mark(chunk.index, _marked(chunk))
+        ingest_ledger(root, read_plan(root)).mark(chunk.index, _marked(chunk))
         return _marked(chunk)
 
     def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
-        runs.encode_ledger(root, runs.read_plan(root), model_name).mark(chunk.index, _marked(chunk))
+        encode_ledger(root, read_plan(root), model_name).mark(chunk.index, _marked(chunk))
         return _marked(chunk)
 
-    stages.ingest_chunk, stages.encode_chunk = ingest_chunk, encode_chunk
+    ingest.ingest_chunk, encode.encode_chunk = ingest_chunk, encode_chunk
 
 
 def run_all(root: Path, client: Client) -> tuple[float, float]:
     """Run everything; return the seconds of the submission, and those from its beginning to the last chunk."""
-    plan = runs.read_plan(str(root))
+    plan = read_plan(str(root))
     client.run(do_nothing)
     submit, submission = executor._submit, 0.0
 
@@ -109,7 +113,7 @@ def run_all(root: Path, client: Client) -> tuple[float, float]:
 
 def make_source(folder: Path, table: Path) -> None:
     """Make a release root that has the first spectrum's file, empty: enough not to look mistyped."""
-    (path,) = layouts.paths("spec-lite", targets.read_rows(str(table), 0, 1)["target"])
+    (path,) = get_survey("sdss").paths("spec-lite", targets.read_rows(str(table), 0, 1)["target"])
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).touch()
 
@@ -135,7 +139,7 @@ def main() -> None:
             assert client is not None
             submission, ran = run_all(root, client)
         told = run_command([*ours, "status", root])
-        chunks = len(runs.read_plan(str(root)).chunks())
+        chunks = len(read_plan(str(root)).chunks())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {
         "plan, s": planned[0],

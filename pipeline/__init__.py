@@ -8,15 +8,69 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pipeline.version import __version__
+
 if TYPE_CHECKING:
-    from pipeline.batch import make_batch
-    from pipeline.results import Run, open_run
+    from pipeline.api import finalize, plan, report, run, select_targets, status, verify
+    from pipeline.archive.source import SourceError
+    from pipeline.config import StorageConfig, SurveyConfig
+    from pipeline.errors import ChunksFailed, ConfigError, Unfinished
+    from pipeline.planning.model import ModelConfig
+    from pipeline.planning.plan import Plan
+    from pipeline.results.batch import make_batch
+    from pipeline.results.run import Run, open_run
+    from pipeline.spectra.raw import BadSpectrum
+    from pipeline.storage import AccessError
+    from spender_core.weights import WeightsError
 
-__version__ = "0.1.0"
+_HOMES = {
+    "AccessError": "pipeline.storage",
+    "BadSpectrum": "pipeline.spectra.raw",
+    "ChunksFailed": "pipeline.errors",
+    "ConfigError": "pipeline.errors",
+    "ModelConfig": "pipeline.planning.model",
+    "Plan": "pipeline.planning.plan",
+    "Run": "pipeline.results.run",
+    "SourceError": "pipeline.archive.source",
+    "StorageConfig": "pipeline.config",
+    "SurveyConfig": "pipeline.config",
+    "Unfinished": "pipeline.errors",
+    "WeightsError": "spender_core.weights",
+    "finalize": "pipeline.api",
+    "make_batch": "pipeline.results.batch",
+    "open_run": "pipeline.results.run",
+    "plan": "pipeline.api",
+    "report": "pipeline.api",
+    "run": "pipeline.api",
+    "select_targets": "pipeline.api",
+    "status": "pipeline.api",
+    "verify": "pipeline.api",
+}
 
-__all__ = ["Run", "__version__", "make_batch", "open_run"]
-
-_HOMES = {"make_batch": "pipeline.batch", "Run": "pipeline.results", "open_run": "pipeline.results"}
+__all__ = [
+    "AccessError",
+    "BadSpectrum",
+    "ChunksFailed",
+    "ConfigError",
+    "ModelConfig",
+    "Plan",
+    "Run",
+    "SourceError",
+    "StorageConfig",
+    "SurveyConfig",
+    "Unfinished",
+    "WeightsError",
+    "__version__",
+    "finalize",
+    "make_batch",
+    "open_run",
+    "plan",
+    "report",
+    "run",
+    "select_targets",
+    "status",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

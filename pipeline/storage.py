@@ -24,8 +24,9 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.session import Session
 
-from pipeline import __version__
-from pipeline.config import ConfigError, StorageConfig
+from pipeline.config import StorageConfig
+from pipeline.errors import ConfigError
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -80,6 +81,16 @@ def _options(url: str) -> dict[str, Any]:
     if table.path_style is not None:
         options["config_kwargs"] = {"s3": {"addressing_style": "path" if table.path_style else "virtual"}}
     return options
+
+
+Place = str | os.PathLike[str]
+"""Where something is: a URL that fsspec opens, or a path."""
+
+
+def place(url: Place) -> str:
+    """Return a place as a URL, or an absolute path; nothing stays nothing, for others to refuse. See `absolute`."""
+    text = os.fspath(url)
+    return absolute(text) if text else ""
 
 
 def protocol(url: str) -> str:

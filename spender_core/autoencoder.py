@@ -1,16 +1,26 @@
-"""SpectrumAutoencoder: encoder and decoder together."""
+"""SpectrumAutoencoder: the default architecture, encoder and decoder of the spender papers together."""
 
 from __future__ import annotations
 
-import warnings
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import decoder, encoder
 from .decoder import SpectrumDecoder
 from .encoder import SpectrumEncoder
 from .instrument import Instrument
-from .losses import fidelity
+from .model import Memory, SpectrumModel
+
+FLOAT32 = 4  # bytes
+# Measured, bytes: the encoder's weights as `convolution` keeps them, transformed.
+TRANSFORMED = 82 * 2**20
+# Measured: how many copies a forward pass holds of the encoder's first layer, per spectrum in it, and of each
+# spectrum's pixels and restframe bins. In bfloat16 the plain layers hold all spectra of a batch at once.
+ACTIVATION_COPIES = 1
+PLAIN_COPIES = 2
+OUTPUT_COPIES = 10
 
 
 def fit_amplitude(spec: Tensor, w: Tensor, reconstruction: Tensor) -> Tensor:
@@ -22,97 +32,44 @@ def fit_amplitude(spec: Tensor, w: Tensor, reconstruction: Tensor) -> Tensor:
     return torch.sum(weighted * spec, dim=1) / torch.sum(weighted * reconstruction, dim=1)
 
 
-class SpectrumAutoencoder(nn.Module):
-    """Observed spectrum -> latents -> restframe spectrum -> observed spectrum.
+class SpectrumAutoencoder(SpectrumModel):
+    """Model with a convolutional encoder and a perceptron as decoder; its methods are those of `SpectrumModel`.
 
     instrument: whose grid the encoder reads; also the default of the reconstruction. wave_rest: shape (R,), Angstrom.
     n_latent: number of latents S. n_aux: 1 if the encoder takes the redshift. speculator: activations of the decoder.
+    ValueError for an n_aux other than 0 or 1.
     """
+
+    architecture = "spender"
+    encoder: SpectrumEncoder
+    decoder: SpectrumDecoder
 
     def __init__(
         self, instrument: Instrument, wave_rest: Tensor, n_latent: int = 10, n_aux: int = 0, speculator: bool = True
     ) -> None:
-        super().__init__()
-        self.encoder = SpectrumEncoder(instrument, n_latent, n_aux)
-        self.decoder = SpectrumDecoder(wave_rest, n_latent, speculator)
-        self._warned = False
+        if n_aux not in (0, 1):
+            raise ValueError(f"n_aux is {n_aux!r}, expected 0, or 1 for the redshift")
+        super().__init__(SpectrumEncoder(instrument, n_latent, n_aux), SpectrumDecoder(wave_rest, n_latent, speculator))
 
     @property
-    def n_latent(self) -> int:
-        """Number of latents S."""
-        return self.encoder.n_latent
+    def arguments(self) -> dict[str, Any]:
+        """n_latent, n_aux and speculator, see `SpectrumModel.arguments`."""
+        return {
+            "n_latent": self.encoder.n_latent,
+            "n_aux": self.encoder.n_aux,
+            "speculator": self.decoder.speculator,
+        }
 
-    @property
-    def wave_obs(self) -> Tensor:
-        """Wavelengths the encoder reads, shape (L,), Angstrom."""
-        return self.encoder.instrument.wave_obs
+    @staticmethod
+    def projected_memory(*, n_pixels: int, n_latent: int, n_rest: int, batch: int, precision: str) -> Memory:
+        """Memory that encoding needs, in bytes, see `SpectrumModel.projected_memory`.
 
-    @property
-    def wave_rest(self) -> Tensor:
-        """Wavelengths of the restframe spectra, shape (R,), Angstrom."""
-        return self.decoder.wave_rest
-
-    def encode(self, spec: Tensor, aux: Tensor | None = None) -> Tensor:
-        """Latents of normalized spectra, shape (N, L) -> (N, S); first-paper models need aux = z.unsqueeze(1)."""
-        latents: Tensor = self.encoder(spec, aux)
-        return latents
-
-    def decode(self, s: Tensor) -> Tensor:
-        """Restframe spectra of latents, shape (N, S) -> (N, R)."""
-        return self.decoder.decode(s)
-
-    def reconstruct(
-        self, spec: Tensor, instrument: Instrument | None = None, z: Tensor | None = None, s: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents (N, S), restframe (N, R), reconstruction (N, L) and the bins that the model covers (N, L), bool.
-
-        spec: shape (N, L). instrument: default the model's own. z: shape (N,), default 0. s: latents to use instead of
-        encoding. The redshift is also the encoder's aux input if it has one.
+        kept: the encoder's weights, transformed, and the decoder's last layer, packed.
         """
-        if s is None:
-            if self.encoder.n_aux and z is None:
-                raise ValueError("z is missing: this model's encoder takes the redshift as well")
-            s = self.encode(spec, aux=z.unsqueeze(1) if self.encoder.n_aux and z is not None else None)
-        restframe = self.decode(s)
-        reconstruction, valid = self.decoder.observe(restframe, self._instrument(instrument), z)
-        return s, restframe, reconstruction, valid
-
-    def _instrument(self, instrument: Instrument | None) -> Instrument:
-        own = self.encoder.instrument
-        if instrument is None:
-            return own
-        if own.lsf is not None and instrument.lsf is None and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the instrument {instrument.name!r} has no line spread function, this model was trained with one:"
-                " leave the instrument out to use the model's own",
-                stacklevel=2,
-            )
-        return instrument
-
-    def _forward(
-        self, spec: Tensor, instrument: Instrument | None = None, z: Tensor | None = None, s: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (N, S), restframe (N, R) and reconstruction (N, L) of spectra, see `reconstruct`."""
-        return self.reconstruct(spec, instrument, z, s)[:3]
-
-    def forward(
-        self, spec: Tensor, instrument: Instrument | None = None, z: Tensor | None = None, s: Tensor | None = None
-    ) -> Tensor:
-        """Reconstruction of spectra, shape (N, L), see `reconstruct`."""
-        return self.reconstruct(spec, instrument, z, s)[2]
-
-    def loss(
-        self,
-        spec: Tensor,
-        w: Tensor,
-        instrument: Instrument | None = None,
-        z: Tensor | None = None,
-        s: Tensor | None = None,
-    ) -> Tensor:
-        """Fidelity loss summed over spectra, a scalar; bins that the model does not cover carry no weight.
-
-        spec, w: shape (N, L), normalized spectra and their inverse variance. Others as in `reconstruct`.
-        """
-        _, _, reconstruction, valid = self.reconstruct(spec, instrument, z, s)
-        return fidelity(spec, w * valid, reconstruction).sum()
+        layer = encoder.CHANNELS[0] * n_pixels * FLOAT32
+        if precision == "bf16":
+            activations = PLAIN_COPIES * batch * layer
+        else:
+            activations = ACTIVATION_COPIES * min(batch, encoder.BATCH) * layer
+        outputs = OUTPUT_COPIES * batch * (n_pixels + n_rest) * FLOAT32
+        return Memory(kept=TRANSFORMED + decoder.HIDDEN[-1] * n_rest * FLOAT32, at_once=activations + outputs)

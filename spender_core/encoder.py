@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .convolution import TiledConvolution, first_stage, second_stage, third_stage
 from .instrument import Instrument
+from .model import Encoder
 from .packed import PackedLinear
 
 CHANNELS = (128, 256, 512)
@@ -69,7 +70,7 @@ class TiledStage(Stage):
         return cast("TiledConvolution", self[0])
 
 
-class SpectrumEncoder(nn.Module):
+class SpectrumEncoder(Encoder):
     """Convolutional encoder with attention over wavelength (after Serra+2018, arXiv:1805.03908).
 
     instrument: whose wavelength grid the spectra are on. n_latent: number of latents S.
@@ -77,10 +78,7 @@ class SpectrumEncoder(nn.Module):
     """
 
     def __init__(self, instrument: Instrument, n_latent: int, n_aux: int = 0) -> None:
-        super().__init__()
-        self.instrument = instrument
-        self.n_latent = n_latent
-        self.n_aux = n_aux
+        super().__init__(instrument, n_latent, n_aux)
         second = -(-len(instrument.wave_obs) // KERNELS[0])
         third = -(-second // KERNELS[1])
         self.conv1 = Stage(nn.Conv1d(1, CHANNELS[0], KERNELS[0], padding=KERNELS[0] // 2))

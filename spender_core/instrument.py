@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import resources
+from importlib.metadata import entry_points
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +123,20 @@ class DESI(Instrument):
         super().__init__("desi", torch.linspace(3600.0, 9824.0, 7781, dtype=torch.float64), lsf, calibration)
 
 
-INSTRUMENTS: dict[str, type[SDSS] | type[BOSS] | type[DESI]] = {"sdss": SDSS, "boss": BOSS, "desi": DESI}
+INSTRUMENTS: dict[str, Callable[[], Instrument]] = {"sdss": SDSS, "boss": BOSS, "desi": DESI}
+"""The instruments of this package, by name."""
+
+GROUP = "spender_core.instruments"
+"""Entry points by which other packages add instruments: name = "package.module:Class", built without arguments."""
 
 
 def get_instrument(name: str) -> Instrument:
-    """Make the instrument of that name; ValueError names the choices."""
-    if name not in INSTRUMENTS:
-        raise ValueError(f"instrument {name!r} is not known; choose from {', '.join(INSTRUMENTS)}")
-    return INSTRUMENTS[name]()
+    """Make the instrument of that name, one of ours or of an installed package; ValueError names the choices."""
+    if name in INSTRUMENTS:
+        return INSTRUMENTS[name]()
+    others = entry_points(group=GROUP)
+    if name not in others.names:
+        known = ", ".join([*INSTRUMENTS, *sorted(others.names)])
+        raise ValueError(f"instrument {name!r} is not known; choose from {known}")
+    made: Instrument = others[name].load()()
+    return made

@@ -1,9 +1,10 @@
-"""fit(): train autoencoders that share one decoder, on the spectra of any number of instruments."""
+"""fit(): train models that share one decoder, on the spectra of any number of instruments."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from .autoencoder import SpectrumAutoencoder
+from .architectures import DEFAULT, describe
+from .model import SpectrumModel
 from .precision import arithmetic
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a bar of text, and needs no advice
+    from tqdm.auto import tqdm
 
 Split = Literal["train", "valid"]
 VALID_FRACTION = 0.15
@@ -51,10 +56,10 @@ class Survey(Protocol):
         """Yield the batches of an epoch; the same epoch yields the same batches again."""
 
 
-Loss = Callable[[SpectrumAutoencoder, Batch], Tensor]
+Loss = Callable[[SpectrumModel, Batch], Tensor]
 
 
-def fidelity_loss(model: SpectrumAutoencoder, batch: Batch) -> Tensor:
+def fidelity_loss(model: SpectrumModel, batch: Batch) -> Tensor:
     """Mean fidelity loss of a batch, on the model's own instrument."""
     return model.loss(batch.spec, batch.w, z=batch.z) / len(batch.spec)
 
@@ -143,7 +148,7 @@ class Settings:
     bf16: bool = False
 
 
-Members = Sequence[tuple[SpectrumAutoencoder, Survey]]
+Members = Sequence[tuple[SpectrumModel, Survey]]
 History = dict[str, list[dict[str, float]]]
 
 
@@ -162,8 +167,9 @@ def fit(
     extras: entries to keep in the checkpoint beside the model. Parameters with requires_grad False stay as they are.
 
     Returns the history, {"train": [...], "valid": [...]} with one {instrument: mean loss} per epoch, also stored in
-    the checkpoint as `losses`. ValueError for models that share no decoder, a survey without spectra to train on, or a
-    checkpoint of another run: other settings, spectra, architecture or loss.
+    the checkpoint as `losses`. ValueError for models of different architectures, without a common decoder, or that a
+    checkpoint cannot describe, a survey without spectra to train on, or a checkpoint of another run: other settings,
+    spectra, architecture or loss.
     """
     _check(members, settings)
     torch.manual_seed(settings.seed)
@@ -192,6 +198,12 @@ def fit(
 def _check(members: Members, settings: Settings) -> None:
     if not members:
         raise ValueError("members is empty, expected at least one (model, survey)")
+    descriptions = [describe(model) for model, _ in members]
+    different = [other for other in descriptions if other != descriptions[0]]
+    if different:
+        raise ValueError(
+            f"the models are {descriptions[0]} and {different[0]}, expected the same architecture and arguments for all"
+        )
     if any(model.decoder is not members[0][0].decoder for model, _ in members):
         raise ValueError("the models have decoders of their own, expected one decoder shared by all instruments")
     names = [model.encoder.instrument.name for model, _ in members]
@@ -205,11 +217,11 @@ def _check(members: Members, settings: Settings) -> None:
         )
 
 
-def _name(model: SpectrumAutoencoder) -> str:
+def _name(model: SpectrumModel) -> str:
     return model.encoder.instrument.name
 
 
-def _interleave(members: Members, settings: Settings, epoch: int) -> Iterator[tuple[SpectrumAutoencoder, Batch]]:
+def _interleave(members: Members, settings: Settings, epoch: int) -> Iterator[tuple[SpectrumModel, Batch]]:
     """Visit the instruments' batches in proportion to their number, in an order fixed by the seed."""
     rng = np.random.default_rng((settings.seed, epoch, 1))
     counts = [survey.steps("train", settings.batch_size) for _, survey in members]
@@ -219,7 +231,7 @@ def _interleave(members: Members, settings: Settings, epoch: int) -> Iterator[tu
         yield members[i][0], next(streams[i])
 
 
-def _device(model: SpectrumAutoencoder) -> torch.device:
+def _device(model: SpectrumModel) -> torch.device:
     return model.wave_rest.device
 
 
@@ -228,7 +240,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     return Batch(batch.spec.to(device), batch.w.to(device), batch.z.to(device), s)
 
 
-def _evaluate(loss: Loss, model: SpectrumAutoencoder, batch: Batch, settings: Settings) -> Tensor:
+def _evaluate(loss: Loss, model: SpectrumModel, batch: Batch, settings: Settings) -> Tensor:
     device = _device(model)
     with arithmetic("bf16" if settings.bf16 else "float32", device):
         return loss(model, _to(batch, device))
@@ -299,12 +311,14 @@ class _Run:
             "restframe bins": len(models[0].wave_rest),
             "restframe": hashlib.sha256(models[0].wave_rest.cpu().numpy().tobytes()).hexdigest(),
             "loss": self.loss.__qualname__,
+            **describe(models[0]),
         }
 
     def save(self, path: Path, history: History, extras: dict[str, Any]) -> None:
         """Write the checkpoint, whole or not at all."""
         state = {
             **extras,
+            **describe(self.members[0][0]),
             "model": [model.state_dict() for model, _ in self.members],
             "losses": history,
             "instruments": [_name(model) for model, _ in self.members],
@@ -328,11 +342,14 @@ class _Run:
         except Exception as error:  # torch raises anything on bytes that are not its own
             raise ValueError(f"{path} is not a checkpoint of a training run: give another file") from error
         here = self.identity()
-        told = [
+        # older files have neither entry; wrong arguments then show when the weights are loaded
+        there = {"architecture": DEFAULT, "arguments": here["arguments"], **there}
+        different = [
             f"{key} is {here[key]!r} here and {there.get(key)!r} there" for key in here if here[key] != there.get(key)
         ]
-        if told:
-            raise ValueError(f"{path} belongs to another training run: {'; '.join(told)}. Give another checkpoint file")
+        if different:
+            found = "; ".join(different)
+            raise ValueError(f"{path} belongs to another training run: {found}. Give another checkpoint file")
         for (model, _), weights in zip(self.members, state["model"], strict=True):
             model.load_state_dict(weights)
         self.optimizer.load_state_dict(training["optimizer"])
@@ -340,8 +357,3 @@ class _Run:
         torch.set_rng_state(training["rng"])
         resumed: History = history
         return resumed
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:36]}..."

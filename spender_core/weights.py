@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from numpy._core import multiarray
 from torch import Tensor
 
-from .autoencoder import SpectrumAutoencoder
+from .architectures import DEFAULT, get_architecture
 from .encoder import N_FEATURE
 from .instrument import LSF, Instrument
+from .model import SpectrumModel
 
 _REPOSITORY = "https://huggingface.co/pmelchior/spender/resolve"
 _EMBEDDED = Path(__file__).parent / "data"
@@ -61,19 +62,19 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def load_model(
-    file: str | Path, instrument: Instrument, *, sha256: str | None = None
-) -> tuple[SpectrumAutoencoder, Any]:
+def load_model(file: str | Path, instrument: Instrument, *, sha256: str | None = None) -> tuple[SpectrumModel, Any]:
     """Load a model for an instrument.
 
     file: a path, an fsspec URL or a name in `PUBLISHED`. instrument: stays as it is; the model holds a copy of it, with
     the line spread function of the checkpoint if that has one. sha256: hex digits that the file's hash must begin with.
 
     Returns the model, in evaluation mode, and its training and validation losses as the checkpoint has them (None if it
-    has none). Reads every form that was published: one state dict or a list of them (the one of this instrument, or the
-    first), a first perceptron layer for 257 inputs (the redshift last; the model then takes it as aux), Speculator or
-    leaky-ReLU decoders, `mlp.mlp` keys, with and without the instrument's buffers. WeightsError for anything else: an
-    unreadable or executable file, another hash, missing or unknown keys, the grid of another instrument.
+    has none). The entries `architecture` and `arguments` say what is built (see `architectures`). A checkpoint without
+    them is a `SpectrumAutoencoder` of any form that was published: one state dict or a list of them (the one of this
+    instrument, or the first), a first perceptron layer for 257 inputs (the redshift last; the model then takes it as
+    aux), Speculator or leaky-ReLU decoders, `mlp.mlp` keys, with and without the instrument's buffers. WeightsError for
+    anything else: an unreadable or executable file, another hash, an architecture that is not installed, missing or
+    unknown keys, the grid of another instrument.
     """
     checkpoint = _parse(read_checkpoint(file, sha256), str(file))
     try:
@@ -82,8 +83,15 @@ def load_model(
         raise
     except Exception as error:  # whatever breaks on a malformed state, it is the file that is wrong
         reason = " ".join(str(error).split())
-        raise WeightsError(f"{file}: not a spender model of a known form: {reason}") from error
+        named = "architecture" in checkpoint
+        form = f"of architecture {architecture_of(checkpoint)!r}" if named else "a spender model of a known form"
+        raise WeightsError(f"{file}: not {form}: {reason}") from error
     return model.eval(), checkpoint.get("losses")
+
+
+def architecture_of(checkpoint: Mapping[str, Any]) -> str:
+    """Name of the architecture of a checkpoint, given its entries, such as `read_extras` returns them."""
+    return str(checkpoint.get("architecture", DEFAULT))
 
 
 def checkpoint_sha256(file: str | Path) -> str:
@@ -106,7 +114,7 @@ def read_checkpoint(file: str | Path, sha256: str | None = None) -> bytes:
 
 
 def read_extras(file: str | Path) -> dict[str, Any]:
-    """Entries of a checkpoint besides model, losses and training state, such as `latents`."""
+    """Entries of a checkpoint besides model, losses and training state: `architecture`, `instruments`, `latents`."""
     checkpoint = _parse(read_checkpoint(file), str(file))
     return {k: v for k, v in checkpoint.items() if k not in ("model", "losses", "training")}
 
@@ -199,6 +207,7 @@ def _select(checkpoint: Mapping[str, Any], instrument: Instrument, name: str) ->
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the layers of the oldest files their names of today."""
     return {key.replace("mlp.mlp.", "mlp."): value for key, value in state.items()}
 
 
@@ -215,14 +224,21 @@ def _check_grid(state: dict[str, Tensor], instrument: Instrument, name: str) -> 
     )
 
 
-def _restore(checkpoint: Mapping[str, Any], own: Instrument, name: str) -> SpectrumAutoencoder:
-    """Build the model of a checkpoint around an instrument that is its own."""
-    state = _rename(_select(checkpoint, own, name))
+def _restore(checkpoint: Mapping[str, Any], own: Instrument, name: str) -> SpectrumModel:
+    """Build the model of a checkpoint around an instrument that only the model holds."""
+    state = _select(checkpoint, own, name)
+    legacy = "architecture" not in checkpoint
+    if legacy:
+        state = _rename(state)
     _check_grid(state, own, name)
+    arguments = _legacy_arguments(state, name) if legacy else _arguments(checkpoint, name)
+    build = _architecture(checkpoint, name)
+    if "decoder.wave_rest" not in state:
+        raise WeightsError(f"model {name!r} has no decoder.wave_rest in its state, expected the restframe wavelengths")
     kernel = state.get("encoder.instrument.lsf.weight")
     if kernel is not None:
         own.lsf = LSF(kernel.flatten().flip(0))
-    model = _build(state, own, name)
+    model = build(own, state["decoder.wave_rest"], **arguments)
     for key, value in model.state_dict().items():
         if key.startswith("encoder.instrument."):  # what the caller's instrument brings and the checkpoint lacks
             state.setdefault(key, value)
@@ -230,15 +246,28 @@ def _restore(checkpoint: Mapping[str, Any], own: Instrument, name: str) -> Spect
     return model
 
 
-def _build(state: Mapping[str, Tensor], instrument: Instrument, name: str) -> SpectrumAutoencoder:
-    """Make the architecture that a state dict was saved from."""
+def _architecture(checkpoint: Mapping[str, Any], name: str) -> Callable[..., SpectrumModel]:
+    try:
+        return get_architecture(architecture_of(checkpoint))
+    except ValueError as error:
+        raise WeightsError(f"model {name!r} cannot be built: {error}") from error
+
+
+def _arguments(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
+    arguments = checkpoint.get("arguments")
+    if not isinstance(arguments, Mapping):
+        raise WeightsError(f"model {name!r} names its architecture but has no entry 'arguments', expected a dictionary")
+    return dict(arguments)
+
+
+def _legacy_arguments(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    """Guess the arguments of a `SpectrumAutoencoder` from the shapes of its state, for files that name none."""
     needed = ("decoder.wave_rest", "decoder.mlp.0.weight", "encoder.mlp.0.weight")
     missing = [key for key in needed if key not in state]
     if missing:
         raise WeightsError(f"{name}: not a spender model, its state has no {', '.join(missing)}")
-    n_latent = state["decoder.mlp.0.weight"].shape[1]
     n_aux = state["encoder.mlp.0.weight"].shape[1] - N_FEATURE
     if n_aux not in (0, 1):
         raise WeightsError(f"{name}: the encoder's perceptron takes {N_FEATURE + n_aux} inputs, expected 256 or 257")
-    speculator = "decoder.mlp.1.beta" in state
-    return SpectrumAutoencoder(instrument, state["decoder.wave_rest"], n_latent, n_aux, speculator)
+    n_latent = state["decoder.mlp.0.weight"].shape[1]
+    return {"n_latent": n_latent, "n_aux": n_aux, "speculator": "decoder.mlp.1.beta" in state}

@@ -18,11 +18,14 @@ from pathlib import Path
 
 import fsspec
 
-from pipeline import cli, ledger, runs, storage, verification
-from pipeline.plan import Plan
-
-from . import faults, s3
-from .running import make_root
+from pipeline import storage
+from pipeline.cli import main as cli
+from pipeline.planning.plan import Plan
+from pipeline.store import ledger
+from pipeline.store import root as runs
+from pipeline.store import verify as verification
+from tests import faults, s3
+from tests.running import make_root
 
 RUNS = int(os.environ.get("SPENDER_FAULT_RUNS", "1"))
 RATE = float(os.environ.get("SPENDER_FAULT_RATE", "0.03"))

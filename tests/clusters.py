@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from distributed import Client, Scheduler, SpecCluster, Worker
 
 START = 60.0  # seconds
 _DASK = (sys.executable, "-m", "dask")
@@ -105,3 +106,19 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     for child in family:
         if child.is_running():
             child.kill()
+
+
+@contextmanager
+def in_process(threads: int = 4) -> Iterator[Client]:
+    """Run a scheduler and one worker in threads of this process, without a port that others know; give a client."""
+    scheduler = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    worker = {"host": "127.0.0.1", "nthreads": threads, "dashboard": False}
+    with (
+        SpecCluster(  # type: ignore[no-untyped-call]
+            scheduler={"cls": Scheduler, "options": scheduler},
+            workers={0: {"cls": Worker, "options": worker}},
+            silence_logs=False,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+    ):
+        yield client

@@ -5,14 +5,39 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributed import Client
+from hypothesis import settings
+
+from tests import clusters
 
 # Under Python 3.11 workers that profile themselves hang now and then (dask/distributed issue 8616).
 os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "false"
 
+# A test may be slow at its first example, on a busy machine more so.
+settings.register_profile("pipeline", deadline=None)
+settings.load_profile("pipeline")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# What starts processes or servers, or computes for long, by folder and by fixture; marks at single tests add to it.
+SLOW_FOLDERS = ("benchmarks", "deploy", "integration", "kubernetes")
+SLOW_FIXTURES = frozenset(
+    {"bench", "client", "cluster", "demo", "serve", "server", "slow_server", "submitted", "upstream", "wheel"}
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests."""
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        fixtures = getattr(item, "fixturenames", ())
+        if folder in SLOW_FOLDERS or not SLOW_FIXTURES.isdisjoint(fixtures):
+            item.add_marker(pytest.mark.slow)
+
 
 HOW_TO_GET_THE_DATA = (
     "no real SDSS spectra in {folder}: set SPENDER_TEST_DATA to a folder that has them, or fetch spec-lite files"
@@ -48,7 +73,14 @@ def catalog(mirror: Path) -> Path:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the demo with few mock spectra; gives its folder and what it printed."""
     folder = tmp_path_factory.mktemp("newcomer")
-    command = [sys.executable, "-c", "import sys; from pipeline import demo; sys.exit(demo.main(mocks=30))"]
+    command = [sys.executable, "-c", "import sys; from pipeline.cli import demo; sys.exit(demo.main(mocks=30))"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "demo", done.stdout
+
+
+@pytest.fixture(scope="session")
+def threads() -> Iterator[Client]:
+    """Give the client of the one cluster of this test process: four threads of it, for tests that kill no worker."""
+    with clusters.in_process() as client:
+        yield client

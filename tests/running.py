@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
-from pipeline import cli, runs, storage, targets, worker
-from pipeline.config import ModelConfig, SurveyConfig
-from pipeline.plan import Plan
+import pipeline
+from pipeline.catalog import targets
+from pipeline.cli import main as cli
+from pipeline.compute.stages.tasks import Outcome
+from pipeline.planning.plan import Plan
+from pipeline.planning.schema import SPECTRA_VARIABLES
+from pipeline.store import arrays, stores
+from pipeline.store import root as runs
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import SDSS
 
@@ -38,15 +45,41 @@ def make_root(
     """Plan a run over the first n targets of a mirror, with untrained models of these names."""
     root = str(tmp_path / name)
     frame = targets.read_targets(str(mirror / "sdss" / "spectro" / "redux" / "specObj-dr17.fits")).iloc[:n]
-    plan = Plan.create(SurveyConfig(source=source or str(mirror), targets="targets", shard=shard, retries=1), frame)
-    for seed, model_name in enumerate(models):
-        checkpoint = str(random_checkpoint(tmp_path.parent, seed))
-        facts = worker.inspect(checkpoint, "sdss")
-        asked = ModelConfig(name=model_name, checkpoint=checkpoint)
-        plan = plan.with_model(asked.resolve(sha256=facts.sha256, n_latent=facts.n_latent, n_rest=len(facts.wave_rest)))
-    targets.write_targets(frame, runs.targets_url(root), row_group=plan.shard)
-    storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
-    return root, plan
+    checkpoints = [f"{each}={random_checkpoint(tmp_path.parent, seed)}" for seed, each in enumerate(models)]
+    made = pipeline.plan(root, targets=frame, source=source or mirror, models=checkpoints, shard=shard, retries=1)
+    return root, made
+
+
+def create_stores(root: str, plan: Plan) -> None:
+    """Make the empty stores of all stages of a run."""
+    stores.create(root, plan, [store.kind for store in stores.stores_of(root, plan)])
+
+
+def read_spectra(root: str, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Read rows of the variables of a run's spectra store."""
+    return arrays.read_chunk(arrays.spectra_url(root), SPECTRA_VARIABLES, start, stop)
+
+
+class Told:
+    """Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.total = self.already = 0
+        self.outcomes: list[Outcome] = []
+        self.said: list[str] = []
+        self.closed = False
+
+    def start(self, total: int, already: int) -> None:
+        self.total, self.already = total, already
+
+    def advance(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def break_file(path: Path) -> None:

@@ -24,7 +24,7 @@ from botocore.client import BaseClient, Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-from pipeline import dataset
+from pipeline.store import arrays as dataset
 
 KEY, SECRET = "testkey", "testsecret1234"
 READER_KEY, READER_SECRET = "readerkey", "readersecret1234"

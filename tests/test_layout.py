@@ -1,136 +1,209 @@
-"""One direction only: which module may import which, read from the source."""
+"""The rooms of the two packages, and one direction of imports between them, read from the source."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import pipeline
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# A module imports modules of its own layer's list only. Each entry: module -> the pipeline modules it
-# may import.
-PURE = {
-    "quality": set[str](),
-    "config": set[str](),
-    "selection": set(),
-    "fits": set(),
-    "normalize": {"fits"},
-    "infer": set(),
-    "layouts": {"config"},
-    "plan": {"config", "schema", "layouts"},
-    "schema": {"plan"},
-}
-INPUT_OUTPUT = {
-    "storage": set(),
-    "catalog": {"storage"},
-    "targets": {"storage", "selection", "catalog", "layouts"},
-    "sources": {"storage"},
-    "dataset": {"storage", "schema", "plan"},
-    "ledger": {"storage"},
-    "runs": {"storage", "ledger", "plan"},
-}
-LAYERS: list[set[str]] = [
-    set(PURE),
-    set(INPUT_OUTPUT),
-    {"worker", "interrupt", "metrics", "scheduler"},
-    {"archive", "quota"},
-    {"stages"},
-    {"tasks", "stores", "preflight"},
-    {"job", "verification", "watch"},
-    {"executor", "finalize", "progress", "journal", "throughput"},
-    {"results", "batch", "status"},  # what is read of a run or an archive, by analysts and commands
-    {"report", "page", "cluster", "mock", "mock_release", "train", "planning", "manifests"},
-    {"submission"},
-    {"commands", "cli", "demo", "__main__"},
-]
-SPENDER_CORE = {"infer", "worker", "batch", "commands", "planning", "cli", "report", "mock", "demo", "train"}
+# A room imports rooms of the lines above its own, and no other. Rooms of one line do not know each other.
+ORDER = (
+    {"version", "errors", "signals", "retry"},
+    {"spectra", "config"},
+    {"surveys", "storage"},
+    {"catalog", "archive", "planning", "mock"},
+    {"store"},
+    {"compute", "results"},
+    {"monitor", "training"},
+    {"api"},
+    {"kubernetes"},
+    {"cli"},
+    {"__main__"},
+)
+# Where a package may be imported, by room or module; everywhere else it may not.
 ONLY_IN = {
-    "distributed": {"executor", "preflight", "worker", "cluster", "quota", "scheduler", "watch"},
-    "zarr": {"dataset", "finalize", "schema", "storage"},
-    "astropy": {"catalog", "mock_release"},
+    "astropy": {"surveys", "catalog.reader", "mock"},
+    "distributed": {"compute", "archive.quota", "kubernetes.notebook", "api"},
+    "jinja2": {"monitor.report"},
+    "kr8s": {"kubernetes.submit"},
+    "matplotlib": {"results.plot"},
+    "prometheus_client": {"compute.stages.metrics"},
     "s3fs": {"storage"},
-    "matplotlib": {"report"},
-    "prometheus_client": {"metrics"},
-    "jinja2": {"page"},
-    "kr8s": {"submission"},
-    "yaml": {"manifests"},
+    "torch": {
+        "compute.cluster",  # counts this machine's GPUs
+        "compute.preflight",
+        "compute.stages",
+        "mock.spectra",
+        "results.batch",
+        "training",
+    },
+    "yaml": {"kubernetes.manifests"},
+    "zarr": {"storage", "store"},
 }
+# The modules that know the model, beside those where torch may be.
+KNOW_THE_MODEL = {
+    "__init__",  # the error that users meet
+    "cli.arguments",
+    "cli.demo",
+    "cli.submit",
+    "cli.train",
+    "compute.planner",
+    "kubernetes.prepare",
+    "planning.memory",
+    "store.checkpoint",
+}
+PURE = ("errors", "version", "config", "spectra", "planning.schema", "planning.model", "planning.memory", "surveys")
+MOST_LINES, MOST_MODULES = 400, 12
 
 
-def modules(package: str) -> dict[str, ast.Module]:
-    files = sorted((REPOSITORY / package).glob("*.py"))
-    return {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+def sources(package: str) -> dict[str, Path]:
+    """Give the modules of a package by their dotted names below it; a folder's own is the folder's name."""
+    folder = REPOSITORY / package
+    names = {file.relative_to(folder).with_suffix("").as_posix().replace("/", "."): file for file in modules_in(folder)}
+    return {name.removesuffix(".__init__"): file for name, file in names.items()}
 
 
-def imported(tree: ast.Module) -> set[str]:
-    """Every module that the source imports, for typing only or not, as dotted names."""
+def modules_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*.py") if not any(part.is_symlink() for part in file.parents))
+
+
+PIPELINE = sources("pipeline")
+CORE = sources("spender_core")
+
+
+@cache
+def imported(file: Path) -> frozenset[str]:
+    """Every module that a source imports, for typing only or not, at once or later, as dotted names."""
+    package = list(file.relative_to(REPOSITORY).parent.parts)
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
 
 
-PIPELINE = modules("pipeline")
+def own(file: Path) -> set[str]:
+    """Give the modules of the pipeline that a source imports."""
+    below = {name.removeprefix("pipeline.") for name in imported(file) if name.startswith("pipeline.")}
+    return {name for name in below if name in PIPELINE}
 
 
-def siblings(module: str) -> set[str]:
-    names = {name.split(".")[1] for name in imported(PIPELINE[module]) if name.startswith("pipeline.")}
-    return names & set(PIPELINE)
+def outside(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(file)}
 
 
-def outside(tree: ast.Module) -> set[str]:
-    return {name.split(".")[0] for name in imported(tree)}
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
-def test_every_module_has_its_place() -> None:
-    assert set(PIPELINE) - {"__init__"} <= set().union(*LAYERS)
+def is_in(module: str, places: set[str] | tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-@pytest.mark.parametrize("module", sorted(PURE | INPUT_OUTPUT))
-def test_lower_modules_import_only_what_they_are_made_of(module: str) -> None:
-    assert siblings(module) <= (PURE | INPUT_OUTPUT)[module] | {"config", "quality"}
+def level(name: str) -> int:
+    return next(i for i, rooms in enumerate(ORDER) if name in rooms)
+
+
+def test_every_module_is_in_a_room() -> None:
+    assert {room(module) for module in PIPELINE} == set().union(*ORDER) | {"__init__"}
+
+
+def test_no_module_imports_the_face_of_the_package() -> None:
+    """`from pipeline import run` would bring all rooms at once, from below; modules are imported from their rooms."""
+    face = set(pipeline.__all__)
+    users = {
+        module
+        for module, file in PIPELINE.items()
+        if "pipeline" in outside(file) and {name.removeprefix("pipeline.") for name in imported(file)} & face
+    }
+    assert users == set()
 
 
 @pytest.mark.parametrize("module", sorted(set(PIPELINE) - {"__init__"}))
-def test_no_module_imports_from_a_higher_layer(module: str) -> None:
-    level = next(i for i, layer in enumerate(LAYERS) if module in layer)
-    allowed = set().union(*LAYERS[: level + 1])
-    assert siblings(module) <= allowed
+def test_imports_go_one_way(module: str) -> None:
+    upwards = {
+        name
+        for name in own(PIPELINE[module])
+        if room(name) != room(module) and level(room(name)) >= level(room(module))
+    }
+    assert not upwards
 
 
-@pytest.mark.parametrize("module", sorted(modules("spender_core")))
-def test_the_model_knows_nothing_of_the_pipeline(module: str) -> None:
-    tree = modules("spender_core")[module]
-    forbidden = {"pipeline", "dask", "distributed", "xarray", "zarr", "astropy", "pandas", "s3fs"}
-    assert not outside(tree) & forbidden
-
-
-def test_only_weights_opens_urls_in_the_model() -> None:
-    users = {name for name, tree in modules("spender_core").items() if "fsspec" in outside(tree)}
-    assert users <= {"weights"}
-
-
-@pytest.mark.parametrize("module", sorted(set(PIPELINE) - {"__init__"}))
-def test_only_a_few_modules_know_the_model(module: str) -> None:
-    assert "spender_core" not in outside(PIPELINE[module]) or module in SPENDER_CORE
+def test_no_module_imports_itself_by_a_detour() -> None:
+    modules = {module: own(file) - {module} for module, file in PIPELINE.items() if file.name != "__init__.py"}
+    try:
+        TopologicalSorter(modules).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("package", sorted(ONLY_IN))
 def test_a_package_stays_where_it_belongs(package: str) -> None:
-    users = {name for name, tree in PIPELINE.items() if package in outside(tree)}
-    assert users <= ONLY_IN[package]
+    users = {module for module, file in PIPELINE.items() if package in outside(file)}
+    assert {module for module in users if not is_in(module, ONLY_IN[package])} == set()
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
+def test_few_modules_know_the_model() -> None:
+    users = {module for module, file in PIPELINE.items() if "spender_core" in outside(file)}
+    assert {module for module in users if not is_in(module, KNOW_THE_MODEL | ONLY_IN["torch"])} == set()
+
+
+@pytest.mark.parametrize("module", [module for module in PIPELINE if is_in(module, PURE)])
 def test_pure_modules_do_no_io(module: str) -> None:
     forbidden = {"fsspec", "os", "pathlib", "shutil", "socket", "tempfile", "urllib"}
     assert not outside(PIPELINE[module]) & forbidden
 
 
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_the_model_knows_nothing_of_the_pipeline(module: str) -> None:
+    forbidden = {"pipeline", "dask", "distributed", "xarray", "zarr", "astropy", "pandas", "s3fs"}
+    assert not outside(CORE[module]) & forbidden
+
+
+def test_only_weights_opens_urls_in_the_model() -> None:
+    assert {module for module, file in CORE.items() if "fsspec" in outside(file)} <= {"weights"}
+
+
 def test_importing_the_package_is_light() -> None:
-    assert not outside(PIPELINE["__init__"]) - {"__future__", "importlib", "pipeline", "typing"}
+    file = REPOSITORY / "pipeline" / "__init__.py"
+    at_once = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {node.module for node in at_once if isinstance(node, ast.ImportFrom)}
+    assert names <= {"__future__", "importlib", "typing", "pipeline.version"}
+
+
+@pytest.mark.parametrize(
+    "file", [*PIPELINE.values(), *CORE.values()], ids=lambda file: str(file.relative_to(REPOSITORY))
+)
+def test_a_module_fits_into_one_room(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+def test_a_folder_has_at_most_a_dozen_modules() -> None:
+    folders = {file.parent for file in PIPELINE.values()} - {REPOSITORY / "pipeline" / "cli"}
+    counts = {folder: len([file for file in folder.glob("*.py") if file.name != "__init__.py"]) for folder in folders}
+    assert {folder.name: count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_a_folder_says_in_one_line_what_it_is_for() -> None:
+    faces = [file for file in PIPELINE.values() if file.name == "__init__.py" and file.parent.name != "pipeline"]
+    for file in faces:
+        (docstring,) = ast.parse(file.read_text(encoding="utf-8")).body
+        assert isinstance(docstring, ast.Expr)
+        assert len(file.read_text(encoding="utf-8").splitlines()) == 1, file
+
+
+def test_no_survey_is_known_outside_of_its_folder() -> None:
+    """But for the mocks and the demo, which make SDSS files, and the registry's one line."""
+    users = {module for module, file in PIPELINE.items() if any(is_in(name, ("surveys.sdss",)) for name in own(file))}
+    assert {module for module in users if not is_in(module, ("surveys.sdss", "mock", "cli.demo"))} == set()

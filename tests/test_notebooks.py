@@ -39,6 +39,7 @@ def test_first_look_needs_nothing_of_ours() -> None:
     assert not [node for node in ast.walk(source(FIRST_LOOK)) if isinstance(node, ast.ImportFrom)]
 
 
+@pytest.mark.long
 def test_first_look_runs_on_the_demo(demo: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = demo
     (tmp_path / "demo").symlink_to(folder)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -110,8 +113,8 @@ def test_packages_import_only_declared_runtime_dependencies(folder: str, project
 def test_only_what_talks_to_kubernetes_needs_its_packages(project: dict[str, Any]) -> None:
     of_kubernetes = requirements(project["project"]["optional-dependencies"]["kubernetes"])
     optional = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in of_kubernetes}
-    users = {file.stem for file in (REPOSITORY / "pipeline").glob("*.py") if names_in(file) & optional}
-    assert users == {"cluster", "submission"}
+    users = {file.stem for file in (REPOSITORY / "pipeline").rglob("*.py") if names_in(file) & optional}
+    assert users == {"notebook", "submit"}
 
 
 def test_test_and_benchmark_imports_are_declared(declared: dict[str, str]) -> None:
@@ -125,9 +128,9 @@ def test_upstream_and_ppxf_are_never_runtime_dependencies(project: dict[str, Any
 
 
 def test_the_command_is_the_package_entry_point(project: dict[str, Any]) -> None:
-    assert project["project"]["scripts"] == {"spender-pipeline": "pipeline.cli:main"}
+    assert project["project"]["scripts"] == {"spender-pipeline": "pipeline.cli.main:main"}
     installed = metadata.entry_points(group="console_scripts", name="spender-pipeline")
-    assert [entry.value for entry in installed] == ["pipeline.cli:main"]
+    assert [entry.value for entry in installed] == ["pipeline.cli.main:main"]
 
 
 def test_every_data_file_of_the_model_is_packaged(project: dict[str, Any]) -> None:
@@ -138,30 +141,49 @@ def test_every_data_file_of_the_model_is_packaged(project: dict[str, Any]) -> No
     assert all(entry.is_file() for entry in files), "no pattern reaches into folders"
 
 
-def test_the_page_of_the_report_is_packaged(project: dict[str, Any]) -> None:
-    listed = project["tool"]["setuptools"]["package-data"]["pipeline"]
-    files = {file.name for file in (REPOSITORY / "pipeline").iterdir() if file.suffix not in (".py", ".pyc", "")}
-    assert files | {"py.typed"} == set(listed)
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Build the wheel of what git tracks and what is new; give the names of its files."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "source"
+    for name in ("pipeline", "spender_core", "deploy/base"):
+        shutil.copytree(REPOSITORY / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, copy / name)
+    build = "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(folder)]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(folder / done.stdout.split()[-1]) as archive:
+        return archive.namelist()
 
 
-def test_the_manifests_of_a_run_are_packaged(project: dict[str, Any]) -> None:
-    assert project["tool"]["setuptools"]["package-dir"] == {"pipeline.deploy": "deploy/base"}
-    assert project["tool"]["setuptools"]["package-data"]["pipeline.deploy"] == ["*.yaml"]
-    assert {file.suffix for file in (REPOSITORY / "deploy" / "base").iterdir() if file.is_file()} == {".py", ".yaml"}
-    assert (resources.files("pipeline.deploy") / "kustomization.yaml").is_file()
+def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel: list[str]) -> None:
+    ours = {
+        file.relative_to(REPOSITORY).as_posix()
+        for package in ("pipeline", "spender_core")
+        for file in [*(REPOSITORY / package).rglob("*"), *(REPOSITORY / package / "kubernetes" / "base").glob("*")]
+        if file.is_file() and file.suffix != ".pyc"
+    }
+    assert {name for name in wheel if ".dist-info/" not in name} == ours
+    assert {"pipeline/kubernetes/base/kustomization.yaml", "pipeline/monitor/report.html"} <= ours
 
 
-def test_every_package_is_listed(project: dict[str, Any]) -> None:
-    found = {f.parent.relative_to(REPOSITORY).as_posix() for f in REPOSITORY.glob("[a-z]*/**/__init__.py")}
-    ours = {name for name in found if name.split("/")[0] in ("pipeline", "spender_core")}
-    listed = {name.replace(".", "/") for name in project["tool"]["setuptools"]["packages"]}
-    assert ours | {"spender_core/data", "pipeline/deploy"} == listed
+def test_the_manifests_of_a_run_are_those_of_deploy() -> None:
+    base = resources.files("pipeline.kubernetes.base")
+    deployed = REPOSITORY / "deploy" / "base"
+    assert {file.name for file in deployed.iterdir() if file.suffix == ".yaml"} == {
+        file.name for file in base.iterdir() if file.name.endswith(".yaml")
+    }
+    assert (base / "kustomization.yaml").read_text() == (deployed / "kustomization.yaml").read_text()
 
 
 def test_version_is_said_once(project: dict[str, Any]) -> None:
     import pipeline
 
-    assert pipeline.__version__ == project["project"]["version"]
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.version.__version__"}
+    assert metadata.version("spender-pipeline") == pipeline.__version__
     newest = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
-    assert newest[1] in ("Unreleased", project["project"]["version"])
+    assert newest[1] in ("Unreleased", pipeline.__version__)

@@ -11,7 +11,7 @@ import pytest
 
 import pipeline
 import spender_core
-from pipeline.cli import _parser
+from pipeline.cli.main import parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def test_the_pages_on_clusters_show_how_to_submit_and_scale() -> None:
 @pytest.mark.parametrize("command", [*COMMANDS, *sum(OF_DEPLOY, [])])
 def test_commands_have_the_options_that_it_shows(command: str) -> None:
     words = shlex.split(command, comments=True)
-    assert _parser().parse_args(words).command == words[0]
+    assert parser().parse_args(words).command == words[0]
 
 
 def test_targets_of_the_make_file_exist() -> None:
@@ -73,11 +73,13 @@ def test_linked_files_exist_and_the_picture_is_small() -> None:
         assert image.stat().st_size < 300_000
 
 
-def test_every_module_and_folder_that_it_lists_exists() -> None:
+def test_its_map_is_the_tree() -> None:
     tree = README.split("## What lies where")[1].split("A run on disk")[0]
-    names = re.findall(r"^ {6}((?:[a-z]+ )+) +\w", tree, re.MULTILINE)
-    listed = {name for line in names for name in line.split()}
-    there = {file.stem for file in (REPOSITORY / "pipeline").glob("*.py")}
-    assert listed <= there
-    for folder in re.findall(r"^ {4}(\w+)/", tree, re.MULTILINE):
-        assert (REPOSITORY / folder).is_dir()
+    listed = {
+        name.rstrip("/") for line in re.findall(r"^ {6}(\S.*?)  +\S", tree, re.MULTILINE) for name in line.split()
+    }
+    there = [path for path in (REPOSITORY / "pipeline").iterdir() if path.suffix in ("", ".py") and path.name[0] != "_"]
+    assert listed == {path.name for path in there}
+    folders = set(re.findall(r"^ {4}(\w+)/", tree, re.MULTILINE))
+    assert folders == {"spender_core", "pipeline", "deploy", "docs", "benchmarks", "notebooks", "tests"}
+    assert all((REPOSITORY / folder).is_dir() for folder in folders)

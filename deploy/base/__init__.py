@@ -1,1 +1,1 @@
-"""The manifests of a run, which travel with the package: `pipeline.manifests` renders them."""
+"""The manifests of a run, which travel with the package: `pipeline.kubernetes.manifests` renders them."""

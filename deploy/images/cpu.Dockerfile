@@ -13,7 +13,7 @@ ARG BASE=docker.io/library/python:3.11.15-slim-bookworm
 FROM ${BASE} AS requirements
 WORKDIR /build
 COPY pyproject.toml ./
-# Optional groups of pyproject.toml, separated by spaces. EXTRAS=demo lets `python -m pipeline.demo` run; keep such an
+# Optional groups of pyproject.toml, separated by spaces. EXTRAS=demo lets `spender-pipeline demo` run; keep such an
 # image to yourself, for ppxf's licence forbids redistribution.
 ARG EXTRAS=""
 RUN python3 -c 'import os, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \

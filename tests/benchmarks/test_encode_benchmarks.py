@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .running import lines_of
+import pytest
+
+from tests.benchmarks.running import lines_of
+
+pytestmark = pytest.mark.long
 
 
 def test_encode_compares_every_operation_with_upstreams() -> None:

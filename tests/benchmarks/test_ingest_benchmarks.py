@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from webserver import INSTALL, available
 
-from .running import lines_of
+from tests.benchmarks.running import lines_of
+
+pytestmark = pytest.mark.long
 
 
 def test_prepare_finds_every_file_equal_to_astropys_reading(shared_data: Path) -> None:

@@ -11,6 +11,8 @@ from galaxies import Basis, MockGalaxies, fit_components, read_components, read_
 
 from spender_core.training import Settings
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def galaxies(shared_data):

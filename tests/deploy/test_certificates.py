@@ -16,7 +16,8 @@ import pytest
 import yaml
 from cryptography import x509
 
-from ..dask_processes import process
+from tests.dask_processes import process
+
 from .expanding import DEPLOY, container, expand, pods, render, tool
 
 CERTIFICATES = DEPLOY / "certificates"

@@ -16,9 +16,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline import cluster, manifests, preflight
-from pipeline.config import ModelConfig, SurveyConfig
-from pipeline.plan import Plan, choose_shard
+from pipeline.compute import cluster
+from pipeline.config import SurveyConfig
+from pipeline.kubernetes import manifests
+from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
+from pipeline.planning.model import ModelConfig
+from pipeline.planning.plan import Plan, choose_shard
 
 from .expanding import (
     DEPLOY,
@@ -50,8 +53,8 @@ def survey_memory() -> int:
     config = SurveyConfig(source="https://data.sdss.org/sas/dr17", targets="targets.parquet")
     model = ModelConfig(name="sdss_II", checkpoint="sdss_II", sha256="0" * 64, n_latent=6, n_rest=7000)
     plan = Plan(config=config, n_spectra=n, shard=shard, chunk=chunk, targets_sha256="0" * 64).with_model(model)
-    needed = preflight.memory_needed(plan, [("ingest", None), ("encode", "sdss_II")])
-    return int(preflight.memory_at_once(needed, cluster.THREADS) / preflight.MEMORY_FRACTION)
+    needed = memory_needed(plan, [("ingest", None), ("encode", "sdss_II")])
+    return int(memory_at_once(needed, cluster.THREADS) / MEMORY_FRACTION)
 
 
 def filled(folder: str, **asked: Any) -> list[Document]:

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import cli, manifests
+from pipeline.cli import main as cli
+from pipeline.errors import ExitStatus
+from pipeline.kubernetes import manifests
+from tests.integration import test_metrics
+from tests.running import make_root
 
-from ..integration import test_metrics
-from ..running import make_root
 from .expanding import DEPLOY, Document, container, expand, pods, render, the
 
 MONITORING = DEPLOY / "monitoring"
@@ -70,7 +72,7 @@ def scraped(mirror: Path, cluster: test_metrics.Cluster, tmp_path_factory: pytes
     source = folder / "sas"
     root, plan = make_root(folder, mirror, source=str(source), n=4)
     test_metrics.copy(root, plan, mirror, source)
-    assert cli.main(["run", root, "--scheduler", cluster.scheduler]) == cli.SOME_FAILED
+    assert cli.main(["run", root, "--scheduler", cluster.scheduler]) == ExitStatus.SOME_FAILED
     at_scheduler, at_workers = test_metrics.endpoints(cluster.scheduler)
     every = pods(run_documents())
     found = read(at_scheduler, every["scheduler"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .. import bench as benches
-from .. import clusters
+from tests import bench as benches
+from tests import clusters
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,12 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from pipeline import cluster, dataset, executor, job, runs, storage, targets
-from pipeline.config import SurveyConfig
-from pipeline.layouts import spec_lite_path
-from pipeline.plan import Plan
-from pipeline.progress import make_progress
-from pipeline.quality import Quality
-
-from ..plates import assemble
+import pipeline
+from pipeline.archive import reader as archive
+from pipeline.spectra.quality import Quality
+from pipeline.store import arrays as dataset
+from pipeline.surveys.sdss.layouts import spec_lite_path
+from tests.plates import assemble
 
 PLATE, MJD = 4001, 55555
 Table = fits.FITS_rec
@@ -149,14 +147,9 @@ def ingest(root: Path, release: Path, zs: list[float], layout: str = "spec-lite"
     n = len(zs)
     rows = {"PLATE": [PLATE] * n, "MJD": [MJD] * n, "FIBERID": range(1, n + 1), "RUN2D": ["26"] * n, "Z": zs}
     pd.DataFrame(rows).to_parquet(root.with_suffix(".parquet"))
-    frame = targets.read_targets(str(root.with_suffix(".parquet")))
-    config = SurveyConfig(source=str(release), targets="t", layout=layout, shard=5)
-    plan = Plan.create(config, frame)
-    targets.write_targets(frame, runs.targets_url(str(root)), row_group=5)
-    storage.write_bytes(str(root / "plan.json"), plan.to_json())
-    with cluster.connect(serial=True) as client:
-        summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())
-    assert summary.failed == ()
+    selected = pipeline.select_targets(root.with_suffix(".parquet"))
+    pipeline.plan(root, targets=selected, source=release, layout=layout, shard=5)
+    pipeline.run(root, stages=["ingest"], serial=True)
     stored = dataset.read_chunk(dataset.spectra_url(str(root)), ("flux", "ivar", "quality"), 0, n)
     assert np.isfinite(stored["ivar"]).all()
     assert (stored["ivar"] >= 0).all()
@@ -190,8 +183,6 @@ def test_a_bad_plate_costs_its_own_fibers_and_a_bad_fiber_itself(mirror: Path, t
     quality = [Quality(int(value)) for value in ingest(tmp_path / "twice", tmp_path / "release", zs, "spPlate")]
     assert [bool(bits & Quality.BAD_FILE) for bits in quality] == [False, True, True, False, True]
     place.write_bytes(place.read_bytes()[:-200_000])
-    from pipeline import archive
-
-    archive._last_plate.clear()
+    archive._last_shared.clear()
     cut = ingest(tmp_path / "cut", tmp_path / "release", zs, "spPlate")
     assert set(cut.tolist()) == {int(Quality.BAD_FILE)}

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import cli, dataset, executor, job, runs, storage, targets
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.progress import make_progress
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.cli import main as cli
+from pipeline.compute import executor, job
+from pipeline.monitor.progress import make_progress
+from pipeline.planning.plan import Plan
+from pipeline.store import arrays as dataset
+from pipeline.store import root as runs
+from pipeline.store.ledger import Ledger
 from tests.running import file_hashes, make_root
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import cli, executor, progress
-from pipeline.tasks import Outcome
-
-from ..running import file_hashes, markers, plan_by_command
+from pipeline.cli import main as cli
+from pipeline.compute import executor
+from pipeline.compute.stages.tasks import Outcome
+from pipeline.monitor import progress
+from tests.running import file_hashes, markers, plan_by_command
 
 Hashes = dict[str, str]
 
@@ -79,7 +80,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
         return made
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.commands.make_progress", interrupting)
+        patched.setattr("pipeline.monitor.progress.make_progress", interrupting)
         assert cli.main(["run", str(root), "--serial"]) == 130
     assert markers(root) == chunks < expected
     assert cli.main(["run", str(root), "--serial"]) == 0

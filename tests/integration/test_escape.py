@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline import cli, runs, storage, targets
-from pipeline.config import ConfigError, SurveyConfig
-from pipeline.plan import Plan
-
-from ..running import random_checkpoint
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.cli import main as cli
+from pipeline.config import SurveyConfig
+from pipeline.errors import ConfigError
+from pipeline.planning.plan import Plan
+from pipeline.store import root as runs
+from tests.running import random_checkpoint
 
 HOSTILE = [
     "../../../../tmp/x",
@@ -133,11 +136,8 @@ def test_a_model_is_no_path_out_of_the_encodings(
 def test_an_id_is_looked_up_and_nothing_else(
     tmp_path: Path, mirror: Path, target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frame = table(mirror)
     root = str(tmp_path / "run")
-    targets.write_targets(frame, runs.targets_url(root))
-    config = SurveyConfig(source=str(mirror), targets="t")
-    storage.write_bytes(storage.join(root, "plan.json"), Plan.create(config, frame).to_json())
+    pipeline.plan(root, targets=table(mirror), source=mirror)
     assert cli.main(["plot", root, f"--id={target}", "--output", str(tmp_path / "p.png")]) == 1
     assert "expected a target of this run" in one_line(capsys)
     assert not (tmp_path / "p.png").exists()

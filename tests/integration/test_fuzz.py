@@ -17,12 +17,12 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from pipeline.fits import BadSpectrum, RawSpectrum, read_plate, read_spec
-from pipeline.normalize import Grid, normalize
-from pipeline.quality import Quality
+from pipeline.spectra.normalize import Grid, normalize
+from pipeline.spectra.quality import Quality
+from pipeline.spectra.raw import BadSpectrum, RawSpectrum
+from pipeline.surveys.sdss.files import read_plate, read_spec
 from spender_core import BOSS, SDSS
-
-from ..plates import assemble
+from tests.plates import assemble
 
 MUTATIONS = int(os.environ.get("SPENDER_FUZZ", "1000"))
 SECONDS = 20

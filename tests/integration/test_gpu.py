@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import cluster, dataset, executor, infer, job, worker
-from pipeline.infer import Encoded
-from pipeline.progress import make_progress
-from pipeline.quality import Quality
+from pipeline.compute import cluster, executor, job
+from pipeline.compute.stages import infer
+from pipeline.compute.stages import process as worker
+from pipeline.compute.stages.infer import Encoded
+from pipeline.monitor.progress import make_progress
+from pipeline.planning.schema import OUTPUTS
+from pipeline.spectra.quality import Quality
+from pipeline.store import arrays as dataset
 from spender_core import SDSS, SpectrumAutoencoder, load_model
-
-from ..running import make_root
+from tests.running import make_root
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +41,7 @@ def encoded(device: str, precision: str = "float32", micro_batch: int = 16) -> E
         np.full(flux.shape, 100.0, np.float32),
         z.numpy(),
         np.zeros(40, np.uint32),
+        outputs=OUTPUTS,
         micro_batch=micro_batch,
         device=torch.device(device),
         precision=precision,
@@ -50,18 +54,20 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", ["latents", "restframe", "reconstruction", "chi2", "amplitude"])
 def test_a_gpu_gives_the_cpus_numbers(name: str) -> None:
-    found, expected = getattr(encoded("cuda"), name), getattr(encoded("cpu"), name)
+    found, expected = encoded("cuda").outputs[name], encoded("cpu").outputs[name]
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     assert difference(found, expected) < TOLERANCE
 
 
 def test_a_gpu_repeats_itself_to_the_last_bit() -> None:
-    np.testing.assert_array_equal(encoded("cuda").latents, encoded("cuda").latents)
+    np.testing.assert_array_equal(encoded("cuda").outputs["latents"], encoded("cuda").outputs["latents"])
 
 
 def test_less_precision_is_asked_for_and_then_less_precise() -> None:
-    expected = encoded("cpu").latents
-    full, tf32, bf16 = (difference(encoded("cuda", p).latents, expected) for p in ("float32", "tf32", "bf16"))
+    expected = encoded("cpu").outputs["latents"]
+    full, tf32, bf16 = (
+        difference(encoded("cuda", precision).outputs["latents"], expected) for precision in ("float32", "tf32", "bf16")
+    )
     assert full < tf32 < 0.05
     assert full < bf16 < 0.2
 
@@ -78,7 +84,7 @@ def test_a_micro_batch_beyond_the_memory_is_halved(monkeypatch: pytest.MonkeyPat
     found = encoded("cuda", micro_batch=32)
     assert found.micro_batch == 8
     monkeypatch.undo()
-    assert difference(found.latents, encoded("cpu").latents) < TOLERANCE
+    assert difference(found.outputs["latents"], encoded("cpu").outputs["latents"]) < TOLERANCE
 
 
 def test_a_run_on_gpu_workers_lands_what_the_cpu_lands(tmp_path: Path, mirror: Path) -> None:

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline import cli
-from pipeline.quality import Quality
-
-from ..running import file_hashes, plan_by_command, random_checkpoint
+from pipeline.cli import main as cli
+from pipeline.spectra.quality import Quality
+from tests.running import file_hashes, plan_by_command, random_checkpoint
 
 
 @pytest.fixture

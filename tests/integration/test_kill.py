@@ -15,9 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import cli
-
-from ..running import file_hashes, markers, plan_by_command
+from pipeline.cli import main as cli
+from tests.running import file_hashes, markers, plan_by_command
 
 PATIENCE = 120.0
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cluster, dataset, executor, job, layouts, mock, mock_release, preflight, runs, storage, targets
-from pipeline.config import SurveyConfig
-from pipeline.plan import Plan
-from pipeline.progress import make_progress
-
-from ..pipeline.test_mock import flat_galaxies
+import pipeline
+from pipeline.catalog import targets
+from pipeline.compute import preflight
+from pipeline.mock import release as mock_release
+from pipeline.mock import spectra as mock
+from pipeline.planning.plan import Plan
+from pipeline.store import arrays as dataset
+from pipeline.surveys.sdss.survey import SDSS
+from tests.galaxies import flat_galaxies
 
 N, FIBERS = 60, 25
 
@@ -68,14 +71,9 @@ def server(release: Path) -> Iterator[str]:
 
 def ingest(root: Path, release: Path, workers: int | None = None, **settings: object) -> Plan:
     """Plan and ingest the mock release, from its folder or from a server of it."""
-    frame = targets.read_targets(str(release / "catalog.fits"))
-    config = SurveyConfig.from_dict({"source": str(release), "targets": "catalog", "shard": 10, **settings})
-    plan = Plan.create(config, frame)
-    targets.write_targets(frame, runs.targets_url(str(root)), row_group=plan.shard)
-    storage.write_bytes(str(root / "plan.json"), plan.to_json())
-    with cluster.connect(workers=workers, serial=workers is None) as client:
-        summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())
-    assert summary.failed == ()
+    selected = pipeline.select_targets(release / "catalog.fits")
+    plan = pipeline.plan(root, targets=selected, shard=10, **{"source": release, **settings})  # type: ignore[arg-type]
+    pipeline.run(root, stages=["ingest"], workers=workers, serial=workers is None)
     return plan
 
 
@@ -92,7 +90,7 @@ def test_plates_and_spec_lite_files_land_the_same_spectra(release: Path, tmp_pat
 
 def test_plates_are_fetched_once_per_process_that_needs_them(release: Path, server: str, tmp_path: Path) -> None:
     plan = ingest(tmp_path / "run", release, source=server, layout="spPlate")
-    plates = len(set(layouts.paths("spPlate", targets.read_targets(str(release / "catalog.fits"))["target"])))
+    plates = len(set(SDSS.paths("spPlate", targets.read_targets(str(release / "catalog.fits"))["target"])))
     assert len(plan.chunks()) > plates
     # One look whether the source is right, at up to as many files as there are chunks, then each plate once.
     assert len(Recording.times) <= plates + preflight.PROBES

@@ -18,11 +18,14 @@ import pytest
 from distributed import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import cli, journal, runs, targets
-from pipeline.plan import Plan
-from pipeline.status import read_status
-
-from ..running import break_file, make_root
+from pipeline.catalog import targets
+from pipeline.cli import main as cli
+from pipeline.errors import ExitStatus
+from pipeline.monitor import run_log as journal
+from pipeline.monitor.status import read_status
+from pipeline.planning.plan import Plan
+from pipeline.store import root as runs
+from tests.running import break_file, make_root
 
 PATIENCE = 60.0
 ANYWHERE = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
@@ -110,7 +113,7 @@ def test_the_endpoints_tell_what_the_ledger_tells(tmp_path: Path, mirror: Path, 
     assert whole["scheduler_phase_seconds", "encode", "random"] == pytest.approx(seconds)
     assert together["worker_phase_seconds", "encode", "random"] == pytest.approx(seconds)
     lines = [line for file in cluster.logs.glob("worker-*.log") for line in file.read_text().splitlines()]
-    told = [json.loads(line.split(" - INFO - ")[1]) for line in lines if "pipeline.stages" in line]
+    told = [json.loads(line.split(" - INFO - ")[1]) for line in lines if "pipeline.compute.stages.record" in line]
     kept = [{key: value for key, value in line.items() if key not in ("event", "at")} for line in log.done]
     assert sorted(told, key=str) == sorted(kept, key=str), "a worker's own log has the same lines"
 
@@ -121,7 +124,7 @@ def test_failures_are_counted(tmp_path: Path, mirror: Path, cluster: Cluster) ->
     copy(root, plan, mirror, source)
     at_scheduler, at_workers = endpoints(cluster.scheduler)
     before = scrape(at_scheduler)
-    assert cli.main(["run", root, "--scheduler", cluster.scheduler]) == cli.SOME_FAILED
+    assert cli.main(["run", root, "--scheduler", cluster.scheduler]) == ExitStatus.SOME_FAILED
     told = scrape(at_scheduler)
     told.subtract(before)
     assert told["scheduler_failures", "ingest", ""] == 1

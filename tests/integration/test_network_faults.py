@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .. import clusters, faults, s3
-from ..bench import PATIENCE, RATE, RUNS, Bench, run, running, told, wait_until
+from tests import clusters, faults, s3
+from tests.bench import PATIENCE, RATE, RUNS, Bench, run, running, told, wait_until
+
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS)

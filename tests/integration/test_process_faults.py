@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 from distributed import Client, Worker, WorkerPlugin
 
-from pipeline import runs, stages, storage, targets
-from pipeline.plan import Chunk
-from pipeline.sources import Share
-from pipeline.stages import Record
+from pipeline import storage
+from pipeline.archive.source import Share
+from pipeline.catalog import targets
+from pipeline.compute.stages import ingest as stage
+from pipeline.compute.stages.record import Record
+from pipeline.planning.plan import Chunk
+from pipeline.store import root as runs
+from tests import clusters
+from tests.bench import PATIENCE, RUNS, TASKS, Bench, run, running, told, wait_until
 
-from .. import clusters
-from ..bench import PATIENCE, RUNS, TASKS, Bench, run, running, told, wait_until
+pytestmark = pytest.mark.long
 
 
 def test_workers_killed_at_random(bench: Bench, tmp_path: Path) -> None:
@@ -127,7 +131,7 @@ class Swelling(WorkerPlugin):
         self.once = Path(once)
 
     def setup(self, worker: Worker) -> None:
-        ingest = stages.ingest_chunk
+        ingest = stage.ingest_chunk
 
         def swelling(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
             if chunk.index == self.index and not self.once.exists():
@@ -137,7 +141,7 @@ class Swelling(WorkerPlugin):
                     held.append(os.urandom(2**24))
             return ingest(root, fingerprint, chunk, share)
 
-        stages.ingest_chunk = swelling
+        stage.ingest_chunk = swelling
 
 
 def test_a_worker_out_of_memory(bench: Bench, tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ class Poison(WorkerPlugin):
         self.deaths = Path(deaths)
 
     def setup(self, worker: Worker) -> None:
-        ingest = stages.ingest_chunk
+        ingest = stage.ingest_chunk
 
         def deadly(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
             if chunk.index == self.index:
@@ -172,7 +176,7 @@ class Poison(WorkerPlugin):
                 os.kill(os.getpid(), signal.SIGKILL)
             return ingest(root, fingerprint, chunk, share)
 
-        stages.ingest_chunk = deadly
+        stage.ingest_chunk = deadly
 
 
 def test_a_chunk_that_kills_every_worker(

@@ -15,13 +15,20 @@ import pytest
 import xarray as xr
 
 import pipeline
-from pipeline import cli, dataset, finalize, job, runs, schema, storage, targets
-from pipeline.plan import Plan
-from pipeline.quota import divide
-from pipeline.tasks import Task, attempt
-
-from .. import faults, s3
-from ..running import make_root
+from pipeline import storage
+from pipeline.archive.quota import divide
+from pipeline.catalog import targets
+from pipeline.cli import main as cli
+from pipeline.compute import job
+from pipeline.compute.stages.tasks import Task, attempt
+from pipeline.planning import schema
+from pipeline.planning.plan import Plan
+from pipeline.store import arrays as dataset
+from pipeline.store import finalize
+from pipeline.store import root as runs
+from pipeline.store.template import spectra_template
+from tests import faults, s3
+from tests.running import make_root
 
 SPECTRA, SHARD = 16, 2
 CHUNKS = SPECTRA // SHARD
@@ -62,7 +69,7 @@ def test_what_a_chunk_takes(finished: tuple[str, Plan, list[tuple[str, str]]], p
             attempt(root, plan.encode_fingerprint("random"), Task("encode", "random", chunk), divide(plan.config))
     print("ingest", dict(ingest), "encode", dict(encode))
     assert ingest == {"PUT": len(schema.SPECTRA_VARIABLES) + 1, "GET": 6, "HEAD": 1}
-    assert encode == {"PUT": len(schema.variables_of(plan.models[0])) + 1, "GET": 10, "HEAD": 1}
+    assert encode == {"PUT": len(schema.variables_of(plan.models[0].variables)) + 1, "GET": 10, "HEAD": 1}
 
 
 def test_what_a_run_lists_does_not_grow_with_its_chunks(finished: tuple[str, Plan, list[tuple[str, str]]]) -> None:
@@ -114,6 +121,7 @@ def test_reading_takes_few_requests(finished: tuple[str, Plan, list[tuple[str, s
     assert set(spectrum) | set(redshifts) <= {"GET"}
 
 
+@pytest.mark.long
 def test_a_finished_survey_of_five_million_opens_with_few_requests(
     finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy, mirror: Path
 ) -> None:
@@ -125,7 +133,7 @@ def test_a_finished_survey_of_five_million_opens_with_few_requests(
     survey = replace(plan, n_spectra=n, shard=4096, chunk=32)
     url = "s3://requests/survey/spectra.zarr"
     wavelength = np.arange(plan.n_pixels, dtype=np.float32)
-    dataset.create(url, *schema.spectra_template(survey, many, wavelength))
+    dataset.create(url, *spectra_template(survey, many, wavelength))
     finalize._close(url, {})
     with proxy.counting() as counts:
         opened = xr.open_zarr(url)

@@ -19,14 +19,20 @@ import xarray as xr
 from distributed import Client
 
 import pipeline
-from pipeline import cli, cluster, executor, finalize, job, journal, runs, storage, targets, verification
-from pipeline.config import ConfigError
-from pipeline.executor import Summary
-from pipeline.plan import Plan
-from pipeline.progress import make_progress
-
-from .. import faults, s3
-from ..running import make_root
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.cli import main as cli
+from pipeline.compute import cluster, executor, job
+from pipeline.compute.executor import Summary
+from pipeline.errors import ConfigError
+from pipeline.monitor import run_log as journal
+from pipeline.monitor.progress import make_progress
+from pipeline.planning.plan import Plan
+from pipeline.store import finalize
+from pipeline.store import root as runs
+from pipeline.store import verify as verification
+from tests import faults, s3
+from tests.running import make_root
 
 BOTH = ("ingest", "encode")
 
@@ -123,6 +129,7 @@ def test_damage_in_a_bucket_is_found_and_mended(tmp_path: Path, mirror: Path, bu
     assert objects(root) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cut", [0, 20])
 def test_objects_cut_short_in_a_bucket_are_damage(
     tmp_path: Path, mirror: Path, bucket: str, client: Client, cut: int
@@ -150,6 +157,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, mirror: Path, server: s3.S
     return root, plan
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "after"),
     [("denied", 0), ("expired", 60), ("error", 60), ("reset-before", 0), ("truncated", 0), ("truncated", 60)],

@@ -16,8 +16,8 @@ from threading import Thread
 import pytest
 from botocore.client import BaseClient
 
-from .. import s3
-from ..running import plan_by_command, random_checkpoint
+from tests import s3
+from tests.running import plan_by_command, random_checkpoint
 
 SERVER = "http://s3.example.test"
 TOKEN = "session-token-1234567890"
@@ -61,7 +61,9 @@ def python(code: str, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return python("import sys; from pipeline import cli; sys.exit(cli.main(sys.argv[1:]))", *arguments, **variables)
+    return python(
+        "import sys; from pipeline.cli.main import main; sys.exit(main(sys.argv[1:]))", *arguments, **variables
+    )
 
 
 def told(done: subprocess.CompletedProcess[str]) -> str:
@@ -301,8 +303,8 @@ import datetime, sys
 import botocore.auth
 now = botocore.auth.get_current_datetime
 botocore.auth.get_current_datetime = lambda *a, **k: now(*a, **k) - datetime.timedelta(days=1)
-from pipeline import cli
-sys.exit(cli.main(sys.argv[1:]))
+from pipeline.cli.main import main
+sys.exit(main(sys.argv[1:]))
 """
 
 

@@ -15,9 +15,11 @@ from urllib.error import HTTPError
 
 import pytest
 
-from .. import s3
-from ..dask_processes import process
-from ..running import break_file, random_checkpoint
+from tests import s3
+from tests.dask_processes import process
+from tests.running import break_file, random_checkpoint
+
+pytestmark = pytest.mark.long
 
 BUCKET = "secrets"
 HUSH = {

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ..certificates import generate
-from ..dask_processes import process
-from ..running import markers, plan_by_command
+from tests.certificates import generate
+from tests.dask_processes import process
+from tests.running import markers, plan_by_command
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ from typing import Any
 
 import fsspec
 
-from pipeline import mock, mock_release, runs
-from pipeline.manifests import root_label
+import pipeline
+from pipeline.kubernetes.manifests import root_label
+from pipeline.mock import release as mock_release
+from pipeline.mock import spectra as mock
+from pipeline.store import root as runs
 from spender_core.instrument import SDSS
 from spender_core.weights import load_model, read_extras
-
-from .. import s3
+from tests import s3
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORT = 8333  # which the overlay's network policy lets through
@@ -59,8 +61,7 @@ def command(*args: str) -> None:
 
 def plan(root: str) -> None:
     """Plan the mock survey, whose files are in the bucket, at a ROOT."""
-    source = "s3://survey/sas/dr17"
-    command("plan", root, "--targets", "s3://survey/targets.parquet", "--source", source, "--model", MODEL)
+    pipeline.plan(root, targets="s3://survey/targets.parquet", source="s3://survey/sas/dr17", models=[MODEL])
 
 
 def objects(root: str) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def make_survey(folder: Path, spectra: int) -> None:
     mock_release.write_catalog(entries, folder / "specObj.fits")
     fs, _ = fsspec.url_to_fs("s3://survey")
     fs.put(str(release), "survey/sas/dr17", recursive=True)
-    command("targets", str(folder / "specObj.fits"), "--output", "s3://survey/targets.parquet")
+    pipeline.select_targets(folder / "specObj.fits", output="s3://survey/targets.parquet")
 
 
 def share_bucket(namespace: str, server: s3.Server) -> None:
@@ -243,7 +244,7 @@ def main() -> int:
                 bench = Bench(asked.namespace, folder, {})
                 here = bench.new_root("here")
                 assert len(runs.read_plan(here).chunks()) >= CHUNKS
-                command("run", here)
+                pipeline.run(here)
                 bench.reference = objects(here)
                 for trial in TRIALS:
                     if asked.only in (None, trial.__name__):

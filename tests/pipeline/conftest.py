@@ -9,15 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import dataset, schema, stages, storage, targets
-from pipeline.config import GRID_LENGTHS, ModelConfig, SurveyConfig
-from pipeline.plan import Chunk, Plan
-from pipeline.stores import Store, stores_of
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.compute.stages import record as stages
+from pipeline.config import SurveyConfig
+from pipeline.planning import schema
+from pipeline.planning.model import ModelConfig
+from pipeline.planning.plan import Chunk, Plan
+from pipeline.store import arrays as dataset
+from pipeline.store.stores import Store, stores_of
+from pipeline.store.template import encodings_template, spectra_template
+from pipeline.surveys.registry import get_survey
 
 MakeTargets = Callable[[int], pd.DataFrame]
 MakeRun = Callable[..., Plan]
 
-WAVELENGTH = np.float32(10) ** np.linspace(3.578, 3.97, GRID_LENGTHS["sdss"], dtype=np.float32)
+WAVELENGTH = np.float32(10) ** np.linspace(3.578, 3.97, get_survey("sdss").instruments["sdss"], dtype=np.float32)
 WAVE_REST = np.linspace(2400, 9300, 50, dtype=np.float32)
 
 
@@ -56,7 +63,7 @@ def make_targets() -> MakeTargets:
 
 def chunk_arrays(store: Store, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:
     """Make up a chunk's arrays, the same for the same rows; some of them all fill."""
-    variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model)
+    variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
     lengths = {"wavelength": plan.n_pixels, "latent": 3, "wavelength_rest": len(WAVE_REST)}
     random = np.random.default_rng(chunk.start)
     arrays = {}
@@ -79,9 +86,9 @@ def write_chunk(store: Store, plan: Plan, chunk: Chunk) -> None:
 
 def create_store(store: Store, plan: Plan, frame: pd.DataFrame) -> None:
     if store.model is None:
-        template, encoding = schema.spectra_template(plan, frame, WAVELENGTH)
+        template, encoding = spectra_template(plan, frame, WAVELENGTH)
     else:
-        template, encoding = schema.encodings_template(plan, store.model, frame, WAVE_REST, WAVELENGTH)
+        template, encoding = encodings_template(plan, store.model, frame, WAVE_REST, WAVELENGTH)
     store.ledger.mark_store(dataset.create(store.url, template, encoding))
 
 

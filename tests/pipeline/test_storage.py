@@ -12,7 +12,8 @@ import pytest
 import zarr
 
 from pipeline import storage
-from pipeline.config import ConfigError, StorageConfig
+from pipeline.config import StorageConfig
+from pipeline.errors import ConfigError
 
 URLS = ["local", "file", "memory"]
 

@@ -111,6 +111,7 @@ def test_second_and_third_stage_equal_the_layers_for_any_length(length, slope):
     assert_close(third_stage(convolved(), slopes), plain(layer, slopes)(x).permute(2, 0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [*range(1, 10), 33, 65])
 def test_features_equal_the_layers_for_any_batch(batch, slope):
     encoder = SpectrumEncoder(SDSS(), 6)
@@ -120,6 +121,7 @@ def test_features_equal_the_layers_for_any_batch(batch, slope):
         assert_close(encoder.features(spec), plain_features(encoder, spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [331, 1000, 3923, 4686, 7781])
 def test_features_equal_the_layers_for_any_grid(length):
     encoder = SpectrumEncoder(Instrument("own", torch.linspace(4000, 9000, length)), 6)
@@ -128,6 +130,7 @@ def test_features_equal_the_layers_for_any_grid(length):
         assert_close(encoder.features(spec), plain_features(encoder, spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope_of", ["positive", "negative", "mixed"])
 def test_gradients_equal_those_in_float64(slope_of):
     # Where two pixels of a pooling window are equal to rounding, either may be the maximum and take the gradient: with
@@ -143,6 +146,7 @@ def test_gradients_equal_those_in_float64(slope_of):
         assert_close(encoder.get_parameter(name).grad, exact.get_parameter(name).grad.float(), 1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_of_equal_pixels_is_given_once():
     # a flat spectrum: all pixels of a window are equal, and its gradient must not be multiplied by their number
     encoder = SpectrumEncoder(SDSS(), 6)
@@ -193,6 +197,7 @@ def test_no_spectra_have_no_features():
     assert encoder(torch.zeros(0, 3921)).shape == (0, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["bfloat16", "half", "meta"])
 def test_weights_loaded_after_a_change_of_type_or_device_count_in_full(way):
     encoder = SpectrumEncoder(SDSS(), 6).eval()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import spender_core
-from pipeline.batch import make_batch
+from pipeline.results.batch import make_batch
 from spender_core import PUBLISHED, SDSS, checkpoint_sha256, load_model
 from spender_core.weights import read_extras
 

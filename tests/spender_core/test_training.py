@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from spender_core import SDSS, Instrument, SpectrumArrays, SpectrumAutoencoder, load_model
+from spender_core import SDSS, Instrument, SpectrumArrays, SpectrumAutoencoder, architectures, load_model
 from spender_core import Settings as Training
 from spender_core.training import fidelity_loss, fit, validation
+
+from ..toy_architecture import Toy
+
+pytestmark = pytest.mark.slow
 
 WAVE_REST = torch.linspace(2400.0, 10400.0, 500)
 N = 24
@@ -117,6 +121,73 @@ def test_checkpoint_of_other_spectra_loss_or_architecture_is_refused_by_name(wha
     loss = other_loss if what == "loss" else fidelity_loss
     with pytest.raises(ValueError, match=f"another training run: {what}"):
         fit([(autoencoder, spectra)], Training(1, 8), tmp_path / "model.pt", loss, progress=False)
+
+
+def test_the_checkpoint_names_the_architecture(tmp_path):
+    sdss = coarse()
+    fit([(model(sdss)[0], survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False)
+    written = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert written["architecture"] == "spender"
+    assert written["arguments"] == {"n_latent": 2, "n_aux": 0, "speculator": True}
+
+
+def test_extras_of_another_model_do_not_replace_its_architecture(tmp_path):
+    sdss = coarse()
+    extras = {"architecture": "other", "arguments": {}, "note": "kept"}
+    fit([(model(sdss)[0], survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False, extras=extras)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["note"] == "kept"
+    assert load_model(tmp_path / "model.pt", sdss)[0].n_latent == 2
+
+
+def test_training_goes_on_from_a_file_that_names_no_architecture(tmp_path):
+    sdss, file = coarse(), tmp_path / "model.pt"
+    first = model(sdss)[0]
+    history = fit([(first, survey(sdss))], Training(1, 8), file, progress=False)
+    older = torch.load(file, weights_only=True)
+    for entries in (older, older["training"]["identity"]):
+        del entries["architecture"], entries["arguments"]
+    torch.save(older, file)
+    second = model(sdss)[0]
+    assert fit([(second, survey(sdss))], Training(1, 8), file, progress=False) == history
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_checkpoint_of_other_arguments_is_refused_by_name(tmp_path):
+    sdss = coarse()
+    fit([(model(sdss)[0], survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False)
+    other = SpectrumAutoencoder(sdss, WAVE_REST, n_latent=2, n_aux=1)
+    with pytest.raises(ValueError, match="another training run: arguments is {'n_latent': 2, 'n_aux': 1"):
+        fit([(other, survey(sdss))], Training(1, 8), tmp_path / "model.pt", progress=False)
+
+
+def toy(instrument):
+    torch.manual_seed(0)
+    return Toy(instrument, WAVE_REST, n_latent=2)
+
+
+def test_a_second_architecture_is_trained_resumed_and_loaded(tmp_path, monkeypatch):
+    sdss, file = coarse(), tmp_path / "toy.pt"
+    with pytest.raises(ValueError, match="architecture 'toy' is not known"):
+        fit([(toy(sdss), survey(sdss))], SETTINGS, file, progress=False)
+    monkeypatch.setattr(architectures, "_registered", dict(architectures._registered))
+    architectures.register(Toy)
+    trained = toy(sdss)
+    history = fit([(trained, survey(sdss))], Training(4, 8, 1e-2), file, progress=False)
+    assert history["train"][-1]["sdss"] < history["train"][0]["sdss"]
+    assert fit([(toy(sdss), survey(sdss))], Training(4, 8, 1e-2), file, progress=False) == history
+    loaded, losses = load_model(file, sdss)
+    assert isinstance(loaded, Toy)
+    assert losses == history
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), trained.parameters(), strict=True))
+    with pytest.raises(ValueError, match="architecture is 'spender' here and 'toy' there"):
+        fit([(model(sdss)[0], survey(sdss))], Training(4, 8, 1e-2), file, progress=False)
+
+
+def test_models_of_different_arguments_are_refused():
+    a, b = coarse(), coarse("boss")
+    members = [(model(a)[0], survey(a)), (SpectrumAutoencoder(b, WAVE_REST, n_latent=2, n_aux=1), survey(b))]
+    with pytest.raises(ValueError, match="expected the same architecture and arguments for all"):
+        fit(members, SETTINGS, progress=False)
 
 
 def test_file_that_is_no_training_checkpoint_is_refused(tmp_path):

@@ -78,6 +78,7 @@ def spectra():
     return spec, 25 * torch.rand(3, 3921, generator=generator), torch.tensor([0.001, 0.2, 0.49])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_published_form_gives_upstreams_numbers(form, tmp_path, spectra):
     make, change = FORMS[form]

@@ -1,0 +1,261 @@
+"""The Python surface: what the command line does, for scripts and notebooks.
+
+Every function takes a path or any fsspec URL where it says `Place`, returns its result and prints nothing. What is
+imported here at once is light: torch and Dask take longer to start than `status` to answer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.config import require_choice, require_positive
+from pipeline.errors import ChunksFailed, ConfigError
+from pipeline.monitor.status import RunStatus, read_status
+from pipeline.storage import Place, place, require_writable
+from pipeline.store.root import read_plan
+from pipeline.version import __version__
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from pipeline.catalog.targets import Selection
+    from pipeline.compute.executor import Progress, Summary
+    from pipeline.compute.planner import ModelChoice, Targets
+    from pipeline.planning.plan import Plan
+    from pipeline.store.verify import Findings
+
+STAGES = ("ingest", "encode")
+
+T = TypeVar("T")
+
+
+def select_targets(
+    catalog: Place,
+    *,
+    select: str | Sequence[str] = (),
+    where: str | None = None,
+    output: Place | None = None,
+    survey: str = "sdss",
+) -> Selection:
+    """Select targets from a catalog of any size.
+
+    catalog: FITS, CSV or Parquet file. select: names of ready-made conditions, such as "main-galaxies"; where: a
+    condition on the catalog's columns, such as "CLASS == 'GALAXY' and 0 < Z < 0.5"; all of them must hold. output:
+    Parquet file to write the targets to. survey: whose catalog it is. Returns the targets, one row per spectrum, the
+    number of rows read, and remarks. Raises ConfigError for a catalog that cannot be read or lacks columns, and where
+    no row matches.
+
+    >>> targets = select_targets("specObj-dr17.fits", select="main-galaxies")
+    """
+    from pipeline.catalog import targets
+    from pipeline.catalog.where import combined
+    from pipeline.surveys.registry import get_survey
+
+    if output is not None and place(catalog) == place(output):
+        raise ConfigError("--output", str(output), "another file than the catalog", "the catalog would be lost")
+    known = get_survey(survey)
+    condition = combined(known.selections, _listed(select), where)
+    found = targets.find_targets(os.fspath(catalog), condition, survey=known)
+    if output is not None:
+        targets.write_targets(found.frame, place(output), survey=known)
+    return found
+
+
+def plan(
+    root: Place,
+    *,
+    targets: Targets | None = None,
+    source: Place | None = None,
+    models: ModelChoice | Sequence[ModelChoice] = (),
+    config: Place | None = None,
+    survey: str | None = None,
+    layout: str | None = None,
+    instrument: str | None = None,
+    variables: Sequence[str] | None = None,
+    precision: str | None = None,
+    micro_batch: int | None = None,
+    shard: int | None = None,
+    chunk: int | None = None,
+    concurrency: int | None = None,
+    max_requests: int | None = None,
+    max_requests_per_second: float | None = None,
+    retries: int | None = None,
+    cache: Place | None = None,
+    storage: Mapping[str, Mapping[str, object]] | None = None,
+) -> Plan:
+    """Say what a run is to do, or add models to the plan that is there; what is left out stays as planned.
+
+    root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it. source:
+    release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
+    "NAME=checkpoint", or ModelConfig); default for a new plan on the sdss grid: the embedded model. config: TOML file
+    with the same settings, instead of them. variables, precision, micro_batch: of the models named here. storage: by
+    prefix, how buckets are reached that the environment alone does not lead to, such as {"s3://bucket": {"anonymous":
+    True}}. survey, layout, instrument: whose spectra, how the source arranges its files, which wavelength grid;
+    default SDSS's spec-lite files on the sdss grid. shard, chunk: spectra per task and per unit of reading.
+    concurrency, max_requests, max_requests_per_second: files in flight of a task and of the run, and the rate of the
+    run. retries: of a file. cache: folder or bucket that is looked in before the source, and filled. Returns the plan.
+    Raises ConfigError for what cannot be, WeightsError for a checkpoint that cannot be used.
+
+    >>> plan("s3://bucket/dr17", targets=targets, source="https://data.sdss.org/sas/dr17", models=["sdss_II"])
+    """
+    from pipeline.compute import planner
+
+    settings = {
+        "survey": survey,
+        "source": None if source is None else place(source),
+        "layout": layout,
+        "instrument": instrument,
+        "shard": shard,
+        "chunk": chunk,
+        "concurrency": concurrency,
+        "max_requests": max_requests,
+        "max_requests_per_second": max_requests_per_second,
+        "retries": retries,
+        "cache": None if cache is None else place(cache),
+        "storage": storage,
+    }
+    return planner.plan(
+        place(root),
+        targets=targets,
+        settings={key: value for key, value in settings.items() if value is not None},
+        models=_listed(models),
+        config=None if config is None else place(config),
+        variables=variables,
+        precision=precision,
+        micro_batch=micro_batch,
+    )
+
+
+def run(
+    root: Place,
+    *,
+    client: Client | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    serial: bool = False,
+    stages: str | Sequence[str] = STAGES,
+    models: str | Sequence[str] | None = None,
+    memory_limit: str | int | None = None,
+    wait: float | None = None,
+    gpu: bool = False,
+    max_requests_per_second: float | None = None,
+    progress: Progress | bool = True,
+    waiting: Callable[[float], None] | None = None,
+) -> Summary:
+    """Do what is pending in a run: ingest and encode, then finalize where both were asked for.
+
+    root: folder of the run. client: any Dask client, which stays open; or scheduler: the address of a cluster; or
+    workers: processes on this machine (default one per core); or serial: in this process. stages, models: only these.
+    memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there.
+    max_requests_per_second: instead of the plan's. gpu: encode on a GPU or not at all. progress: True for a bar on a
+    terminal or in a notebook and lines in a log, False for none, or an object of your own. waiting: is called with
+    `wait` where there is something to wait for. Returns how it ended. Raises ConfigError for what can be refused
+    before any work, ChunksFailed when chunks failed after all others were done, ConnectionError when the cluster's
+    scheduler is lost.
+
+    >>> run("s3://bucket/dr17", client=client)
+    """
+    from pipeline.compute import executor, job, preflight
+    from pipeline.compute import scheduler as asked
+    from pipeline.compute.cluster import place_of_work
+    from pipeline.monitor.progress import Counted, Several, make_progress
+    from pipeline.monitor.run_log import Journal
+    from pipeline.store.finalize import finalize as close
+
+    url = place(root)
+    stages, models = _listed(stages), None if models is None else _listed(models)
+    for stage in stages:
+        require_choice("stages", stage, STAGES)
+    if not stages:
+        raise ConfigError("stages", stages, f"some of {', '.join(STAGES)}")
+    if wait is not None:
+        require_positive("wait", wait)
+    made = read_plan(url)
+    if max_requests_per_second is not None:
+        made = replace(made, config=replace(made.config, max_requests_per_second=max_requests_per_second))
+    names = [made.model(name).name for name in models] if models else [model.name for model in made.models]
+    pending = job.pending(url, made, stages, names)
+    if pending.tasks:
+        require_writable("ROOT", url)  # before anything is started for it
+    command = "run" if len(stages) > 1 else stages[0]
+    facts = {"command": command, "version": __version__, "stages": list(stages), "models": names}
+    began = time.monotonic()
+    if waiting is not None and wait is not None and pending.tasks and not serial:
+        waiting(wait)
+    with place_of_work(
+        pending,
+        client=client,
+        workers=workers,
+        scheduler=scheduler,
+        serial=serial,
+        memory_limit=memory_limit,
+        wait=wait,
+    ) as here:
+        shown = [make_progress()] if progress is True else [] if progress is False else [progress]
+        counted = [] if here is None else [Counted(partial(asked.on_scheduler, here))]
+        left = max(0.0, (wait or preflight.PATIENCE) - (time.monotonic() - began))
+        summary = executor.run(pending, here, Several(Journal(url, facts), *shown, *counted), gpu=gpu, wait=left)
+    if summary.failed:
+        raise ChunksFailed({str(each.task): each.reason or "" for each in summary.failed}, summary.total)
+    if set(stages) == set(STAGES) and set(names) == {model.name for model in made.models}:
+        close(url, made)
+    return summary
+
+
+def finalize(root: Place) -> list[str]:
+    """Complete the stores of a run whose chunks are all done, and return their URLs; `run` does it at its end.
+
+    root: folder of the run. Raises Unfinished, naming the chunks that are not done.
+    """
+    from pipeline.store import finalize as closing
+
+    url = place(root)
+    return closing.finalize(url, read_plan(url))
+
+
+def status(root: Place) -> RunStatus:
+    """Return how far a run is, read from its markers: chunks, spectra by quality bit, rate, time left.
+
+    root: folder of the run.
+
+    >>> status("s3://bucket/dr17").stages[0].done
+    """
+    url = place(root)
+    made = read_plan(url)
+    return RunStatus(url, made.n_spectra, tuple(read_status(url, made)))
+
+
+def verify(root: Place, *, repair: bool = False) -> Findings:
+    """Read every chunk of a run again and compare it with its marker's checksums.
+
+    root: folder of the run. repair: write again what describes the stores where that is damaged, and remove the
+    markers of damaged chunks, so that `run` does them again. Returns what is wrong, one sentence each, and what was
+    repaired. Raises OSError when storage does not answer.
+    """
+    from pipeline.store import verify as verification
+
+    url = place(root)
+    return verification.verify(url, read_plan(url), repair=repair)
+
+
+def report(root: Place, output: Place) -> str:
+    """Write the report of a run as one HTML file that needs nothing beside it; return where it is.
+
+    root: folder of the run. output: file to write, .html.
+    """
+    from pipeline.monitor.report import write_page
+
+    write_page(place(root), place(output))
+    return place(output)
+
+
+def _listed(several: T | Sequence[T]) -> tuple[T, ...]:
+    """Return several as they are, and one alone as several."""
+    if isinstance(several, Sequence) and not isinstance(several, str):
+        return tuple(several)
+    return (several,)

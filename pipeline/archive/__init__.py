@@ -1,0 +1,1 @@
+"""Paths -> bytes, concurrently and gently."""

@@ -1,0 +1,109 @@
+"""The spectra of an archive: keys of targets -> what their files hold, or the bit that says why not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from pipeline import storage
+from pipeline.archive.source import FetchCounters, Source
+from pipeline.spectra.quality import Quality
+from pipeline.spectra.raw import BadSpectrum, RawSpectrum, WrongSpectrum
+from pipeline.surveys.survey import Layout
+
+Content = bytes | FileNotFoundError
+Timer = Callable[[str], AbstractContextManager[None]]
+"""Gives a context for a named part of the work, whose time is taken."""
+
+# The shared file that this process read last, by source, as it is reached, and path: the next chunk often begins in it.
+# Only a good one: a file that is missing or damaged may be repaired while workers live on.
+_last_shared: dict[tuple[AbstractFileSystem, str, str], Any] = {}
+
+
+def _untimed(part: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A source and the layout of its files."""
+
+    source: Source
+    layout: Layout
+
+    def paths(self, keys: Sequence[str]) -> list[str]:
+        """Return the file of every target, relative to the release root. Raises ConfigError."""
+        return [self.layout.path(key) for key in keys]
+
+    def spectra(
+        self, keys: Sequence[str], timer: Timer = _untimed, counters: FetchCounters | None = None
+    ) -> Iterator[RawSpectrum | Quality]:
+        """Give the spectrum of every target, in order, or the quality bit that says why there is none.
+
+        timer: takes the time of "fetch" (waiting for files) and "parse". counters: count what the source is asked for
+        and gives. Raises SourceError where a file cannot be fetched although it may be there, ConfigError for a source
+        that nobody can open.
+        """
+        paths = self.paths(keys)
+        if self.layout.shared:
+            yield from self._from_shared(keys, paths, timer, counters)
+            return
+        for key, content in zip(keys, self._fetched(paths, timer, counters), strict=True):
+            with timer("parse"):
+                spectrum = self._spectrum(self._opened(content), key)
+            yield spectrum
+
+    def _from_shared(
+        self, keys: Sequence[str], paths: list[str], timer: Timer, counters: FetchCounters | None
+    ) -> Iterator[RawSpectrum | Quality]:
+        """Read each file once for all its targets, which follow one another in a sorted table."""
+        pairs = itertools.groupby(zip(paths, keys, strict=True), key=lambda pair: pair[0])
+        groups = [(path, [key for _, key in members]) for path, members in pairs]
+        source = storage.filesystem(self.source.url)
+        opened: Any = _last_shared.get((*source, groups[0][0])) if groups else None
+        first = 0 if opened is None else 1
+        contents = self._fetched([path for path, _ in groups[first:]], timer, counters)
+        for number, (path, members) in enumerate(groups):
+            if opened is None or number >= first:
+                content = next(contents)
+                _last_shared.clear()
+                with timer("parse"):
+                    opened = self._opened(content)
+                if not isinstance(opened, Quality):
+                    _last_shared[*source, path] = opened
+            for key in members:
+                with timer("parse"):
+                    spectrum = self._spectrum(opened, key)
+                yield spectrum
+
+    def _fetched(self, paths: list[str], timer: Timer, counters: FetchCounters | None) -> Iterator[Content]:
+        contents = self.source.stream(paths, counters)
+        while True:
+            with timer("fetch"):
+                content = next(contents, None)
+            if content is None:
+                return
+            yield content
+
+    def _opened(self, content: Content) -> Any | Quality:  # noqa: ANN401 - what the layout's reader gives
+        if isinstance(content, FileNotFoundError):
+            return Quality.NO_FILE
+        try:
+            return self.layout.read(content)
+        except BadSpectrum:
+            return Quality.BAD_FILE
+
+    def _spectrum(self, opened: Any | Quality, key: str) -> RawSpectrum | Quality:  # noqa: ANN401
+        if isinstance(opened, Quality):
+            return opened
+        try:
+            return self.layout.spectrum(opened, key)
+        except WrongSpectrum:
+            return Quality.WRONG_FILE
+        except BadSpectrum:
+            return Quality.BAD_FILE

@@ -1,0 +1,1 @@
+"""A catalog of any size -> the table of targets."""

@@ -1,0 +1,58 @@
+"""What several verbs share: how a verb is described, the ROOT argument, options, errors as one line."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline import storage
+from pipeline.archive.source import SourceError
+from pipeline.errors import ConfigError, Unfinished, redacted, require_place
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    add_options: adds its options to its parser. execute: does it and returns the exit status. has_root: whether its
+    first argument is the folder of a run. resumes: whether the same command goes on after an interruption. works:
+    whether it does chunks of a run.
+    """
+
+    name: str
+    help: str
+    execute: Callable[[Namespace], int]
+    add_options: Callable[[ArgumentParser], None] = lambda parser: None
+    has_root: bool = True
+    resumes: bool = False
+    works: bool = False
+
+
+def root_of(args: Namespace) -> str:
+    """Return a ROOT as given, or as an absolute path; refuse one with a secret in it before anybody opens it."""
+    require_place("ROOT", args.root, with_query=False)
+    return storage.absolute(args.root)
+
+
+def add_rate(parser: ArgumentParser) -> None:
+    """Add the option that bounds the rate of requests."""
+    text = "requests that the whole run starts per second, at most (default: no limit)"
+    parser.add_argument("--max-requests-per-second", metavar="X", type=float, help=text)
+
+
+def is_expected(error: Exception) -> bool:
+    """Tell errors that a user meets and can correct, to be reported in one line, from mistakes of ours."""
+    from spender_core.weights import WeightsError
+
+    ours = isinstance(error, (ConfigError, WeightsError, SourceError, Unfinished, OSError))
+    return ours or storage.is_a_clients(error)
+
+
+def describe(error: BaseException) -> str:
+    """Say what is wrong, in one line, without the secrets that URLs may hold."""
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or "no further reason"
+        where = f": {error.filename}" if error.filename else ""
+        return redacted(f"{type(error).__name__}: {what}{where}".splitlines()[0])
+    return redacted(" ".join(str(error).split()))

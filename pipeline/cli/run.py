@@ -1,0 +1,104 @@
+"""`run`, `ingest`, `encode`, `finalize`: do what is pending."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from functools import partial
+
+from pipeline import api
+from pipeline.cli.arguments import Verb, add_rate, root_of
+from pipeline.cli.status import print_status
+from pipeline.errors import ChunksFailed, ExitStatus
+
+
+def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool = True) -> None:
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one per core)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
+    where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
+    parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
+    text = "how long to wait for a scheduler, its first worker and, with --gpu, its first GPU (default 50 in all)"
+    parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
+    if fetches:
+        add_rate(parser)
+    if models:
+        parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
+        parser.add_argument(
+            "--gpu", action="store_true", help="encode on a GPU or not at all (default: where there is one)"
+        )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # argparse names it in its message
+
+
+def _execute(args: Namespace) -> int:
+    root = root_of(args)
+    stages = ("ingest", "encode") if args.command == "run" else (args.command,)
+    models = getattr(args, "model", None)
+    try:
+        api.run(
+            root,
+            stages=stages,
+            models=models,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            serial=args.serial,
+            memory_limit=args.memory_limit,
+            wait=args.wait,
+            waiting=lambda seconds: print(f"waiting up to {seconds:.0f} s for the cluster", file=sys.stderr),
+            gpu=getattr(args, "gpu", False),
+            max_requests_per_second=getattr(args, "max_requests_per_second", None),
+        )
+    except ChunksFailed as error:
+        print(f"error: {error}:", file=sys.stderr)
+        for task, reason in error.reasons.items():
+            print(f"  {task}: {reason}", file=sys.stderr)
+        print("the same command resumes with these; nothing that is done is repeated", file=sys.stderr)
+        return ExitStatus.SOME_FAILED
+    found = api.status(root)
+    print_status(found.stages)
+    planned = [each.model for each in found.stages if each.model is not None]
+    for name in (models or planned) if "encode" in stages else ():
+        print(f'\nxarray.open_zarr("{args.root.rstrip("/")}/encodings/{name}.zarr")')
+    return 0
+
+
+def _finalize(args: Namespace) -> int:
+    api.finalize(root_of(args))
+    print(f"finalized {args.root}")
+    return 0
+
+
+RUN = Verb(
+    "run",
+    "do what is pending: ingest and encode, then finalize",
+    _execute,
+    _add_options,
+    resumes=True,
+    works=True,
+)
+INGEST = Verb(
+    "ingest",
+    "fetch and normalize the spectra of pending chunks",
+    _execute,
+    partial(_add_options, models=False),
+    resumes=True,
+    works=True,
+)
+ENCODE = Verb(
+    "encode",
+    "encode the spectra of pending chunks",
+    _execute,
+    partial(_add_options, fetches=False),
+    resumes=True,
+    works=True,
+)
+FINALIZE = Verb("finalize", "check that all is done, write provenance, consolidate metadata", _finalize, resumes=True)

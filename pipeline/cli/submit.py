@@ -1,0 +1,105 @@
+"""`submit` and `scale`: the same run as a job on Kubernetes."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from types import ModuleType
+
+from pipeline.cli.arguments import Verb, add_rate, describe, root_of
+from pipeline.errors import ConfigError
+
+
+def _add_submit(parser: ArgumentParser) -> None:
+    image = "image of every pod, or of those without a GPU (default: as the manifests have it)"
+    parser.add_argument("--image", metavar="IMAGE", help=image)
+    parser.add_argument("--gpu-image", metavar="IMAGE", help="image of the GPU workers (default: theirs, or the same)")
+    _add_counts(parser)
+    parser.add_argument("--namespace", metavar="NAME", help="(default: as the manifests have it)")
+    manifests = "kustomization to fill in: a folder like deploy/overlays/eks (default: deploy/base)"
+    parser.add_argument("--manifests", metavar="DIR", help=manifests)
+    operator = "use Kubernetes' own resources alone, where Dask's are not allowed"
+    parser.add_argument("--no-operator", action="store_true", help=operator)
+    parser.add_argument("--dry-run", action="store_true", help="print the manifests, and change nothing")
+    parser.add_argument("--detach", action="store_true", help="return when all is created, without following the run")
+    parser.add_argument("--keep", action="store_true", help="leave the objects of a run that has ended in the cluster")
+    add_rate(parser)
+
+
+def _add_scale(parser: ArgumentParser) -> None:
+    _add_counts(parser)
+    parser.add_argument("--namespace", metavar="NAME", default="spender", help="(default: spender)")
+
+
+def _add_counts(parser: ArgumentParser) -> None:
+    parser.add_argument("--cpu-workers", metavar="N", type=int, help="workers that ingest, and encode without GPUs")
+    parser.add_argument("--gpu-workers", metavar="N", type=int, help="workers that encode, with a GPU each; 0: none")
+
+
+def _execute_submit(args: Namespace) -> int:
+    from pipeline.kubernetes import manifests
+    from pipeline.kubernetes.prepare import prepare
+
+    root = root_of(args)
+    prepared = prepare(
+        root,
+        image=args.image,
+        gpu_image=args.gpu_image,
+        cpu_workers=args.cpu_workers,
+        gpu_workers=args.gpu_workers,
+        namespace=args.namespace,
+        folder=args.manifests,
+        operator=not args.no_operator,
+        max_requests_per_second=args.max_requests_per_second,
+    )
+    if prepared is None:
+        print(f"nothing is pending in {root}; to complete its stores: spender-pipeline run {root}")
+        return 0
+    documents = prepared.documents
+    if args.dry_run:
+        print(manifests.to_yaml(documents), end="")
+        return 0
+    submission = _submission()
+    api = submission.connect(manifests.namespace_of(documents))
+    submitted = submission.Submitted(root, prepared.plan, prepared.name, api)
+    submission.create(submitted, documents)
+    print(f"submitted as {prepared.name} in the namespace {api.namespace}")
+    print(f"how far it is, from anywhere: spender-pipeline status {root}", flush=True)
+    if args.detach:
+        return 0
+    try:
+        ended: int = submission.follow(submitted)
+    except BaseException:
+        print(f"\nthe run goes on; to end it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
+        raise
+    if not args.keep:
+        try:
+            submission.remove(submitted)
+        except ConfigError as error:
+            print(f"error: {describe(error)}\nto remove it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
+    if ended != 0:
+        print(f"error: the run has ended with {ended}; submit it again to resume", file=sys.stderr)
+    return ended
+
+
+def _submission() -> ModuleType:
+    try:
+        from pipeline.kubernetes import submit as submission
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'spender-pipeline[kubernetes]'"
+        raise ConfigError("kubernetes", f"no module {error.name}", "a client of Kubernetes", remedy) from error
+    return submission
+
+
+def _execute_scale(args: Namespace) -> int:
+    if args.cpu_workers is None and args.gpu_workers is None:
+        raise ConfigError("--cpu-workers, --gpu-workers", None, "at least one of them", "say how many there shall be")
+    submission = _submission()
+    api = submission.connect(args.namespace)
+    for group, (before, after) in submission.scale(args.root, api, args.cpu_workers, args.gpu_workers).items():
+        print(f"{group}: {before} -> {after} workers")
+    return 0
+
+
+SUBMIT = Verb("submit", "do the same as `run` as a job on Kubernetes, and follow it", _execute_submit, _add_submit)
+SCALE = Verb("scale", "change how many workers a submitted run has", _execute_scale, _add_scale)

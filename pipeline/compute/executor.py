@@ -1,0 +1,281 @@
+"""Pending chunks -> tasks -> outcomes: on Dask workers or in this process, recorded, told as they come."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from distributed import Client, Future, KilledWorker
+
+from pipeline import storage
+from pipeline.archive.quota import Quota, divide
+from pipeline.compute import preflight, scheduler
+from pipeline.compute.job import Job
+from pipeline.compute.stages.process import prepared
+from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
+from pipeline.compute.watch import LOOK, Watch, lost
+from pipeline.planning.plan import Kind
+from pipeline.signals import check
+from pipeline.store import stores
+from pipeline.store.ledger import Ledger
+from pipeline.store.root import ingest_ledger
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. total: chunks of its stages; already: those done before; done: those done now."""
+
+    total: int
+    already: int
+    done: int
+    failed: tuple[Outcome, ...]
+    seconds: float
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def start(self, total: int, already: int) -> None:
+        """Announce the number of chunks, and of those that are done."""
+
+    def advance(self, outcome: Outcome) -> None:
+        """Tell of a task that has ended."""
+
+    def say(self, text: str) -> None:
+        """Tell of the run as a whole, such as that it waits for workers."""
+
+    def close(self) -> None:
+        """End the telling."""
+
+
+def run(
+    job: Job, client: Client | None, progress: Progress, *, gpu: bool = False, wait: float = preflight.PATIENCE
+) -> Summary:
+    """Do a job, chunk by chunk, whatever fails on the way.
+
+    client: of the cluster that does the work; None does it here. gpu: encode on workers that offer a GPU, or not at
+    all; wait: seconds to wait for the first of them. Encoding a chunk follows its ingest. Stores that do not exist yet
+    are made first. A chunk that fails is recorded in the ledger with its reason and the others go on; the summary names
+    it. Raises ConfigError for what can be refused before any work (see `preflight`) and for a store of another plan,
+    ConnectionError when the cluster's scheduler is lost.
+    """
+    start = time.monotonic()
+    if job.tasks:
+        _prepare(job, client, gpu, wait)
+    earlier = {kind: _earlier_failures(job, kind) for kind in job.ledgers}
+    done = 0
+    failed: list[Outcome] = []
+    progress.start(job.total, job.already)
+    try:
+        for outcome in _serial(job) if client is None else _distributed(job, client, progress, gpu):
+            if outcome.reason is not None:
+                failed.append(outcome)
+            else:
+                done += 1
+            kind = outcome.task.kind
+            _keep(job.ledgers[kind], outcome, failed_before=outcome.task.chunk.index in earlier[kind])
+            progress.advance(outcome)
+            check()
+    finally:
+        progress.close()
+    failed.sort(key=lambda outcome: str(outcome.task))
+    return Summary(job.total, job.already, done, tuple(failed), time.monotonic() - start)
+
+
+def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
+    """Refuse what can be refused now, and make the stores."""
+    storage.require_writable("ROOT", job.root)
+    preflight.check_targets(job.root, job.plan)
+    preflight.check_memory(job.plan, client, job.kinds)
+    if any(model for _, model in job.kinds):
+        preflight.check_devices(client, gpu, wait)
+    preflight.check_source(job.root, job.plan, [task.chunk for task in job.tasks if task.model is None], job.ingested)
+    stores.create(job.root, job.plan, job.ledgers)
+    for ledger, index in job.stale:
+        if not ingest_ledger(job.root, job.plan).marked(index):  # another run may have done both meanwhile
+            ledger.unmark(index)
+
+
+def _earlier_failures(job: Job, kind: Kind) -> set[int]:
+    """List the pending chunks that have failed before. Records of chunks that were done after all are removed.
+
+    Such are left when a run ends between the failure of a chunk and the work of another, a worker of its own perhaps.
+    """
+    ledger = job.ledgers[kind]
+    failures = ledger.failed()
+    pending = {task.chunk.index for task in job.tasks if task.kind == kind}
+    for index in sorted(failures - pending):
+        try:
+            ledger.clear_failure(index)
+        except OSError as error:
+            logger.warning("%s: the record of a failure could not be removed: %s", kind, reason_of(error))
+    return failures & pending
+
+
+def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
+    """Keep the record of a failure, or remove that of an earlier one; a chunk's marker is its task's own work."""
+    try:
+        if outcome.reason is not None:
+            ledger.fail(outcome.task.chunk.index, {"reason": outcome.reason})
+        elif failed_before:
+            ledger.clear_failure(outcome.task.chunk.index)
+    except OSError as error:
+        # The summary tells of the failure in any case, and the other chunks may still be done.
+        logger.warning("%s: its record could not be kept: %s", outcome.task, reason_of(error))
+
+
+def _serial(job: Job) -> Iterator[Outcome]:
+    """Do the tasks one after the other in this process."""
+    ingested: dict[int, Outcome] = {}
+    quota = divide(job.plan.config)
+    with prepared():
+        for task in job.tasks:
+            upstream = ingested.get(task.chunk.index) if task.model else None
+            outcome = attempt(job.root, job.fingerprint(task), task, quota, upstream)
+            if task.model is None:
+                ingested[task.chunk.index] = outcome
+            yield outcome
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """A job on a cluster: how its tasks are submitted.
+
+    encode_on, ingest_on: the resource of the only workers that do so, "GPU" and "CPU"; None for all workers.
+    """
+
+    job: Job
+    client: Client
+    quota: Quota
+    encode_on: str | None
+    ingest_on: str | None
+
+    def place(self, kind: Kind) -> str | None:
+        """Name the resource that tasks of a kind ask for."""
+        return self.ingest_on if kind[1] is None else self.encode_on
+
+    def submit(self, task: Task, upstream: Future[Outcome] | Outcome | None, label: str = "") -> Future[Outcome]:
+        fingerprint = self.job.fingerprint(task)
+        name = "-".join(part for part in (task.stage, task.model or "spectra", fingerprint[:8], label) if part)
+        place = self.place(task.kind)
+        return self.client.submit(
+            attempt,
+            self.job.root,
+            fingerprint,
+            task,
+            self.quota,
+            upstream,
+            # A tuple: Dask takes tasks of one prefix for a group, and feeds large groups to workers bit by bit.
+            key=(f"{name}-{self.job.root}", task.chunk.index),
+            resources={place: 1} if place else None,
+            # Chunk by chunk: results of early chunks are complete while later ones have not begun.
+            priority=-task.chunk.index,
+        )
+
+
+def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Iterator[Outcome]:
+    """Do the tasks on a cluster; a task whose worker dies is given to another by the scheduler.
+
+    After some such deaths the scheduler gives a task up. It may only have shared its worker with the one that kills
+    workers: when all others have ended, those given up are tried once more, one at a time, and told apart.
+    """
+    scheduler.stop_profiling(client)
+    workers = scheduler.workers_of(client)
+    threads = sum(info["nthreads"] for info in workers.values())
+    quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))))
+    # Where some workers are there to encode and others to ingest, neither does the others' work, idle or not.
+    encode_on = "GPU" if gpu or scheduler.offering(workers, "GPU") else None
+    ingest_on = "CPU" if scheduler.offering(workers, "CPU") else None
+    cluster = _Cluster(job, client, quota, encode_on, ingest_on)
+    ingested: dict[int, Outcome] = {}
+    given_up: list[Task] = []
+    for task, _, outcome in _ended(cluster, _submit(cluster), progress):
+        if outcome is None:
+            given_up.append(task)
+            continue
+        if task.model is None:
+            ingested[task.chunk.index] = outcome
+        yield outcome
+    for task in sorted(given_up, key=job.tasks.index):
+        upstream = ingested.get(task.chunk.index) if task.model else None
+        for _, future, found in _ended(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
+            outcome = found or Outcome(task, None, _deadly(future))
+            if task.model is None:
+                ingested[task.chunk.index] = outcome
+            yield outcome
+
+
+def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
+    futures: dict[Future[Outcome], Task] = {}
+    ingests: dict[int, Future[Outcome]] = {}
+    for task in cluster.job.tasks:
+        future = cluster.submit(task, ingests.get(task.chunk.index) if task.model else None)
+        futures[future] = task
+        if task.model is None:
+            ingests[task.chunk.index] = future
+    return futures
+
+
+def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
+    """Take a task's outcome from its future; None when workers died while they did it.
+
+    Raises TimeoutError when the worker that held it is gone, and nobody has done it again yet.
+    """
+    try:
+        outcome = future.result(timeout=LOOK)
+    except KilledWorker:
+        return None
+    except Exception as error:  # whatever the scheduler says about the task, the others go on
+        if isinstance(error, TimeoutError) and future.status != "error":
+            raise
+        return Outcome(task, None, reason_of(error))
+    # Workers log where they run; here the client tells the same to who watches it.
+    logger.info("%s: %s", task, outcome.record or outcome.reason)
+    return outcome
+
+
+def _deadly(future: Future[Outcome]) -> str:
+    """Say that a task killed its workers even when it was alone on them."""
+    error = future.exception()  # type: ignore[no-untyped-call]
+    deaths = 2 * (error.allowed_failures + 1) if isinstance(error, KilledWorker) else 0
+    return (
+        f"quarantined: {deaths} worker processes died while they did it, the last ones with nothing else to do:"
+        " out of memory, or a fault in compiled code"
+    )
+
+
+def _ended(
+    cluster: _Cluster, futures: dict[Future[Outcome], Task], progress: Progress
+) -> Iterator[tuple[Task, Future[Outcome], Outcome | None]]:
+    """Yield tasks as they end, with their outcomes. Raises ConnectionError when the scheduler is lost."""
+    news: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(news.put)  # type: ignore[no-untyped-call]
+    watch = Watch(cluster.client, cluster.place, progress.say)
+    while futures:
+        try:
+            future = news.get(timeout=LOOK)
+        except queue.Empty:
+            check()
+            watch.look({task.kind for task in futures.values()})
+            continue
+        if future.status == "cancelled":
+            raise lost(cluster.client)
+        if watch.due:  # also while there is news: of ingests, perhaps, when nobody is there to encode
+            watch.look({task.kind for task in futures.values()})
+        task = futures[future]
+        while True:
+            try:
+                outcome = _outcome(task, future)
+                break
+            except TimeoutError:
+                check()
+                watch.look({task.kind for task in futures.values()})
+        del futures[future]
+        yield task, future, outcome

@@ -1,0 +1,125 @@
+"""What can be refused before any work: too little memory, no GPU, a wrong source, targets that are not the plan's."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+import torch
+from distributed import Client
+from distributed.system import MEMORY_LIMIT
+
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.compute.scheduler import offering, on_workers, workers_of
+from pipeline.compute.stages import process
+from pipeline.compute.stages.ingest import archive_of
+from pipeline.compute.stages.process import wanted_device
+from pipeline.errors import ConfigError
+from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
+from pipeline.planning.plan import Chunk, Kind, Plan, targets_sha256
+from pipeline.store.root import ingest_ledger, targets_url
+
+PROBES = 8
+"""Targets whose files are looked for before an ingest starts."""
+
+PATIENCE = 50.0
+"""Seconds to wait for a cluster that is said to be there: its scheduler, its first worker and, where one is demanded,
+its first GPU, all together."""
+
+
+DEVICE_ANSWER = 60.0
+"""Seconds for workers to tell of their GPU: a fresh one imports torch and wakes the device for it."""
+
+
+def check_memory(plan: Plan, client: Client | None, kinds: Iterable[Kind]) -> None:
+    """Refuse a run whose tasks do not fit into the memory of the workers that are there. Raises ConfigError."""
+    needed = memory_needed(plan, kinds)
+    if client is None:
+        _require_memory("this machine's memory", MEMORY_LIMIT, needed)
+        return
+    for address, info in workers_of(client).items():
+        if info["memory_limit"]:
+            at_once = memory_at_once(needed, info["nthreads"])
+            _require_memory(f"memory limit of worker {address}", info["memory_limit"], at_once)
+
+
+def _require_memory(key: str, limit: int, needed: int) -> None:
+    if needed > limit * MEMORY_FRACTION:
+        raise ConfigError(
+            key,
+            f"{limit / 2**20:.0f} MiB",
+            f"at least {math.ceil(needed / MEMORY_FRACTION / 2**20)} MiB for this plan's chunks",
+            "give workers more memory, or take fewer of them (--workers), or plan with a smaller --shard",
+        )
+
+
+def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE) -> None:
+    """Refuse workers that offer a GPU and have none that works, and a run that demands one where there is none.
+
+    demanded: whether encoding anywhere else is out of the question; a cluster's GPU workers are then waited for, for
+    so many seconds. client: None for work in this process. Raises ConfigError.
+    """
+    if client is None:
+        if demanded and process.device().type != "cuda":
+            raise ConfigError("--gpu", True, "a CUDA device in this machine", "run without --gpu to encode on the CPU")
+        return
+    deadline = time.monotonic() + wait
+    while demanded and not offering(workers_of(client), "GPU"):
+        if time.monotonic() > deadline or (client.cluster is not None and not torch.cuda.is_available()):
+            remedy = 'start some with: dask worker ADDRESS --resources "GPU=1", or run without --gpu'
+            raise ConfigError("--gpu", True, "a worker that offers the resource GPU", remedy)
+        time.sleep(1.0)
+    with_gpu = offering(workers_of(client), "GPU")
+    if with_gpu:
+        answers = on_workers(client, _device_problem, with_gpu, DEVICE_ANSWER)
+        if not answers:
+            remedy = "see what their logs say"
+            raise ConfigError("workers with a GPU", f"silent for {DEVICE_ANSWER:.0f} s", "one that answers", remedy)
+        for address, problem in answers.items():
+            if problem:
+                remedy = "mend its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU all the same"
+                raise ConfigError(f"worker {address}", problem, "a GPU that works, since it offers one", remedy)
+
+
+def _device_problem() -> str:
+    """Say, on a worker that offers a GPU, why it would not compute there; nothing when it would, or is told not to."""
+    try:
+        device = process.device()
+    except ConfigError as error:
+        return str(error)
+    return "" if device.type == "cuda" or wanted_device() == "cpu" else "no CUDA device"
+
+
+def check_targets(root: str, plan: Plan) -> None:
+    """Refuse a targets table that is not the planned one: rows would carry the names of others."""
+    url = targets_url(root)
+    try:
+        found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra, plan.survey), plan.survey)
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError("targets.parquet", url, "the table that was planned", f"restore it ({error})") from error
+    if found != plan.targets_sha256:
+        remedy = "restore the file, or plan again in another ROOT"
+        raise ConfigError("targets.parquet", f"{url} ({found[:12]}...)", f"{plan.targets_sha256[:12]}...", remedy)
+
+
+def check_source(root: str, plan: Plan, pending: Sequence[Chunk], ingested: Iterable[int]) -> None:
+    """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey.
+
+    pending, ingested: the chunks that are to be ingested, and those that are.
+    """
+    if not pending:
+        return
+    if plan.config.cache is not None:
+        storage.require_writable("cache", plan.config.cache)
+    url = targets_url(root)
+    step = -(-len(pending) // PROBES)
+    # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
+    records = ingest_ledger(root, plan).records(sorted(ingested)[: 4 * PROBES]).values()
+    found = [record["start"] for record in records if not record["quality"].get("NO_FILE")][:PROBES]
+    rows = [chunk.start for chunk in pending[::step]] + found
+    probes = pd.concat([targets.read_rows(url, row, row + 1, plan.survey) for row in rows])
+    archive = archive_of(plan)
+    archive.source.require_some(archive.paths(probes["target"].tolist()), plan.survey.root)

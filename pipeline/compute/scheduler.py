@@ -1,0 +1,99 @@
+"""Ask a Dask scheduler and its workers, with a limit: one that is stopped would be waited for without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from distributed import Client, Worker, WorkerPlugin
+
+logger = logging.getLogger(__name__)
+
+ANSWER = 30.0
+"""Seconds to wait for a scheduler, or for workers through it."""
+
+Workers = dict[str, Any]
+"""A scheduler's workers: the facts that it knows of each, by address."""
+
+
+def workers_of(client: Client) -> Workers:
+    """Ask for the workers. Raises TimeoutError when there is no answer, OSError when the scheduler is lost."""
+    # Not `client.scheduler_info`, which waits for ever.
+    identity: Mapping[str, Any] = _asked(client, _identity, client)
+    workers: Workers = identity["workers"]
+    return workers
+
+
+def offering(workers: Workers, resource: str) -> list[str]:
+    """Give the addresses of the workers that offer a resource, "GPU" or "CPU"."""
+    return [address for address, info in workers.items() if resource in info.get("resources", {})]
+
+
+def on_scheduler(client: Client, function: Callable[..., object], *arguments: object) -> None:
+    """Run a function in the scheduler's process. Raises what it raises, and TimeoutError."""
+    _asked(client, client._run_on_scheduler, function, *arguments)
+
+
+def on_workers(client: Client, function: Callable[[], Any], workers: Collection[str], limit: float) -> dict[str, Any]:
+    """Run a function on some workers; gives the results by address, of those that answer within so many seconds.
+
+    Raises what the function raises.
+    """
+
+    async def ask(address: str) -> dict[str, Any]:
+        try:
+            return await asyncio.wait_for(client._run(function, workers=[address]), limit)
+        except TimeoutError:
+            logger.warning("worker %s has not answered for %.0f s", address, limit)
+            return {}
+
+    async def ask_all() -> list[dict[str, Any]]:
+        return await asyncio.gather(*map(ask, workers))
+
+    answers: list[dict[str, Any]] = client.sync(ask_all)  # type: ignore[no-untyped-call]
+    return {address: answer for each in answers for address, answer in each.items()}
+
+
+def _asked(client: Client, function: Callable[..., Awaitable[Any]], *arguments: object) -> Any:  # noqa: ANN401 - Dask's
+    try:
+        return client.sync(function, *arguments, callback_timeout=ANSWER)  # type: ignore[no-untyped-call]
+    except TimeoutError as error:
+        address = client.scheduler.address if client.scheduler is not None else "of the run"
+        raise TimeoutError(
+            f"the Dask scheduler {address}, or a worker asked through it, has not answered for {ANSWER:.0f} s"
+        ) from error
+
+
+async def _identity(client: Client) -> Mapping[str, Any]:
+    identity: Mapping[str, Any] = await client.scheduler.identity(n_workers=-1)  # type: ignore[union-attr]
+    return identity
+
+
+class _Unprofiled(WorkerPlugin):
+    """Ends a worker's own looking at its threads; also that of workers that come later."""
+
+    name = "spender-pipeline-unprofiled"
+    idempotent = True
+
+    def setup(self, worker: Worker) -> None:
+        """Stop it, on the worker's own loop."""
+        if sys.version_info >= (3, 12):
+            return
+        callback = worker.periodic_callbacks.pop("profile", None)
+        if callback is not None:
+            callback.stop()
+
+
+def stop_profiling(client: Client) -> None:
+    """Have no worker look at its threads' frames, present or to come.
+
+    Under Python 3.11 a thread that ends while it does may stop the whole process (dask/distributed issue 8616), and it
+    is the more likely the shorter threads keep the interpreter (`process.TURN`).
+    """
+    try:
+        _asked(client, client._register_worker_plugin, _Unprofiled(), _Unprofiled.name, True)
+    except Exception as error:  # of whatever kind: it is a precaution
+        logger.warning("workers go on profiling: %s: %s", type(error).__name__, error)

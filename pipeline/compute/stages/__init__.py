@@ -1,0 +1,1 @@
+"""What runs on workers: one stage of one chunk at a time."""

@@ -1,0 +1,88 @@
+"""The encoding of one chunk: read, encode and decode, write, mark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.catalog import targets
+from pipeline.compute.stages import infer, process
+from pipeline.compute.stages.record import Record, Timings, finish, mark_chunk, packages, record_of, require_same
+from pipeline.errors import ConfigError
+from pipeline.planning.plan import Chunk, Plan
+from pipeline.spectra.quality import Quality
+from pipeline.store.arrays import checksum, encodings_url, read_chunk, spectra_url, write_region
+from pipeline.store.root import encode_ledger, ingest_ledger, read_plan, targets_url
+
+
+def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
+    """Encode and decode a chunk's spectra into the encodings store of a model, and mark the chunk.
+
+    Returns the summary: the marker's counts, and what no marker holds, the timings, bytes and the process. Raises
+    ConfigError when ROOT's plan has another fingerprint or the chunk's spectra are not all there, WeightsError for
+    another checkpoint than planned, OSError from storage.
+    """
+    clock = Timings()
+    plan = read_plan(root)
+    require_same(plan.encode_fingerprint(model_name), fingerprint, f"encode {model_name}")
+    config = plan.model(model_name)
+    with clock.part("read"):
+        spectra = read_chunk(spectra_url(root), ("flux", "ivar", "quality"), chunk.start, chunk.stop)
+        z = targets.read_rows(targets_url(root), chunk.start, chunk.stop, plan.survey)["z"].to_numpy(np.float32)
+    if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
+        raise ConfigError(f"chunk {chunk.index}", "not ingested", "spectra in the store", "run ingest first")
+    with clock.part("checksum"):
+        checksums = checksum(spectra)
+        _require_undamaged(root, plan, chunk, checksums)
+    with clock.part("load"):
+        model = process.load(config, plan.config.instrument)
+    with clock.part("wait"):
+        process.compute_lock.acquire()
+    try:
+        with clock.part("encode"):
+            process.prepare()
+            encoded = infer.encode_spectra(
+                model,
+                spectra["flux"],
+                spectra["ivar"],
+                z,
+                spectra["quality"],
+                outputs=config.variables,
+                micro_batch=config.micro_batch or 1,
+                device=process.device(),
+                precision=config.precision,
+            )
+    finally:
+        process.compute_lock.release()
+    arrays = {**encoded.outputs, "quality": encoded.quality}
+    with clock.part("write"):
+        write_region(encodings_url(root, model_name), chunk, arrays)
+    with clock.part("checksum"):
+        record = record_of(chunk, arrays)
+    record |= {"device": process.device_name(process.device()), "spectra_checksums": checksums}
+    record["packages"] = packages(("numpy", "torch", "zarr", "numcodecs"))
+    if encoded.micro_batch != config.micro_batch:
+        record["micro_batch"] = encoded.micro_batch
+    with clock.part("mark"):
+        ledger = encode_ledger(root, plan, model_name)
+        mark_chunk(ledger, encodings_url(root, model_name), chunk, arrays, record)
+    return finish("encode", model_name, chunk, record, arrays, clock)
+
+
+def _require_undamaged(root: str, plan: Plan, chunk: Chunk, found: Mapping[str, str]) -> None:
+    """Compare what was read with what ingest wrote, so that damage is never taken for data."""
+    try:
+        written = ingest_ledger(root, plan).read(chunk.index)["checksums"]
+    except FileNotFoundError as error:  # whatever stands in the store
+        raise ConfigError(
+            f"chunk {chunk.index}", "not ingested", "spectra with a marker", "run ingest first"
+        ) from error
+    damaged = [name for name, value in found.items() if written.get(name) != value]
+    if damaged:
+        raise ConfigError(
+            f"spectra of chunk {chunk.index}",
+            f"other {', '.join(damaged)} than ingest wrote",
+            "the spectra that the ledger tells of",
+            "the store is damaged: run verify --repair, then run",
+        )

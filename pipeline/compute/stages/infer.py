@@ -1,0 +1,257 @@
+"""Pure: spectra on the grid and a model -> latents, restframe spectra, reconstructions and how well they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.planning.schema import OUTPUTS
+from pipeline.spectra.quality import Quality
+from spender_core.autoencoder import fit_amplitude
+from spender_core.model import SpectrumModel
+from spender_core.precision import arithmetic
+
+# Spectra whose `norm` is no measure of the model's scale: their amplitude is fitted.
+_UNSCALED = Quality.NO_NORM | Quality.NEGATIVE_NORM
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model says about N spectra.
+
+    outputs: by name, each of shape (N, ...) as `planning.schema.OUTPUTS` describes it; its fill where the model says
+    nothing: in rows without latents, and, but for the latents, where the amplitude fitted is not positive or no
+    weighted pixel lies within the model. quality: shape (N,), uint32, the bits given and those added here.
+    micro_batch: spectra computed at once, smaller than asked for if the device ran out of memory.
+    """
+
+    outputs: dict[str, NDArray[Any]]
+    quality: NDArray[np.uint32]
+    micro_batch: int
+
+
+def encode_spectra(
+    model: SpectrumModel,
+    flux: NDArray[np.float32],
+    ivar: NDArray[np.float32],
+    z: NDArray[np.floating],
+    quality: NDArray[np.uint32],
+    *,
+    outputs: Iterable[str],
+    micro_batch: int,
+    device: torch.device,
+    precision: str = "float32",
+) -> Encoded:
+    """Encode normalized spectra, decode them, and compare the reconstruction with the data.
+
+    model: on `device`, in evaluation mode. flux, ivar: shape (N, L), normalized flux and its inverse variance, 0 where
+    masked. z: shape (N,), redshifts. quality: shape (N,), bits of `Quality`. outputs: names of those wanted. precision:
+    "float32", "tf32" or "bf16". Every micro-batch is padded to the same size, so that a spectrum's numbers do not
+    depend on how many others come with it. Rows with an UNUSABLE bit come out blank; each row without finite latents
+    has at least one bit.
+    """
+    n = len(flux)
+    quality = _without_redshift(quality, z)
+    usable = (quality & np.uint32(Quality.UNUSABLE)) == 0
+    result = _blank(n, model, outputs, micro_batch, quality)
+    start = 0
+    size = micro_batch
+    # One batch behind: a GPU computes this one while the last one's numbers are fetched and sorted into the result.
+    last: _Computed | None = None
+    with torch.inference_mode(), arithmetic(precision, device):
+        while start < n:
+            rows = slice(start, min(start + size, n))
+            if usable[rows].any():
+                try:
+                    computed = _compute(model, _pad(flux, ivar, z, usable, rows, size, device), rows, result)
+                except torch.OutOfMemoryError:
+                    if last is None and size == 1:
+                        raise
+                    if last is None:
+                        size = -(-size // 2)
+                    else:
+                        _collect(last, usable, result)
+                        last = None
+                    torch.cuda.empty_cache()
+                    continue
+                if last is not None:
+                    _collect(last, usable, result)
+                last = computed
+            start = rows.stop
+        if last is not None:
+            _collect(last, usable, result)
+    return replace(result, micro_batch=size)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One padded micro-batch of M spectra on the device; rows that carry nothing are zero."""
+
+    flux: Tensor  # (M, L)
+    ivar: Tensor  # (M, L)
+    z: Tensor  # (M,)
+
+
+def _without_redshift(quality: NDArray[np.uint32], z: NDArray[np.floating]) -> NDArray[np.uint32]:
+    """Add NO_REDSHIFT where z, in the model's float32, cannot move a spectrum to the restframe."""
+    as_model = z.astype(np.float32)
+    bad = ~(np.isfinite(as_model) & (as_model > -1))
+    return np.asarray(np.where(bad, quality | np.uint32(Quality.NO_REDSHIFT), quality), dtype=np.uint32)
+
+
+def _blank(
+    n: int, model: SpectrumModel, outputs: Iterable[str], micro_batch: int, quality: NDArray[np.uint32]
+) -> Encoded:
+    lengths = {
+        "spectrum": n,
+        "latent": model.n_latent,
+        "wavelength_rest": len(model.wave_rest),
+        "wavelength": len(model.wave_obs),
+    }
+    blank: dict[str, NDArray[Any]] = {}
+    for name in outputs:
+        output = OUTPUTS[name]
+        shape = [{**lengths, **output.sizes}[dim] for dim in output.dims]
+        blank[name] = np.full(shape, output.fill, output.dtype)
+    return Encoded(blank, quality.copy(), micro_batch)
+
+
+def _pad(
+    flux: NDArray[np.float32],
+    ivar: NDArray[np.float32],
+    z: NDArray[np.floating],
+    usable: NDArray[np.bool_],
+    rows: slice,
+    size: int,
+    device: torch.device,
+) -> _Batch:
+    n = rows.stop - rows.start
+    keep = usable[rows]
+    pinned = device.type == "cuda"
+    shapes = (size, flux.shape[1]), (size, flux.shape[1]), (size,)
+    batch = _Batch(*(torch.zeros(shape, pin_memory=pinned) for shape in shapes))
+    # Unusable rows stay zero: whatever stands in them, it can neither raise nor reach a neighbour.
+    batch.flux[:n] = torch.from_numpy(np.where(keep[:, None], flux[rows], np.float32(0)))
+    batch.ivar[:n] = torch.from_numpy(np.where(keep[:, None], ivar[rows], np.float32(0)))
+    batch.z[:n] = torch.from_numpy(np.where(keep, z[rows], 0).astype(np.float32))
+    return _Batch(*(values.to(device, non_blocking=pinned) for values in (batch.flux, batch.ivar, batch.z)))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What a model made of a micro-batch of M spectra, on the device; see `planning.schema.Decoded`."""
+
+    flux: Tensor
+    ivar: Tensor
+    z: Tensor
+    latents: Tensor
+    restframe: Tensor
+    reconstruction: Tensor
+    valid: Tensor
+    chi2: Tensor
+    n_pixels: Tensor
+    amplitude: Tensor
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What a micro-batch of M spectra gave, on the device: the first len(rows) of these belong to `rows`.
+
+    outputs: by name, shape (M, ...). finite: shape (M,), bool, whether the latents are. The others: shape (M,).
+    """
+
+    rows: slice
+    outputs: dict[str, Tensor]
+    finite: Tensor
+    amplitude: Tensor
+    n_pixels: Tensor
+    n_weighted: Tensor
+
+
+def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) -> _Computed:
+    """Start to compute one micro-batch; nothing here waits for a GPU."""
+    latents, restframe, reconstruction, valid = model.reconstruct(batch.flux, z=batch.z)
+    latents, restframe, reconstruction = latents.float(), restframe.float(), reconstruction.float()
+    weight = batch.ivar * valid
+    fitted = torch.zeros(len(batch.z), dtype=torch.bool)
+    fitted[: rows.stop - rows.start] = torch.from_numpy((result.quality[rows] & np.uint32(_UNSCALED)) != 0)
+    scale = torch.where(
+        fitted.to(batch.z.device, non_blocking=True), fit_amplitude(batch.flux, weight, reconstruction), 1.0
+    )
+    restframe, reconstruction = restframe * scale[:, None], reconstruction * scale[:, None]
+    chi2 = torch.sum(weight * (batch.flux - reconstruction) ** 2, dim=1)
+    n_pixels = torch.count_nonzero(weight, dim=1)
+    decoded = _Decoded(
+        batch.flux,
+        batch.ivar,
+        batch.z,
+        latents,
+        restframe,
+        torch.where(valid, reconstruction, torch.nan),
+        valid,
+        torch.where(n_pixels > 0, chi2, torch.nan),
+        n_pixels,
+        scale,
+    )
+    outputs = {name: OUTPUTS[name].compute(decoded) for name in result.outputs}
+    finite = torch.isfinite(latents).all(dim=1)
+    return _Computed(rows, outputs, finite, scale, n_pixels, torch.count_nonzero(batch.ivar, dim=1))
+
+
+def _collect(computed: _Computed, all_usable: NDArray[np.bool_], result: Encoded) -> None:
+    """Put a micro-batch's usable rows into `result`, with the bits that the model's answer adds."""
+    rows = computed.rows
+    n, usable = rows.stop - rows.start, all_usable[rows]
+
+    def fetched(values: Tensor) -> NDArray[Any]:
+        return np.asarray(values[:n].cpu().numpy())
+
+    for name, values in computed.outputs.items():
+        result.outputs[name][rows][usable] = fetched(values)[usable]
+    result.quality[rows] |= _quality_bits(
+        usable,
+        usable & ((result.quality[rows] & np.uint32(_UNSCALED)) != 0),
+        finite=fetched(computed.finite),
+        positive=fetched(computed.amplitude) > 0,
+        n_pixels=fetched(computed.n_pixels),
+        n_weighted=fetched(computed.n_weighted),
+    )
+    _blank_invalid(result, rows)
+
+
+def _quality_bits(
+    usable: NDArray[np.bool_],
+    fitted: NDArray[np.bool_],
+    *,
+    finite: NDArray[np.bool_],
+    positive: NDArray[np.bool_],
+    n_pixels: NDArray[np.int64],
+    n_weighted: NDArray[np.int64],
+) -> NDArray[np.uint32]:
+    """Bits that the model's answer adds; n_pixels of the n_weighted pixels lie within the model. All shape (N,)."""
+    added = np.zeros(len(usable), np.uint32)
+    added[usable & (n_pixels < n_weighted)] |= np.uint32(Quality.OUT_OF_RANGE)
+    added[usable & (n_pixels == 0)] |= np.uint32(Quality.NO_OVERLAP)
+    added[fitted & (n_pixels > 0)] |= np.uint32(Quality.AMPLITUDE_FITTED)
+    added[fitted & (n_pixels > 0) & ~positive] |= np.uint32(Quality.NEGATIVE_AMPLITUDE)
+    added[usable & ~finite] |= np.uint32(Quality.NOT_FINITE)
+    return added
+
+
+def _blank_invalid(result: Encoded, rows: slice) -> None:
+    """Blank what is no result, so that half a spectrum never looks like one.
+
+    All of a spectrum without finite latents; but for the latents, all of one that the model does not describe: a
+    negative amplitude would turn its restframe upside down, without overlap nothing compares the two.
+    """
+    quality = result.quality[rows]
+    not_finite = (quality & np.uint32(Quality.NOT_FINITE)) != 0
+    bad = not_finite | ((quality & np.uint32(Quality.NEGATIVE_AMPLITUDE | Quality.NO_OVERLAP)) != 0)
+    for name, values in result.outputs.items():
+        values[rows][not_finite if OUTPUTS[name].of_latents else bad] = OUTPUTS[name].fill

@@ -1,0 +1,111 @@
+"""One task: one stage of one chunk, done where it runs, tried again where that may help, and never raising."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from pipeline.archive.quota import Quota, turn
+from pipeline.archive.source import SourceError
+from pipeline.compute.stages import encode, ingest, metrics
+from pipeline.compute.stages.process import prepare
+from pipeline.compute.stages.record import Record
+from pipeline.errors import ConfigError, redacted
+from pipeline.planning.plan import Chunk, Kind
+from pipeline.retry import retried
+from pipeline.store.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Tries of a task whose fault may pass, most of all one of storage; sources retry single files by themselves."""
+
+# Repeating these gives the same again: settings, mistakes in code, and what a source has retried already.
+_PERMANENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    PermissionError,
+    SourceError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one chunk; model is None for ingest."""
+
+    stage: str
+    model: str | None
+    chunk: Chunk
+
+    @property
+    def kind(self) -> Kind:
+        """What it does."""
+        return self.stage, self.model
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.stage, self.model, f"{self.chunk.index:06d}") if part)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended: with the summary of its chunk, or with the reason why not."""
+
+    task: Task
+    record: Record | None
+    reason: str | None = None
+
+
+def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Outcome | None = None) -> Outcome:
+    """Do one task, where it runs; never raises for a fault, so that no traceback travels or fills a worker's log.
+
+    quota: what an ingest may ask of the source. upstream: the outcome of the ingest that an encoding waits for.
+    """
+    if upstream is not None and upstream.reason is not None:
+        metrics.fail(*task.kind)
+        return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
+    prepare()
+    tried = 1
+
+    def warn(error: Exception, number: int) -> None:
+        nonlocal tried
+        tried = number + 1
+        logger.warning("%s: attempt %d failed: %s", task, number, reason_of(error, number))
+
+    def do() -> Record:
+        return _done_before(root, fingerprint, task) or _do(root, fingerprint, task, quota)
+
+    try:
+        record = retried(do, attempts=ATTEMPTS, may_pass=lambda error: not isinstance(error, _PERMANENT), failed=warn)
+    except Exception as error:
+        logger.debug("%s failed", task, exc_info=True)
+        metrics.fail(*task.kind)
+        return Outcome(task, None, reason_of(error, tried))
+    return Outcome(task, record)
+
+
+def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
+    """Look for the marker: a scheduler repeats a finished task when the worker that held its summary is lost."""
+    try:
+        return Ledger(root, task.stage, fingerprint, task.model).read(task.chunk.index)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:
+    if task.model is None:
+        with turn(quota) as share:
+            return ingest.ingest_chunk(root, fingerprint, task.chunk, share)
+    return encode.encode_chunk(root, fingerprint, task.model, task.chunk)
+
+
+def reason_of(error: BaseException, attempts: int = 1) -> str:
+    """Say in one line why a task failed, for its record."""
+    text = (str(error).strip() or "no message").splitlines()[0]
+    name = "" if isinstance(error, (ConfigError, SourceError)) else f"{type(error).__name__}: "
+    return redacted(f"{name}{text}") + (f" ({attempts} attempts)" if attempts > 1 else "")

@@ -1,0 +1,1 @@
+"""Mock spectra and releases of them."""

@@ -1,0 +1,1 @@
+"""What is to be computed: the schema, the plan, the memory that it takes."""

@@ -1,0 +1,249 @@
+"""What the stores hold: dimensions, type, fill, units, meaning and origin of each variable; facts only.
+
+Attributes follow the CF conventions. Three rules that a reader of the store relies on:
+
+- `quality` is filled with NOT_PROCESSED: a chunk that was never written can never look good;
+- `ivar` is filled with 0 and has no `_FillValue`, so that a masked pixel stays 0 and does not decode to NaN;
+- ids carry no `_FillValue`: xarray would decode them to float, and a specobjid beyond 2^53 would change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.spectra.quality import Quality, flag_attributes
+from pipeline.surveys.columns import Attributes, Coordinate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# Rows per chunk of a coordinate along `spectrum`: one object for all but the largest surveys, five for 5 M
+# rows (8 MiB each at most, text aside), instead of one request per task's rows whenever somebody reads a column.
+COORDINATE_ROWS = 2**20
+
+_FLUX_UNITS = "1e-17 erg s-1 cm-2 Angstrom-1"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a store: dimension names, dtype, fill of what was never written, CF attributes.
+
+    missing: whether the fill means "no value" to a reader (it becomes `_FillValue`). sizes: lengths of the dimensions
+    that only this variable has.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    fill: float
+    attributes: Attributes = field(default_factory=dict)
+    missing: bool = True
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Decoded(Protocol):
+    """What a model made of M spectra, as tensors: all that an output may be computed from.
+
+    flux, ivar: shape (M, L), normalized flux and its inverse variance, 0 where masked. z: shape (M,).
+    latents: shape (M, S). restframe: shape (M, R), in units of the norm. reconstruction: shape (M, L), NaN outside of
+    the model. valid: shape (M, L), bool, the pixels that the model covers. chi2: shape (M,), NaN without pixels.
+    n_pixels: shape (M,), pixels in chi2. amplitude: shape (M,), the factor in restframe and reconstruction.
+    """
+
+    @property
+    def flux(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def ivar(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def z(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def latents(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def restframe(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def reconstruction(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def valid(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def chi2(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def n_pixels(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+    @property
+    def amplitude(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Variable):
+    """A variable of an encodings store that users may ask for: one entry here is all that an output needs.
+
+    compute: what a model made of M spectra -> the tensor, shape (M, ...). by_default: whether plans that choose nothing
+    have it. of_latents: whether it is a result wherever the latents are finite; others are blank, too, where the
+    decoded spectrum does not describe the data.
+    """
+
+    compute: Callable[[Decoded], Any]
+    by_default: bool = True
+    of_latents: bool = False
+
+
+def _quality(description: str) -> Variable:
+    attributes = {
+        "long_name": description,
+        "standard_name": "quality_flag",
+        "units": "1",
+        **flag_attributes(),
+    }
+    return Variable(("spectrum",), "uint32", int(Quality.NOT_PROCESSED), attributes, missing=False)
+
+
+SPECTRA_VARIABLES: dict[str, Variable] = {
+    "flux": Variable(
+        ("spectrum", "wavelength"),
+        "float32",
+        np.nan,
+        {
+            "long_name": "observed flux density divided by norm",
+            "units": "1",
+            "ucd": "phot.flux.density;em.wl",
+            "ancillary_variables": "ivar norm quality",
+        },
+    ),
+    "ivar": Variable(
+        ("spectrum", "wavelength"),
+        "float32",
+        0.0,
+        {
+            "long_name": "inverse variance of the normalized flux",
+            "units": "1",
+            "ucd": "stat.weight;phot.flux.density",
+            "comment": "0 where the pixel is masked, on a sky line or not observed",
+        },
+        missing=False,
+    ),
+    "norm": Variable(
+        ("spectrum",),
+        "float32",
+        np.nan,
+        {
+            "long_name": "scale that the observed flux density was divided by",
+            "units": _FLUX_UNITS,
+            "ucd": "phot.flux.density",
+            "comment": "median over the restframe window 5300-5850 Angstrom unless quality says otherwise",
+        },
+    ),
+    "quality": _quality("quality bits of the observed spectrum"),
+}
+
+OUTPUTS: dict[str, Output] = {
+    "latents": Output(
+        dims=("spectrum", "latent"),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "latent parameters of the spectrum",
+            "units": "1",
+            "comment": "latents of different checkpoints cannot be compared",
+            "ancillary_variables": "quality chi2",
+        },
+        compute=lambda decoded: decoded.latents,
+        of_latents=True,
+    ),
+    "restframe": Output(
+        dims=("spectrum", "wavelength_rest"),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "restframe model spectrum in units of norm",
+            "units": "1",
+            "ucd": "phot.flux.density;em.wl;meta.modelled",
+            "ancillary_variables": "quality",
+        },
+        compute=lambda decoded: decoded.restframe,
+    ),
+    "reconstruction": Output(
+        dims=("spectrum", "wavelength"),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "model of the observed spectrum in units of norm",
+            "units": "1",
+            "ucd": "phot.flux.density;em.wl;meta.modelled",
+            "comment": "NaN where the model does not reach",
+        },
+        compute=lambda decoded: decoded.reconstruction,
+        by_default=False,
+    ),
+    "chi2": Output(
+        dims=("spectrum",),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "sum over the used pixels of ivar times the squared difference of flux and model",
+            "units": "1",
+            "ucd": "stat.fit.chi2",
+            "ancillary_variables": "n_pixels",
+        },
+        compute=lambda decoded: decoded.chi2,
+    ),
+    "n_pixels": Output(
+        dims=("spectrum",),
+        dtype="int32",
+        fill=0,
+        attributes={"long_name": "number of pixels in chi2", "units": "1", "ucd": "meta.number"},
+        missing=False,
+        compute=lambda decoded: decoded.n_pixels,
+    ),
+    "amplitude": Output(
+        dims=("spectrum",),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "factor on the decoded spectrum, included in restframe and reconstruction",
+            "units": "1",
+            "comment": "1, or fitted to the observed flux where the spectrum had no proper norm",
+        },
+        compute=lambda decoded: decoded.amplitude,
+    ),
+}
+"""The outputs, in the order in which they are stored."""
+
+ENCODING_QUALITY = _quality("quality bits of the observed spectrum and of its encoding")
+
+
+def default_outputs() -> tuple[str, ...]:
+    """Return the outputs of plans that choose nothing.
+
+    The reconstruction can be computed from the restframe and the redshift, and is as large: off unless asked for.
+    """
+    return tuple(name for name, output in OUTPUTS.items() if output.by_default)
+
+
+def variables_of(wanted: Collection[str]) -> dict[str, Variable]:
+    """Return the variables of an encodings store: the outputs asked for, and quality."""
+    outputs = {name: output for name, output in OUTPUTS.items() if name in wanted}
+    return {**outputs, "quality": ENCODING_QUALITY}
+
+
+def column(targets: pd.DataFrame, name: str, coordinate: Coordinate) -> NDArray[Any]:
+    """Return one column of the targets in the stores' type; text as numpy's variable-length strings."""
+    if coordinate.dtype == "str":
+        values = np.empty(len(targets), dtype=np.dtypes.StringDType())
+        for start in range(0, len(targets), COORDINATE_ROWS):  # in pieces: as Python's own strings they are large
+            rows = slice(start, start + COORDINATE_ROWS)
+            values[rows] = targets[name].iloc[rows].to_numpy(dtype=object)
+        return values
+    return np.asarray(targets[name].to_numpy(dtype=coordinate.dtype))

@@ -1,0 +1,1 @@
+"""For analysts: open a run, plot a spectrum, make a batch."""

@@ -1,0 +1,362 @@
+"""Figures and tables for people: one spectrum as a figure, a run as a few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoMinorLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.spectra.quality import Quality
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+    from pipeline.results.run import Run
+
+Floats = NDArray[np.floating[Any]]
+Lines = tuple[tuple[str, tuple[float, ...]], ...]
+"""Labels and wavelengths of lines, in the order of wavelength."""
+
+EMISSION_LINES: Lines = (
+    (r"Ly$\alpha$", (1215.67,)),
+    ("C IV", (1549.48,)),
+    ("C III]", (1908.73,)),
+    ("Mg II", (2799.12,)),
+    ("[O II]", (3727.09, 3729.88)),
+    ("[Ne III]", (3869.81,)),
+    (r"H$\delta$", (4102.89,)),
+    (r"H$\gamma$", (4341.68,)),
+    (r"H$\beta$", (4862.68,)),
+    ("[O III]", (4960.30, 5008.24)),
+    ("[O I]", (6302.05,)),
+    (r"H$\alpha$, [N II]", (6549.86, 6564.61, 6585.27)),
+    ("[S II]", (6718.29, 6732.67)),
+)
+"""Label and wavelengths, vacuum Angstrom, of lines drawn from above (SDSS DR7 table of galaxy lines, linestable)."""
+
+ABSORPTION_LINES: Lines = (
+    ("Ca K, H", (3934.78, 3969.59)),
+    ("G", (4305.61,)),
+    ("Mg b", (5176.63,)),
+    ("Na D", (5895.60,)),
+    ("Ca II", (8500.36, 8544.44, 8664.52)),
+)
+"""The same of absorption lines, drawn from below."""
+
+_INK, _DATA, _NOISE, _MODEL, _MASK, _GUIDE = "#1f2933", "#34495e", "#9cc3e6", "#d1384b", "#edebe6", "#8a94a0"
+_LEFT, _WIDTH = 0.075, 0.91  # of all panels, in parts of the figure
+_RESIDUAL_LIMIT = 5.0  # sigma
+_FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """One row of a run, in the units of its figure.
+
+    wavelength: (L,), observed Angstrom; flux, sigma, reconstruction: (L,), 1e-17 erg s-1 cm-2 Angstrom-1, sigma
+    infinite where masked, reconstruction NaN where there is none; observed: (L,), whether the file has the pixel.
+    wave_rest, restframe: (R,), Angstrom and flux over norm; empty where the run has no restframe of it.
+    """
+
+    target: str
+    object_class: str
+    z: float
+    sn_median: float
+    quality: int
+    wavelength: Floats
+    flux: Floats
+    sigma: Floats
+    observed: NDArray[np.bool_]
+    reconstruction: Floats
+    wave_rest: Floats
+    restframe: Floats
+
+    @property
+    def residual(self) -> Floats:
+        """(flux - reconstruction) / sigma, shape (L,), NaN where masked or without a reconstruction."""
+        pull = (self.flux - self.reconstruction) / self.sigma
+        return np.where(np.isfinite(self.sigma), pull, np.nan)
+
+
+def read_spectrum(run: Run, row: int, model: str | None = None) -> Spectrum:
+    """Read one row of a run and its encoding.
+
+    row: index along `spectrum`. model: name, default the plan's only one. The reconstruction is the stored one,
+    else the stored restframe, redshifted and interpolated linearly (without the instrument's line spread function).
+    """
+    encoding = run.encodings(model).isel(spectrum=row)
+    wavelength = encoding["wavelength"].to_numpy().astype(np.float64)
+    norm, ivar = float(encoding["norm"]), encoding["ivar"].to_numpy().astype(np.float64)
+    scale = norm if np.isfinite(norm) else 1.0
+    flux = encoding["flux"].to_numpy().astype(np.float64)
+    used = np.flatnonzero(ivar > 0)
+    observed = np.zeros(len(wavelength), dtype=bool)
+    if len(used):
+        observed[used[0] : used[-1] + 1] = True
+    else:
+        observed[:] = np.isfinite(flux) & (flux != 0)
+    with np.errstate(divide="ignore"):
+        sigma = np.where(ivar > 0, scale * ivar**-0.5, np.inf)
+    z = float(encoding["z"])
+    wave_rest, restframe = np.empty(0), np.empty(0)
+    if "restframe" in encoding and np.isfinite(encoding["restframe"].to_numpy()).any():
+        wave_rest = encoding["wavelength_rest"].to_numpy().astype(np.float64)
+        restframe = encoding["restframe"].to_numpy().astype(np.float64)
+    return Spectrum(
+        target=str(encoding["target"].item()),
+        object_class=str(encoding["class"].item()) if "class" in encoding.coords else "",
+        z=z,
+        sn_median=float(encoding["sn_median"]) if "sn_median" in encoding.coords else float("nan"),
+        quality=int(encoding["quality"]),
+        wavelength=wavelength,
+        flux=flux * scale,
+        sigma=sigma,
+        observed=observed,
+        reconstruction=scale * _reconstruction(encoding, wavelength, z, wave_rest, restframe),
+        wave_rest=wave_rest,
+        restframe=restframe,
+    )
+
+
+def _reconstruction(encoding: xr.Dataset, wavelength: Floats, z: float, wave_rest: Floats, restframe: Floats) -> Floats:
+    """Model of the observed spectrum in units of norm, shape (L,), NaN where there is none."""
+    if "reconstruction" in encoding:
+        return np.asarray(encoding["reconstruction"].to_numpy(), dtype=np.float64)
+    if not len(restframe):
+        return np.full(len(wavelength), np.nan)
+    return np.interp(wavelength, wave_rest * (1 + z), restframe, left=np.nan, right=np.nan)
+
+
+def plot_spectrum(run: Run, row: int, output: str, model: str | None = None) -> None:
+    """Draw one spectrum: observed with noise and masked pixels, reconstruction, residual, labeled restframe.
+
+    row: index along `spectrum` (see Run.find). output: a file whose ending says the format (png, pdf, svg, ...).
+    model: name of the encoding, default the plan's only one. A spectrum without an encoding is drawn with the
+    reason. Raises ConfigError for a format that cannot be written.
+    """
+    import matplotlib
+
+    file = Path(output).expanduser()
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if file.suffix.lstrip(".").lower() not in formats:
+        raise ConfigError(
+            "output", str(output), f"a file ending in one of {', '.join(sorted(formats))}", "name it *.png"
+        )
+    with matplotlib.rc_context({"font.size": 13, "axes.edgecolor": _INK, "axes.labelcolor": _INK}):
+        figure = draw(read_spectrum(run, row, model))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=150)
+
+
+def draw(spectrum: Spectrum) -> Figure:
+    """Make the figure of a spectrum, 16:9, to be read from the last row."""
+    figure = Figure(figsize=(13.333, 7.5), facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.text(_LEFT, 0.945, _title(spectrum), fontsize=20, color=_INK, weight="bold")
+    figure.text(_LEFT + _WIDTH, 0.945, _subtitle(spectrum), fontsize=15, color=_INK, ha="right")
+    observed = figure.add_axes((_LEFT, 0.56, _WIDTH, 0.32))
+    residual = figure.add_axes((_LEFT, 0.455, _WIDTH, 0.095))
+    restframe = figure.add_axes((_LEFT, 0.085, _WIDTH, 0.22))
+    for axes in (observed, residual, restframe):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_minor_locator(AutoMinorLocator(5))
+    _draw_observed(observed, spectrum)
+    _draw_residual(residual, spectrum)
+    _draw_restframe(restframe, spectrum)
+    figure.align_ylabels()
+    return figure
+
+
+def _title(spectrum: Spectrum) -> str:
+    return f"{spectrum.object_class.strip() or 'spectrum'} {spectrum.target}"
+
+
+def _subtitle(spectrum: Spectrum) -> str:
+    parts = [f"z = {spectrum.z:.4f}", f"S/N = {spectrum.sn_median:.1f}"]
+    used = np.isfinite(spectrum.residual)
+    if used.any():
+        parts.append(rf"$\chi^2/n$ = {np.mean(spectrum.residual[used] ** 2):.2f}")
+    if spectrum.quality:
+        parts.append(_words(spectrum.quality))
+    return "    ".join(parts)
+
+
+def _words(quality: int) -> str:
+    return Quality.describe(quality).replace("_", " ").replace("|", ", ").lower()
+
+
+def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """First and last index of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
+    yield from zip(edges[::2], edges[1::2] - 1, strict=True)
+
+
+def _shade_masked(axes: Axes, spectrum: Spectrum) -> None:
+    masked = spectrum.observed & ~np.isfinite(spectrum.sigma)
+    half = spectrum.wavelength * 0.5e-4 * np.log(10)
+    for number, (first, last) in enumerate(_runs(masked)):
+        axes.axvspan(
+            spectrum.wavelength[first] - half[first],
+            spectrum.wavelength[last] + half[last],
+            color=_MASK,
+            lw=0,
+            zorder=0,
+            label="masked, unobserved" if number == 0 else None,
+        )
+
+
+def _limits(spectrum: Spectrum) -> tuple[float, float]:
+    """Range of flux to show: nearly all valid pixels and the whole reconstruction."""
+    valid = spectrum.observed & np.isfinite(spectrum.sigma)
+    flux = spectrum.flux[valid if valid.any() else spectrum.observed]
+    flux = flux[np.isfinite(flux)]
+    reconstruction = spectrum.reconstruction[valid & np.isfinite(spectrum.reconstruction)]
+    low, high = np.percentile(flux, (0.5, 99.5)) if len(flux) else (0.0, 1.0)
+    if len(reconstruction):
+        low, high = min(low, reconstruction.min()), max(high, reconstruction.max())
+    margin = 0.12 * (high - low) or 1.0
+    return min(float(low - margin), 0.0), float(high + 1.6 * margin)
+
+
+def _draw_observed(axes: Axes, spectrum: Spectrum) -> None:
+    shown, wavelength = spectrum.observed, spectrum.wavelength
+    _shade_masked(axes, spectrum)
+    flux = np.where(shown, spectrum.flux, np.nan)
+    valid = np.where(np.isfinite(spectrum.sigma), flux, np.nan)
+    sigma = np.where(np.isfinite(spectrum.sigma), spectrum.sigma, np.nan)
+    axes.fill_between(wavelength, valid - sigma, valid + sigma, color=_NOISE, lw=0, label=r"$\pm 1\sigma$", step="mid")
+    axes.step(wavelength, flux, where="mid", color=_GUIDE, lw=0.5, alpha=0.6)
+    axes.step(wavelength, valid, where="mid", color=_DATA, lw=0.7, label="observed")
+    reconstruction = np.where(shown, spectrum.reconstruction, np.nan)
+    if np.isfinite(reconstruction).any():
+        axes.plot(wavelength, reconstruction, color=_MODEL, lw=1.5, label="reconstruction")
+    axes.set_ylim(*_limits(spectrum))
+    _set_observed_range(axes, spectrum)
+    axes.tick_params(labelbottom=False)
+    axes.set_ylabel(_FLUX_LABEL, y=0.56)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    if shown.any():
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=4, frameon=False, fontsize=13, handlelength=1.6
+        )
+    if spectrum.quality & Quality.UNUSABLE or not np.isfinite(reconstruction).any():
+        _say_why(axes, spectrum)
+
+
+def _say_why(axes: Axes, spectrum: Spectrum) -> None:
+    unusable = spectrum.quality & int(Quality.UNUSABLE)
+    reason = f"no latents: {_words(unusable)}" if unusable else "the run holds no restframe to reconstruct from"
+    box = {"facecolor": "white", "edgecolor": _MODEL, "boxstyle": "round,pad=0.6"}
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", fontsize=18, color=_MODEL, bbox=box)
+
+
+def _set_observed_range(axes: Axes, spectrum: Spectrum) -> None:
+    shown = spectrum.wavelength[spectrum.observed] if spectrum.observed.any() else spectrum.wavelength
+    axes.set_xlim(shown[0] - 20, shown[-1] + 20)
+
+
+def _draw_residual(axes: Axes, spectrum: Spectrum) -> None:
+    _shade_masked(axes, spectrum)
+    for level, width in ((0, 1.0), (-3, 0.6), (3, 0.6)):
+        axes.axhline(level, color=_GUIDE, lw=width, ls="-" if level == 0 else (0, (4, 4)), zorder=1)
+    residual = np.clip(spectrum.residual, -_RESIDUAL_LIMIT, _RESIDUAL_LIMIT)
+    axes.step(spectrum.wavelength, residual, where="mid", color=_DATA, lw=0.6)
+    axes.set_ylim(-_RESIDUAL_LIMIT * 1.05, _RESIDUAL_LIMIT * 1.05)
+    axes.set_yticks([-3, 0, 3])
+    _set_observed_range(axes, spectrum)
+    axes.set_ylabel("residual\n" + r"[$\sigma$]", fontsize=12)
+    axes.set_xlabel(r"observed wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
+
+
+def _draw_restframe(axes: Axes, spectrum: Spectrum) -> None:
+    axes.set_xlabel(r"restframe wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
+    axes.set_ylabel("flux / norm")
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    wavelength, restframe = spectrum.wave_rest, spectrum.restframe
+    if not len(restframe):
+        axes.set_yticks([])
+        axes.text(
+            0.5, 0.5, "no restframe", transform=axes.transAxes, ha="center", va="center", color=_GUIDE, fontsize=16
+        )
+        return
+    shown = spectrum.wavelength[spectrum.observed] / (1 + spectrum.z)
+    inside = (wavelength >= shown[0]) & (wavelength <= shown[-1])
+    low, high = min(float(restframe[inside].min()), 0.0), float(restframe[inside].max())
+    axes.set_ylim(low - 0.3 * (high - low), high + 0.08 * (high - low))  # room for names below
+    axes.set_xlim(wavelength[0], wavelength[-1])
+    axes.plot(wavelength, restframe, color=_MODEL, lw=0.9, alpha=0.45)
+    axes.plot(wavelength, np.where(inside, restframe, np.nan), color=_MODEL, lw=1.4)
+    for left, right in ((wavelength[0], shown[0]), (shown[-1], wavelength[-1])):
+        if right > left:
+            axes.axvspan(left, right, color=_MASK, lw=0, zorder=0)
+    _name_lines(axes, EMISSION_LINES, base=1.03, step=0.145, span=(0.5, 1.0))
+    _name_lines(axes, ABSORPTION_LINES, base=0.03, step=0.145, span=(0.16, 0.5))
+
+
+def _name_lines(axes: Axes, lines: Lines, *, base: float, step: float, span: tuple[float, float]) -> None:
+    """Mark lines; their names stand in a row, and a step higher where they would touch.
+
+    base, step: height of the row and of the step; span: of the marks; all in parts of the axes' height.
+    """
+    low, high = axes.get_xlim()
+    transform = axes.get_xaxis_transform()
+    ends: dict[int, float] = {}  # per row, where its last name ends, in pixels
+    for name, wavelengths in lines:
+        inside = [wavelength for wavelength in wavelengths if low < wavelength < high]
+        if not inside:
+            continue
+        for wavelength in inside:
+            axes.axvline(wavelength, *span, color=_GUIDE, lw=0.8, ls=(0, (2, 3)), zorder=0.5)
+        text = axes.text(float(np.mean(inside)), base, name, transform=transform, ha="center", fontsize=12, color=_INK)
+        extent = text.get_window_extent()
+        row = next(row for row in range(len(lines)) if ends.get(row, 0.0) < extent.x0 - 4)
+        ends[row] = extent.x1
+        text.set_y(base + row * step)
+
+
+def summary_table(run: Run, rows: Sequence[int] = (), model: str | None = None) -> str:
+    """Describe the encodings of a run in a few lines of text, and some of its spectra one by one.
+
+    rows: indices along `spectrum` that get a line of their own. model: default the plan's only one.
+    """
+    encodings = run.encodings(model)
+    names = [
+        n for n in ("z", "sn_median", "chi2", "n_pixels", "quality", "target", "class") if n in encodings.variables
+    ]
+    table = encodings[names].compute()
+    quality = table["quality"].to_numpy()
+    encoded = (quality & int(Quality.UNUSABLE)) == 0
+    lines = [f"spectra       {len(quality)}, {int(encoded.sum())} with latents"]
+    for label, values in (("redshift", table["z"]), ("S/N", table["sn_median"]), ("chi2/n", _reduced(table))):
+        finite = values.to_numpy()[encoded & np.isfinite(values.to_numpy())]
+        if len(finite):
+            low, middle, high = np.percentile(finite, (16, 50, 84))
+            lines.append(f"{label:13} median {middle:.3g}, central 68 % {low:.3g} to {high:.3g}")
+    remarks = [f"{(bit.name or '').lower()} {int((quality & bit.value != 0).sum())}" for bit in Quality]
+    kept = [text for text in remarks if not text.endswith(" 0")]
+    lines.append(f"quality       no remark {int((quality == 0).sum())}" + "".join(f", {text}" for text in kept))
+    if rows:
+        lines += ["", f"{'target':24} {'class':8} {'z':>8} {'S/N':>6} {'chi2/n':>7}  quality"]
+    for row in rows:
+        one = table.isel(spectrum=row)
+        lines.append(
+            f"{one['target'].item():24} {one['class'].item():8} {float(one['z']):8.4f} {float(one['sn_median']):6.1f} "
+            f"{float(_reduced(one)):7.2f}  {_words(int(one['quality']))}"
+        )
+    return "\n".join(lines)
+
+
+def _reduced(table: xr.Dataset) -> xr.DataArray:
+    """Sum of squared residuals over sigma per pixel; NaN where the run kept no chi2."""
+    if "chi2" not in table or "n_pixels" not in table:
+        return table["z"] * np.nan
+    return table["chi2"] / table["n_pixels"].where(table["n_pixels"] > 0)

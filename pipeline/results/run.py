@@ -1,0 +1,108 @@
+"""Open a run to read it: its plan, targets, spectra and encodings, and the row of one target."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.errors import ConfigError
+from pipeline.storage import Place, place
+from pipeline.store.arrays import encodings_url, open_dataset, spectra_url
+from pipeline.store.root import read_plan
+
+
+def open_run(root: Place) -> Run:
+    """Open a run by its root: a path or any fsspec URL. Raises ConfigError when there is none."""
+    return Run(root)
+
+
+class Run:
+    """A run to read, finished or not. Datasets are lazy; chunks that are not done yet read as their fill.
+
+    Raises ConfigError when there is no plan at the root.
+    """
+
+    def __init__(self, root: Place) -> None:
+        self.root = place(root)
+        self.plan = read_plan(self.root)
+
+    def __repr__(self) -> str:
+        models = ", ".join(model.name for model in self.plan.models) or "none"
+        return f"<Run {self.root}: {self.plan.n_spectra} spectra, models: {models}>"
+
+    def targets(self) -> pd.DataFrame:
+        """Return the targets, one row per spectrum; the row number is the index along `spectrum`."""
+        return self._targets.copy()
+
+    def spectra(self) -> xr.Dataset:
+        """Return the lazy spectra: flux, ivar, norm, quality, with the targets as coordinates."""
+        return self._open(spectra_url(self.root), self.plan.ingest_fingerprint, "spectra")
+
+    def encodings(self, model: str | None = None) -> xr.Dataset:
+        """Return the lazy encodings of a model with the flux, ivar and norm of their spectra.
+
+        `quality` is the encodings' own, which holds the bits of the spectra too. model: may be left out when
+        the run has one only. Raises ConfigError for a model that the run does not have or has not begun.
+        """
+        config = self.plan.model(model if model is not None else self._only_model())
+        url = encodings_url(self.root, config.name)
+        encodings = self._open(url, self.plan.encode_fingerprint(config.name), f"encodings of {config.name}")
+        spectra = self.spectra()
+        # Both stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
+        return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")})
+
+    def find(self, target: str | int) -> int:
+        """Return the row of a target: its key, such as "run2d/plate-mjd-fiberid", or another name.
+
+        SDSS: "plate-mjd-fiberid" or its specobjid.
+
+        Raises ConfigError when no target is meant, or several are.
+        """
+        rows = self._rows(target)
+        if len(rows) == 1:
+            return int(rows[0])
+        expected = f"a target of this run as {self.plan.survey.lookup.names}"
+        if len(rows) == 0:
+            example = self._targets["target"].iloc[0]
+            raise ConfigError("id", target, expected, f"the first target is {example}")
+        keys = ", ".join(self._targets["target"].iloc[rows[:5]])
+        raise ConfigError("id", target, expected, f"it means {len(rows)} targets: {keys}")
+
+    @cached_property
+    def _targets(self) -> pd.DataFrame:
+        return targets.read_rows(storage.join(self.root, "targets.parquet"), 0, self.plan.n_spectra, self.plan.survey)
+
+    def _rows(self, target: str | int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        frame = self._targets
+        text = str(target).strip()
+        lookup = self.plan.survey.lookup
+        numbers = lookup.columns_of(text)
+        if numbers:
+            mask = np.logical_and.reduce([frame[name] == value for name, value in numbers.items()])
+        elif lookup.id_column is not None and text.isdecimal() and len(text) <= 20 and 0 < int(text) < 2**64:
+            mask = frame[lookup.id_column] == np.uint64(int(text))
+        else:
+            mask = frame["target"] == text
+        return np.flatnonzero(np.asarray(mask, dtype=bool))
+
+    def _only_model(self) -> str:
+        names = [model.name for model in self.plan.models]
+        if len(names) != 1:
+            raise ConfigError("model", None, f"one of the run's models: {', '.join(names) or 'none yet'}", "name one")
+        return names[0]
+
+    @staticmethod
+    def _open(url: str, fingerprint: str, what: str) -> xr.Dataset:
+        try:
+            opened = open_dataset(url)
+        except FileNotFoundError as error:
+            raise ConfigError(what, url, "a store", "start the run first") from error
+        if opened.attrs.get("fingerprint") != fingerprint:
+            found = str(opened.attrs.get("fingerprint"))[:12]
+            raise ConfigError(f"fingerprint of {what}", found, f"{fingerprint[:12]}, the plan's", "run the plan anew")
+        return opened

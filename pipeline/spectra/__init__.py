@@ -1,0 +1,1 @@
+"""A raw spectrum -> flux, ivar, norm and quality on one wavelength grid."""

@@ -1,0 +1,154 @@
+"""What is done: one JSON marker per chunk, written after all data of the chunk.
+
+    <root>/ledger/<stage>[-<model>]-<first 8 of the fingerprint>/
+        store.json           the empty store of this stage is complete
+        000007.json          chunk 7 is done: its rows, counts and checksums
+        failed/000009.json   chunk 9 failed for good in some run, with the reason
+
+Markers hold no times and no machine names: two runs of one plan write the same bytes. A chunk is done when
+its marker stands and never because data stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+
+_STORE = "store.json"
+_FAILED = "failed"
+# Markers are read one request each; a survey has some 1,200 of them per stage.
+_READERS = 16
+
+
+class Ledger:
+    """The markers of one stage (and model) under one fingerprint. Cheap to build: no I/O until asked."""
+
+    def __init__(self, root: str, stage: str, fingerprint: str, model: str | None = None) -> None:
+        self.stage = stage
+        self.model = model
+        self.fingerprint = fingerprint
+        name = "-".join(part for part in (stage, model, fingerprint[:8]) if part)
+        self.folder = storage.join(root, "ledger", name)
+
+    def done(self) -> set[int]:
+        """Return the indices of the chunks that are done, from one listing."""
+        return set(self.written())
+
+    def written(self) -> dict[int, float | None]:
+        """Return when the markers of the chunks that are done were written, from one listing; see storage.modified."""
+        return _indices(storage.modified(self.folder))
+
+    def mark(self, index: int, record: Mapping[str, Any]) -> bool:
+        """Create the marker of a chunk; call it after all the chunk's data are written.
+
+        Returns False, and leaves the marker, when another run has marked the chunk meanwhile, and with other content.
+        """
+        data = storage.canonical_json(self._content(index, record))
+        url = storage.join(self.folder, _name(index))
+        return storage.create_bytes(url, data) or storage.read_bytes(url) == data
+
+    def replace(self, index: int, record: Mapping[str, Any]) -> None:
+        """Write the marker of a chunk in place of whatever stands."""
+        storage.write_json(storage.join(self.folder, _name(index)), self._content(index, record))
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Return a chunk's marker. Raises FileNotFoundError, ConfigError for what is no marker of this fingerprint."""
+        return self._read(_name(index))
+
+    def records(self, done: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Return the markers of chunks that are done by index, several read at a time.
+
+        Raises ConfigError for one that is damaged or does not tell all that it should.
+        """
+        indices = sorted(done)
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = dict(zip(indices, pool.map(self.read, indices), strict=True))
+        for index, record in found.items():
+            if not is_whole(record):
+                raise _damaged(storage.join(self.folder, _name(index)))
+        return found
+
+    def fail(self, index: int, record: Mapping[str, Any]) -> None:
+        """Record why a chunk failed."""
+        storage.write_json(storage.join(self.folder, _FAILED, _name(index)), self._content(index, record))
+
+    def failures(self) -> dict[int, dict[str, Any]]:
+        """Return the records of the failed chunks by index; one that another run removes meanwhile is left out."""
+
+        def read(index: int) -> dict[str, Any] | None:
+            try:
+                return self._read(f"{_FAILED}/{_name(index)}")
+            except FileNotFoundError:
+                return None
+
+        indices = sorted(self.failed())
+        with ThreadPoolExecutor(_READERS) as pool:
+            records = zip(indices, pool.map(read, indices), strict=True)
+            return {index: record for index, record in records if record is not None}
+
+    def failed(self) -> set[int]:
+        """Return the indices of the chunks that have the record of a failure, from one listing."""
+        return set(_indices(storage.modified(storage.join(self.folder, _FAILED))))
+
+    def marked(self, index: int) -> bool:
+        """Tell whether a chunk has a marker now."""
+        return storage.exists(storage.join(self.folder, _name(index)))
+
+    def unmark(self, index: int) -> None:
+        """Remove the marker of a chunk, so that it is done again; one that is not there is no error."""
+        storage.remove(storage.join(self.folder, _name(index)))
+
+    def clear_failure(self, index: int) -> None:
+        """Remove the record of a failure, once the chunk is done after all."""
+        storage.remove(storage.join(self.folder, _FAILED, _name(index)))
+
+    def store_created(self) -> bool:
+        """Tell whether the empty store was completed; without its marker it is made anew."""
+        return storage.exists(storage.join(self.folder, _STORE))
+
+    def mark_store(self, record: Mapping[str, Any]) -> None:
+        """Write the marker of the empty store; `record` is what `arrays.create` says of it."""
+        storage.write_json(storage.join(self.folder, _STORE), {**record, "fingerprint": self.fingerprint})
+
+    def read_store(self) -> dict[str, Any]:
+        """Return the empty store's marker. Raises as `read`."""
+        return self._read(_STORE)
+
+    def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {**record, "chunk": index, "fingerprint": self.fingerprint}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        url = storage.join(self.folder, name)
+        try:
+            record: dict[str, Any] = storage.read_json(url)
+        except ValueError as error:
+            raise _damaged(url) from error
+        # Folder names carry eight digits only; the marker carries them all.
+        if record.get("fingerprint") != self.fingerprint:
+            raise _damaged(url)
+        return record
+
+
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Tell whether a chunk's marker has what is read of it, in its types."""
+    counts = (record.get(key) for key in ("spectra", "good", "usable"))
+    tables = (record.get("quality"), record.get("checksums"))
+    return all(isinstance(count, int) for count in counts) and all(isinstance(table, dict) for table in tables)
+
+
+def _damaged(url: str) -> ConfigError:
+    remedy = "it is damaged: remove it, or have verify --repair do so, and the same run does its chunk again"
+    return ConfigError("ledger", url, "a marker", remedy)
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}.json"
+
+
+def _indices(found: Mapping[str, float | None]) -> dict[int, float | None]:
+    stems = {name.removesuffix(".json"): moment for name, moment in found.items() if name.endswith(".json")}
+    return {int(stem): moment for stem, moment in stems.items() if stem.isdecimal()}

@@ -1,0 +1,56 @@
+"""A run's folder, ROOT: where its plan, its targets and the ledgers of its stages are."""
+
+from __future__ import annotations
+
+from pipeline import storage
+from pipeline.config import SurveyConfig
+from pipeline.errors import ConfigError, require_place
+from pipeline.planning.plan import Plan
+from pipeline.store.ledger import Ledger
+
+
+def read_plan(root: str) -> Plan:
+    """Read the plan of a run, and reach storage as it says. Raises ConfigError when there is none at ROOT.
+
+    Also for a ROOT that tells a user's name or a password: it is written into logs, and the names of Dask's tasks.
+    """
+    require_place("ROOT", root, with_query=False)
+    try:
+        text = storage.read_bytes(storage.join(root, "plan.json"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "make one with: spender-pipeline plan ROOT --targets T --source URL --model M"
+        raise ConfigError("ROOT", root, "a folder that holds a plan.json", remedy) from error
+    plan = Plan.from_json(text)
+    use_storage(root, plan.config)
+    return plan
+
+
+def use_storage(root: str, config: SurveyConfig) -> None:
+    """Reach storage as a configuration says, from now on. Raises ConfigError for a [storage] table that covers ROOT."""
+    for table in config.storage:
+        if table.covers(root):
+            remedy = (
+                "ROOT is reached by the environment alone (AWS_ENDPOINT_URL, AWS_PROFILE, ...): the plan lies there"
+            )
+            raise ConfigError(f"storage.{table.prefix}", root, "a prefix that ROOT does not lie below", remedy)
+    storage.use(config.storage)
+
+
+def targets_url(root: str) -> str:
+    """Return where a run keeps its targets table."""
+    return storage.join(root, "targets.parquet")
+
+
+def ingest_ledger(root: str, plan: Plan) -> Ledger:
+    """Return the markers of the ingest stage."""
+    return Ledger(root, "ingest", plan.ingest_fingerprint)
+
+
+def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
+    """Return the markers of the encode stage of a model."""
+    return Ledger(root, "encode", plan.encode_fingerprint(model), model)
+
+
+def ledgers(root: str, plan: Plan) -> list[Ledger]:
+    """Return the markers of all stages: ingest, then the encodings of each model."""
+    return [ingest_ledger(root, plan), *(encode_ledger(root, plan, model.name) for model in plan.models)]

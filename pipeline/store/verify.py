@@ -1,0 +1,212 @@
+"""Read a run again, compare it with its markers' checksums, and have what is damaged done again.
+
+Nothing is damage but what storage has said of the data themselves: where it does not answer, or refuses, the error is
+raised and everything stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline import storage
+from pipeline.catalog import targets
+from pipeline.planning import schema
+from pipeline.planning.plan import Chunk, Plan, targets_sha256
+from pipeline.store import stores
+from pipeline.store.arrays import METADATA, checksum, digest, read_chunk
+from pipeline.store.ledger import is_whole
+from pipeline.store.root import targets_url
+from pipeline.store.stores import Store
+
+# Chunks read at once: each holds one variable of one shard, 64 MB and as much again while it is decoded.
+_READERS = 4
+
+Progress = Callable[[Iterator[list[str]]], Iterable[list[str]]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a run, one sentence each, and what was done about it.
+
+    restored: the stores whose coordinates and descriptions were written again; unmarked: how many chunks are to be done
+    again.
+    """
+
+    problems: tuple[str, ...]
+    restored: tuple[str, ...] = ()
+    unmarked: int = 0
+
+
+def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | None = None) -> Findings:
+    """Read every chunk again and compare it with its marker, the targets with the plan, the stores with their making.
+
+    repair: write again what describes a store, if that is damaged, and remove the markers of chunks that are, so that
+    `run` does them again; it does the encodings of spectra that are ingested anew by itself. progress: wraps the
+    iterator over a store's chunks, for a progress bar. Raises OSError when storage does not answer or refuses, and
+    removes no marker then.
+    """
+    problems = _targets_problems(root, plan)
+    restorable = repair and not problems
+    restored: list[str] = []
+    bad: list[tuple[Store, Chunk]] = []
+    spectra, *encodings = stores.stores_of(root, plan)
+
+    def judge(store: Store, chunk: Chunk) -> list[str]:
+        return _chunk_problems(store, None if store is spectra else spectra, chunk)
+
+    for store in (spectra, *encodings):
+        marked = store.ledger.done()
+        if not marked and not store.ledger.store_created():
+            problems.append(f"{store.label}: not begun")
+            continue
+        damaged = store_problems(store)
+        problems += damaged
+        if damaged and restorable:
+            try:
+                stores.restore(root, plan, store)
+                restored.append(store.label)
+                damaged = []
+            except ValueError as error:  # the store of another plan, a checkpoint that is gone or another
+                problems.append(f"{store.label}: cannot be written again ({error})")
+        chunks = plan.chunks()
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(partial(judge, store), chunks)
+            for chunk, some in zip(chunks, progress(found) if progress else found, strict=True):
+                problems += some
+                # where what describes the arrays is damaged, chunks look so, too
+                if some and chunk.index in marked and not damaged:
+                    bad.append((store, chunk))
+    unmarked = 0
+    for store, chunk in bad if repair else ():
+        if judge(store, chunk):  # still: another run may have mended it
+            store.ledger.unmark(chunk.index)
+            unmarked += 1
+    return Findings(tuple(problems), tuple(restored), unmarked)
+
+
+def store_problems(store: Store) -> list[str]:
+    """Compare a store's coordinates, and what describes its arrays, with what was written when it was made.
+
+    Raises as `verify` where storage does not answer.
+    """
+    try:
+        made = store.ledger.read_store()
+        expected, attributes = dict(made["checksums"]), dict(made.get("attributes", {}))
+        described = made.get("metadata")  # stores of older versions tell nothing of it
+        described = dict.fromkeys(_arrays_of(store, expected)) if described is None else dict(described)
+    except (FileNotFoundError, LookupError, TypeError, ValueError) as error:
+        return [f"{store.label}: the marker of its store cannot be read ({_damage(error)})"]
+    problems = _description_problems(store, described, attributes)
+    return problems + _array_problems(f"{store.label}: coordinate", store.url, expected)
+
+
+def _arrays_of(store: Store, coordinates: Iterable[str]) -> set[str]:
+    variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
+    return {*coordinates, *variables}
+
+
+# Of a description and its copy; the rest may be written in another way by another version of Zarr.
+_COMPARED = ("shape", "data_type", "chunk_grid", "fill_value", "attributes", "dimension_names")
+
+
+def _description_problems(store: Store, expected: Mapping[str, str | None], attributes: Mapping[str, Any]) -> list[str]:
+    """Compare what describes a store and its arrays, and the copies that a closed store has for its readers.
+
+    expected: the digests by array, None where all that is known is that there must be a description.
+    """
+    try:
+        group = storage.read_json(storage.join(store.url, METADATA))
+        copies = (group.get("consolidated_metadata") or {}).get("metadata")
+        if group["attributes"]["fingerprint"] != store.ledger.fingerprint:
+            return [f"{store.label}: its store is another plan's"]
+        if any(group["attributes"].get(key) != value for key, value in attributes.items() if key != "history"):
+            return [f"{store.label}: what describes its store is not what was written"]
+    except Exception as error:
+        return [f"{store.label}: what describes its store cannot be read ({_damage(error)})"]
+    problems = []
+    for name in sorted(expected):
+        try:
+            content = storage.read_bytes(storage.join(store.url, name, METADATA))
+            described = {key: json.loads(content)[key] for key in _COMPARED}
+        except Exception as error:
+            problems.append(f"{store.label}: what describes {name} cannot be read ({_damage(error)})")
+            continue
+        if expected[name] not in (None, digest(content)):
+            problems.append(f"{store.label}: what describes {name} is not what was written")
+        elif copies is not None and {key: copies.get(name, {}).get(key) for key in _COMPARED} != described:
+            problems.append(f"{store.label}: the copy of what describes {name} is not the same")
+    return problems
+
+
+def _array_problems(
+    where: str, url: str, expected: Mapping[str, str], start: int = 0, stop: int | None = None
+) -> list[str]:
+    """Compare rows of arrays with the checksums that they had when they were written."""
+    problems = []
+    for name in sorted(expected):
+        try:
+            found = checksum(read_chunk(url, [name], start, stop))[name]
+        except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
+            problems.append(f"{where} {name} cannot be read ({_damage(error)})")
+            continue
+        if found != expected[name]:
+            problems.append(f"{where} {name} is not what was written")
+    return problems
+
+
+def _targets_problems(root: str, plan: Plan) -> list[str]:
+    url = targets_url(root)
+    try:
+        rows = targets.read_rows(url, 0, plan.n_spectra, plan.survey)
+    except (OSError, ValueError, IndexError) as error:
+        # pyarrow raises OSError for damaged files, too; where storage does not answer, the next look says so
+        return [f"targets: {url} cannot be read ({error})"]
+    return (
+        []
+        if targets_sha256(rows, plan.survey) == plan.targets_sha256
+        else [f"targets: {url} is not what the plan was made for"]
+    )
+
+
+def _stale_problems(spectra: Store, chunk: Chunk, record: Mapping[str, Any], where: str) -> list[str]:
+    """Compare what an encoding was made from with what the spectra's marker says now."""
+    try:
+        present = spectra.ledger.read(chunk.index)
+    except (FileNotFoundError, ValueError) as error:
+        _damage(error)
+        return []  # told of as the spectra's own problem
+    if not is_whole(present):
+        return []
+    made_from = record.get("spectra_checksums") or {}
+    stale = any(present["checksums"].get(name) != value for name, value in made_from.items())
+    return [f"{where}: its spectra have been ingested anew since"] if stale else []
+
+
+def _chunk_problems(store: Store, spectra: Store | None, chunk: Chunk) -> list[str]:
+    where = f"{store.label} chunk {chunk.index}"
+    try:
+        record = store.ledger.read(chunk.index)
+    except FileNotFoundError:
+        return [f"{where}: not done"]
+    except ValueError as error:
+        return [f"{where}: its marker cannot be read ({_damage(error)})"]
+    if not is_whole(record):
+        return [f"{where}: its marker does not tell all that it should"]
+    expected: dict[str, str] = record["checksums"]
+    names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
+    problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
+    if spectra is not None:
+        problems += _stale_problems(spectra, chunk, record, where)
+    return problems + _array_problems(f"{where}:", store.url, expected, chunk.start, chunk.stop)
+
+
+def _damage(error: Exception) -> str:
+    """Say what is damaged; raise what says nothing of the data."""
+    if storage.says_nothing(error):
+        raise error
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""SDSS, BOSS, eBOSS and SDSS-V spectra."""

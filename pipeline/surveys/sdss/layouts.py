@@ -1,0 +1,98 @@
+"""Layouts: where a target's spectrum is in the archive, one file each or one per plate, and how that is read.
+
+The templates are those of SDSS's own `sdss_tree` (releases 8 to 20); the tests compare every one with
+`sdss_access`. Paths are relative to the release root, such as https://data.sdss.org/sas/dr17.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.config import MAX_CONCURRENCY
+from pipeline.errors import ConfigError
+from pipeline.spectra.raw import RawSpectrum, WrongSpectrum
+from pipeline.surveys.sdss.files import Plate, read_plate, read_spec
+from pipeline.surveys.sdss.keys import SDSS_V, Ids, ids_of, is_sdss_v, require_run2d
+from pipeline.surveys.survey import Layout
+
+_BOSS = re.compile(r"v5_(\d+)_\d+\Z")
+_LAST_BOSS = 7
+"""v5_7_x was the last reduction released under boss/ (DR12); later ones are under eboss/ (DR13-DR17)."""
+
+
+def _reduction(run2d: str) -> str:
+    """Return the folder of a reduction: its survey's, by the naming of its version. Raises ConfigError."""
+    require_run2d(run2d)
+    boss = _BOSS.match(run2d)
+    if is_sdss_v(run2d):
+        survey = "spectro/boss"
+    elif run2d.isdecimal():
+        survey = "sdss/spectro"
+    else:
+        survey = "boss/spectro" if boss and int(boss[1]) <= _LAST_BOSS else "eboss/spectro"
+    return f"{survey}/redux/{run2d}"
+
+
+def spec_path(ids: Ids, kind: str = "lite") -> str:
+    """Return a target's spec file, relative to the release root. kind: "lite", or "full" with its exposures."""
+    folder = _reduction(ids.run2d)
+    sdss_v = SDSS_V.match(ids.run2d)
+    if sdss_v is None:
+        name = f"spec-{ids.plate:04d}-{ids.mjd}-{ids.last:04d}.fits"
+        return f"{folder}/spectra/{kind}/{ids.plate:04d}/{name}"
+    version = int(sdss_v[1])
+    if version == 0:
+        return f"{folder}/spectra/{kind}/{ids.plate}p/{ids.mjd}/spec-{ids.plate}-{ids.mjd}-{ids.last:011d}.fits"
+    file = f"{ids.plate:06d}/{ids.mjd}/spec-{ids.plate:06d}-{ids.mjd}-{ids.last}.fits"
+    if version == 1:
+        return f"{folder}/spectra/{kind}/{file}"
+    return f"{folder}/spectra/daily/{kind}/{ids.plate // 1000:03d}XXX/{file}"
+
+
+def spec_lite_path(run2d: str, plate: int, mjd: int, last: int) -> str:
+    """Return a target's spec-lite file, relative to the release root. last: fiberid, or SDSS-V's catalogid."""
+    return spec_path(Ids(run2d, plate, mjd, last))
+
+
+def plate_path(ids: Ids) -> str:
+    """Return the spPlate file that holds a target, relative to the release root. Raises ConfigError for SDSS-V."""
+    if is_sdss_v(ids.run2d):
+        remedy = "choose spec-lite, or the targets of other reductions"
+        raise ConfigError("layout", "spPlate", f"a layout that has run2d {ids.run2d}: SDSS-V has no spPlate", remedy)
+    return f"{_reduction(ids.run2d)}/{ids.plate:04d}/spPlate-{ids.plate:04d}-{ids.mjd}.fits"
+
+
+def _numbers(ids: Ids) -> dict[str, int]:
+    return {"plate": ids.plate, "mjd": ids.mjd, "catalogid" if is_sdss_v(ids.run2d) else "fiberid": ids.last}
+
+
+def _checked(raw: RawSpectrum, ids: Ids) -> RawSpectrum:
+    """Refuse the spectrum of another target; an id that the file does not have contradicts nothing."""
+    if raw.contradicts(_numbers(ids)):
+        last = raw.ids.get("catalogid" if is_sdss_v(ids.run2d) else "fiberid")
+        raise WrongSpectrum(f"the file is of {raw.ids.get('plate')}-{raw.ids.get('mjd')}-{last}")
+    return raw
+
+
+def _spec_spectrum(raw: RawSpectrum, key: str) -> RawSpectrum:
+    return _checked(raw, ids_of(key))
+
+
+def _plate_spectrum(plate: Plate, key: str) -> RawSpectrum:
+    ids = ids_of(key)
+    return _checked(plate.spectrum(ids.last), ids)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "spec-lite": Layout(
+        lambda key: spec_path(ids_of(key)), read_spec, _spec_spectrum, size=250_000, at_once=MAX_CONCURRENCY
+    ),
+    "spec": Layout(
+        lambda key: spec_path(ids_of(key), "full"), read_spec, _spec_spectrum, size=1_800_000, at_once=MAX_CONCURRENCY
+    ),
+    # Two plates of 1000 fibers in flight, one waiting and one being read are half a gigabyte already.
+    "spPlate": Layout(
+        lambda key: plate_path(ids_of(key)), read_plate, _plate_spectrum, size=130_000_000, at_once=2, shared=True
+    ),
+}
+"""The layouts by the names that `--layout` takes; the first is the default."""

@@ -1,0 +1,1 @@
+"""Train models on the stores of runs."""

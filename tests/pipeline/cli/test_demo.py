@@ -1,0 +1,76 @@
+"""What a newcomer sees first."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipeline import open_run
+from pipeline.cli import demo as demo_module
+
+pytestmark = pytest.mark.slow
+
+Demo = tuple[Path, str]
+
+
+def test_it_ends_with_a_table_a_plot_and_the_line_that_opens_the_result(demo: Demo) -> None:
+    folder, printed = demo
+    *_, plot, line = printed.splitlines()
+    assert (folder.parent / plot.removeprefix("plot").strip()).stat().st_size > 50_000
+    assert line.removeprefix("open").strip() == ('import xarray as xr; xr.open_zarr("demo/encodings/sdss-demo.zarr")')
+    assert re.search(r"^spectra +32, 32 with latents$", printed, re.MULTILINE)
+    assert re.search(r"^26/2488-54149-1 +GALAXY", printed, re.MULTILINE)
+
+
+def test_the_line_that_it_prints_opens_the_result(demo: Demo) -> None:
+    folder, printed = demo
+    statement = printed.splitlines()[-1].removeprefix("open").strip()
+    code = f"{statement.replace('; ', '; print(')}.sizes)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder.parent, capture_output=True, text=True)
+    assert "'spectrum': 32" in done.stdout, done.stderr
+
+
+def test_both_real_galaxies_are_encoded(demo: Demo) -> None:
+    encodings = open_run(str(demo[0])).encodings()
+    real = encodings.isel(spectrum=encodings["plate"].isin([945, 2488]).to_numpy()).compute()
+    assert real["class"].to_numpy().tolist() == ["STAR", "GALAXY"]
+    assert np.isfinite(real["latents"]).all()
+
+
+def test_the_embedded_model_reconstructs_the_mock_galaxies(demo: Demo) -> None:
+    encodings = xr.open_zarr(demo[0] / "encodings" / "sdss-demo.zarr").compute()
+    mocks = encodings.isel(spectrum=(encodings["plate"] >= 9901).to_numpy())
+    assert mocks.sizes["spectrum"] == 30
+    assert 0.8 < float((mocks["chi2"] / mocks["n_pixels"]).median()) < 1.5
+
+
+def test_every_command_is_printed_as_it_would_be_typed(demo: Demo) -> None:
+    commands = re.findall(r"^\$ spender-pipeline (\w+)", demo[1], re.MULTILINE)
+    assert commands == ["targets", "plan", "run", "plot"]
+
+
+def test_a_second_time_finds_everything_done(demo: Demo) -> None:
+    folder, _ = demo
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("ledger/*/*.json")}
+    command = [sys.executable, "-c", "import sys; from pipeline.cli import demo; sys.exit(demo.main(mocks=30))"]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("ledger/*/*.json")} == before
+
+
+def test_a_missing_ppxf_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(demo_module.DemoError, match=r"pip install 'spender-pipeline\[demo\]'"):
+        demo_module.real_spectra(tmp_path)
+
+
+def test_a_failed_command_ends_the_demo_with_its_status(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(demo_module.DemoError, match="status ended with 1"):
+        demo_module.command("status", "nowhere")
+    assert "error: " in capfd.readouterr().err

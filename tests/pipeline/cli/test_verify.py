@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.cli import main as cli
+from pipeline.store.ledger import Ledger
+from pipeline.store.root import ingest_ledger, read_plan
+from tests.running import file_hashes
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import MakeRun
+
+Capture = pytest.CaptureFixture[str]
+
+
+def verify(root: Path | str, capsys: Capture, *options: str) -> tuple[int, list[str], str]:
+    """Give the exit status, the lines on stdout and the message on stderr."""
+    capsys.readouterr()
+    status = cli.main(["verify", str(root), *options])
+    told = capsys.readouterr()
+    return status, told.out.splitlines(), told.err.rstrip("\n")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("template") / "run"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, template: Path, make_run: MakeRun) -> Ledger:
+    """Make a sound run of two chunks without a model, once, and copy it; gives its ledger."""
+    plan = read_plan(str(template)) if template.exists() else make_run(template, n=6, models=())
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return ingest_ledger(str(tmp_path), plan)
+
+
+def damage(root: Path, index: int) -> None:
+    file = root / "spectra.zarr" / "norm" / "c" / str(index)
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def test_a_sound_run_ends_with_0_and_one_line(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
+    for options in ((), ("--repair",)):
+        found = verify(tmp_path, capsys, *options)
+        assert found == (0, [f"verified: every chunk of {tmp_path} is as its marker says"], "")
+
+
+def test_root_is_named_as_it_was_given(
+    tmp_path: Path, ledger: Ledger, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    assert f"every chunk of ./{tmp_path.name} is" in verify(f"./{tmp_path.name}", capsys)[1][0]
+
+
+def test_a_problem_ends_with_3_and_the_remedy(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
+    ledger.unmark(1)
+    before = file_hashes(tmp_path)
+    status, lines, message = verify(tmp_path, capsys)
+    assert (status, lines) == (3, ["ingest chunk 1: not done"])
+    remedy = f"to mend what is damaged: spender-pipeline verify {tmp_path} --repair, then run"
+    assert message == f"error: 1 problem found in {tmp_path}; {remedy}"
+    assert file_hashes(tmp_path) == before, "without --repair nothing is changed"
+
+
+def test_every_problem_is_a_line_and_all_are_counted(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
+    damage(tmp_path, 0)
+    ledger.unmark(1)
+    status, lines, message = verify(tmp_path, capsys)
+    assert status == 3
+    assert [line.split(": ")[0] for line in lines] == ["ingest chunk 0", "ingest chunk 1"]
+    assert message.startswith(f"error: 2 problems found in {tmp_path}; ")
+
+
+def test_repair_removes_markers_says_how_many_and_still_ends_with_3(
+    tmp_path: Path, ledger: Ledger, capsys: Capture
+) -> None:
+    damage(tmp_path, 0)
+    status, lines, message = verify(tmp_path, capsys, "--repair")
+    assert (status, len(lines)) == (3, 1)
+    done_again = f"spender-pipeline run {tmp_path} does the rest"
+    assert message == f"1 problem found in {tmp_path}; 1 markers removed; {done_again}"
+    assert ledger.done() == {1}
+
+
+def test_repair_says_which_descriptions_it_has_written(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
+    (tmp_path / "spectra.zarr" / "flux" / "zarr.json").unlink()
+    status, lines, message = verify(tmp_path, capsys, "--repair")
+    assert status == 3
+    assert lines[0].startswith("ingest: what describes flux cannot be read")
+    assert "; coordinates and descriptions written again: ingest; spender-pipeline run" in message
+    assert ledger.done() == {0, 1}
+
+
+def test_repair_of_what_is_only_pending_says_that_there_is_nothing_to_repair(
+    tmp_path: Path, ledger: Ledger, capsys: Capture
+) -> None:
+    ledger.unmark(1)
+    status, _, message = verify(tmp_path, capsys, "--repair")
+    assert status == 3
+    assert "; nothing to repair; spender-pipeline run" in message
+
+
+def test_a_root_without_a_plan_ends_with_1(tmp_path: Path, capsys: Capture) -> None:
+    status, lines, message = verify(tmp_path, capsys)
+    assert (status, lines) == (1, [])
+    assert message.startswith(f"error: ROOT is '{tmp_path}', expected a folder that holds a plan.json")
+
+
+def test_an_unknown_option_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["verify", str(tmp_path), "--mend"])
+    assert ended.value.code == 2

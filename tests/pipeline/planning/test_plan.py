@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import SurveyConfig
+from pipeline.errors import ConfigError
+from pipeline.planning import plan as planning
+from pipeline.planning.model import ModelConfig
+from pipeline.planning.plan import (
+    MAX_SHARD,
+    MICRO_BATCH,
+    MIN_CHUNKS,
+    Plan,
+    choose_micro_batch,
+    choose_shard,
+    partition,
+    targets_sha256,
+)
+from pipeline.surveys.sdss.survey import SDSS
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import MakeTargets
+
+COUNTS = st.integers(1, 10_000_000)
+
+
+def survey(**changes: object) -> SurveyConfig:
+    return SurveyConfig.from_dict({"source": "https://data.sdss.org/sas/dr17", "targets": "t.parquet", **changes})
+
+
+def model(**changes: object) -> ModelConfig:
+    values = {"name": "m", "checkpoint": "m.pt", "sha256": "ab" * 32, "n_latent": 6, "n_rest": 7000, "micro_batch": 16}
+    return ModelConfig.from_dict({**values, **changes})
+
+
+@pytest.fixture
+def plan(make_targets: MakeTargets) -> Plan:
+    return Plan.create(survey(), make_targets(100)).with_model(model())
+
+
+@given(n=st.integers(0, 20_000), shard=st.integers(1, MAX_SHARD))
+def test_partition_covers_every_row_once_in_whole_shards(n: int, shard: int) -> None:
+    chunks = partition(n, shard)
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    edges = [0] + [chunk.stop for chunk in chunks]
+    assert [chunk.start for chunk in chunks] == edges[:-1]
+    assert edges[-1] == n
+    assert all(chunk.start % shard == 0 and 0 < len(chunk) <= shard for chunk in chunks)
+    assert all(len(chunk) == shard for chunk in chunks[:-1])
+
+
+@given(n=COUNTS)
+def test_chosen_shard_is_bounded_and_made_of_whole_inner_chunks(n: int) -> None:
+    shard, chunk = choose_shard(n)
+    assert 1 <= shard <= MAX_SHARD
+    assert shard % chunk == 0
+
+
+@given(n=COUNTS)
+def test_small_runs_have_enough_chunks(n: int) -> None:
+    shard, _ = choose_shard(n)
+    assert len(partition(n, shard)) >= min(n, MIN_CHUNKS)
+
+
+@given(n=COUNTS, shard=st.integers(1, MAX_SHARD))
+def test_a_wished_shard_is_kept(n: int, shard: int) -> None:
+    chosen, chunk = choose_shard(n, shard)
+    assert chosen == shard
+    assert shard % chunk == 0
+
+
+@given(n=COUNTS, chunk=st.integers(1, MAX_SHARD))
+def test_a_wished_inner_chunk_is_kept(n: int, chunk: int) -> None:
+    shard, chosen = choose_shard(n, chunk=chunk)
+    assert chosen == chunk
+    assert shard % chunk == 0
+    assert shard <= MAX_SHARD
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, (1, 1)), (10, (1, 1)), (117, (7, 7)), (1000, (64, 32)), (5_000_000, (4096, 32))]
+)
+def test_sizes_of_typical_surveys(n: int, expected: tuple[int, int]) -> None:
+    assert choose_shard(n) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ((0,), "targets"),
+        ((10, 0), "shard"),
+        ((10, MAX_SHARD + 1), "shard"),
+        ((10, 8, 3), "chunk"),
+        ((10, 8, 0), "chunk"),
+    ],
+)
+def test_impossible_wishes_are_refused_by_key(arguments: tuple[int, ...], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose_shard(*arguments)
+    assert caught.value.key == key
+
+
+def test_micro_batch_does_not_exceed_the_task() -> None:
+    assert choose_micro_batch(7) == 7
+    assert choose_micro_batch(MAX_SHARD) == MICRO_BATCH
+
+
+def test_hash_of_the_targets_depends_on_every_column_and_on_their_order(make_targets: MakeTargets) -> None:
+    frame = make_targets(20)
+    hashes = {
+        targets_sha256(frame, SDSS),
+        targets_sha256(frame.iloc[::-1], SDSS),
+        targets_sha256(frame.iloc[:19], SDSS),
+    }
+    for name in frame:
+        other = [f"{value}x" for value in frame[name]] if frame[name].dtype == "str" else 77
+        hashes.add(targets_sha256(frame.assign(**{name: other}), SDSS))
+    assert len(hashes) == 3 + len(frame.columns)
+
+
+def test_hash_of_the_targets_is_of_the_values_and_not_of_their_types(make_targets: MakeTargets) -> None:
+    frame = make_targets(20)
+    other = frame.astype({"plate": "int64", "fiberid": "int16", "run2d": object, "z": "float64", "target": object})
+    other = other[list(reversed(other.columns))].set_index(np.arange(20) + 7)
+    assert targets_sha256(other, SDSS) == targets_sha256(frame, SDSS)
+
+
+def test_every_nan_is_the_same(make_targets: MakeTargets) -> None:
+    frame = make_targets(3)
+    other = frame.assign(sn_median=np.array([0x7FC00001, 0xFFC00000, 0x7FC00000], np.uint32).view(np.float32))
+    assert targets_sha256(other, SDSS) == targets_sha256(frame, SDSS)
+
+
+@pytest.mark.parametrize(("key", "value"), [("layout", "spPlatte"), ("instrument", "desi")])
+def test_what_the_survey_does_not_have_is_refused_by_its_key(
+    key: str, value: str, plan: Plan, make_targets: MakeTargets
+) -> None:
+    config = survey(**{key: value})
+    for make in (lambda: Plan.create(config, make_targets(3)), lambda: planning.replace(plan, config=config)):
+        with pytest.raises(ConfigError) as caught:
+            make()
+        assert caught.value.key == key
+        assert caught.value.value == value
+
+
+def test_plan_survives_the_round_trip(plan: Plan) -> None:
+    assert Plan.from_json(plan.to_json()) == plan
+    assert Plan.from_json(plan.to_json().decode()) == plan
+
+
+def test_equal_plans_are_equal_bytes(plan: Plan, make_targets: MakeTargets) -> None:
+    again = Plan.create(survey(), make_targets(100)).with_model(model())
+    assert again.to_json() == plan.to_json()
+
+
+def test_plan_holds_no_secret_and_no_time(plan: Plan) -> None:
+    assert set(json.loads(plan.to_json())) == {
+        "plan_version",
+        "schema_version",
+        "normalization_version",
+        "encoding_version",
+        "config",
+        "n_spectra",
+        "shard",
+        "chunk",
+        "targets_sha256",
+        "models",
+        "fingerprint",
+        "model_fingerprints",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan_version": 1}', b"\xff"])
+def test_text_that_is_no_plan_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("version", ["plan", "schema", "normalization", "encoding"])
+def test_plan_of_another_release_is_refused(plan: Plan, version: str) -> None:
+    values = json.loads(plan.to_json()) | {f"{version}_version": 99}
+    with pytest.raises(ConfigError, match=rf"{version}_version is 99, expected \d;"):
+        Plan.from_json(json.dumps(values))
+
+
+def test_model_edited_by_hand_is_refused(plan: Plan) -> None:
+    values = json.loads(plan.with_model(model()).to_json())
+    values["models"][0]["precision"] = "bf16"
+    with pytest.raises(ConfigError, match=r"plan\.json model_fingerprints"):
+        Plan.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_spectra", "x"), ("config", 3), ("models", 7)])
+def test_plan_edited_to_other_types_is_refused(plan: Plan, key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        Plan.from_json(json.dumps(json.loads(plan.to_json()) | {key: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("shard", 3), ("n_spectra", 99), ("targets_sha256", "0" * 64)])
+def test_plan_edited_by_hand_is_refused(plan: Plan, key: str, value: object) -> None:
+    values = json.loads(plan.to_json()) | {key: value, "chunk": 1}
+    with pytest.raises(ConfigError, match=r"plan\.json fingerprint"):
+        Plan.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "http://mirror/dr17"},
+        {"concurrency": 2},
+        {"retries": 9},
+        {"targets": "x"},
+        {"storage": {"s3://b": {"anonymous": True}}},
+    ],
+)
+def test_fingerprint_ignores_what_changes_no_number(
+    change: dict[str, object], plan: Plan, make_targets: MakeTargets
+) -> None:
+    other = Plan.create(survey(**change), make_targets(100)).with_model(model(checkpoint="elsewhere/m.pt"))
+    assert other.ingest_fingerprint == plan.ingest_fingerprint
+    assert other.encode_fingerprint("m") == plan.encode_fingerprint("m")
+    assert other.difference(plan) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"instrument": "boss"}, "instrument: boss here, sdss in the existing plan"), ({"shard": 3}, "shard: 3 here, 6")],
+)
+def test_difference_names_what_differs(
+    change: dict[str, object], named: str, plan: Plan, make_targets: MakeTargets
+) -> None:
+    other = Plan.create(survey(**change), make_targets(100))
+    assert other.ingest_fingerprint != plan.ingest_fingerprint
+    assert any(sentence.startswith(named) for sentence in other.difference(plan))
+
+
+def test_other_targets_are_a_difference(plan: Plan, make_targets: MakeTargets) -> None:
+    frame = make_targets(100)
+    frame.loc[3, "z"] = np.float32(0.5)
+    sentences = Plan.create(survey(), frame).difference(plan)
+    assert [sentence.split(":")[0] for sentence in sentences] == ["targets"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sha256": "cd" * 32}, "checkpoint of model m: cdcdcdcdcdcd... here, abababababab... in the existing plan"),
+        ({"precision": "bf16"}, "precision of model m: bf16 here, float32"),
+        ({"variables": ["latents"]}, "variables of model m: latents here, latents,restframe"),
+        ({"micro_batch": 8}, "micro-batch of model m: 8 here, 16"),
+        ({"n_latent": 7}, "latents of model m: 7 here, 6"),
+    ],
+)
+def test_same_model_name_with_other_numbers_is_refused_by_name(
+    change: dict[str, object], named: str, plan: Plan
+) -> None:
+    changed = model(**change)
+    with pytest.raises(ConfigError, match=named.replace(".", r"\.")) as caught:
+        plan.with_model(changed)
+    assert "another --name" in caught.value.remedy
+    alone = Plan.from_json(plan.to_json())
+    other = planning.replace(alone, models=(changed,))
+    assert any(sentence.startswith(named) for sentence in other.difference(plan))
+    assert other.encode_fingerprint("m") != plan.encode_fingerprint("m")
+
+
+def test_a_second_model_joins_without_touching_the_first(plan: Plan) -> None:
+    both = plan.with_model(model(name="a", sha256="cd" * 32))
+    assert [each.name for each in both.models] == ["a", "m"]
+    assert both.ingest_fingerprint == plan.ingest_fingerprint
+    assert both.encode_fingerprint("m") == plan.encode_fingerprint("m")
+    assert both.encode_fingerprint("a") != plan.encode_fingerprint("m")
+    assert both.difference(plan) == []
+
+
+def test_the_same_model_again_changes_nothing(plan: Plan) -> None:
+    assert plan.with_model(model()) == plan
+    assert plan.with_model(model(checkpoint="moved/m.pt")).models[0].checkpoint == "moved/m.pt"
+
+
+def test_open_micro_batch_is_chosen_when_the_model_joins(plan: Plan) -> None:
+    joined = plan.with_model(model(name="n", micro_batch=None))
+    assert joined.model("n").micro_batch == choose_micro_batch(plan.shard)
+
+
+def test_unresolved_model_cannot_join(plan: Plan) -> None:
+    with pytest.raises(ConfigError, match="hash and sizes"):
+        plan.with_model(ModelConfig(name="x", checkpoint="x.pt"))
+
+
+def test_unknown_model_is_refused_naming_the_known(plan: Plan) -> None:
+    with pytest.raises(ConfigError, match="plan's models: m"):
+        plan.encode_fingerprint("other")
+
+
+def test_fingerprints_are_pinned() -> None:
+    # They name the ledger's folders: a change orphans every run that exists, so it must be meant, and be announced.
+    plan = Plan(config=survey(), n_spectra=100, shard=4, chunk=2, targets_sha256="0" * 64, models=(model(),))
+    assert plan.ingest_fingerprint == "087e08025827a3dff83c554fce2aacd19425019329062faf360d728d5794e01c"
+    assert plan.encode_fingerprint("m") == "d26ed296f0120e6f484f2c253ea21d553767f04fbc20063ae2d967ff987d14f9"
+
+
+def test_a_survey_of_millions_is_planned_in_seconds() -> None:
+    n = 500_000
+    row = np.arange(n)
+    frame = pd.DataFrame({name: np.zeros(n, np.float32) for name in ("z", "z_err", "sn_median", "ra", "dec")})
+    frame = frame.assign(plate=row, mjd=row, fiberid=row, zwarning=0, specobjid=row.astype(np.uint64))
+    frame = frame.assign(target=pd.Series([f"26/{i}" for i in row], dtype="str"), run2d="26")
+    frame["class"] = "GALAXY"
+    start = time.perf_counter()
+    made = Plan.create(survey(), frame)
+    assert len(made.chunks()) == 123
+    assert time.perf_counter() - start < 5

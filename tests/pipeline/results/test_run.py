@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline.errors import ConfigError
+from pipeline.planning.model import ModelConfig
+from pipeline.spectra.quality import Quality
+from pipeline.store import arrays as dataset
+from pipeline.store.finalize import finalize
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import MakeRun, MakeTargets
+
+BIG = 2**64 - 1
+
+
+def other_model() -> ModelConfig:
+    settings = {"sha256": "cd" * 32, "n_latent": 3, "n_rest": 50, "micro_batch": 4}
+    return ModelConfig.from_dict({"name": "other", "checkpoint": "other.pt", **settings})
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_run: MakeRun) -> pipeline.Run:
+    finalize(str(tmp_path), make_run(tmp_path))
+    return pipeline.open_run(str(tmp_path))
+
+
+def test_a_run_shows_its_plan_and_targets(run: pipeline.Run, make_targets: MakeTargets) -> None:
+    assert run.plan.n_spectra == 18
+    assert "18 spectra, models: toy" in repr(run)
+    assert run.targets().equals(make_targets(18))
+
+
+def test_changing_the_returned_targets_does_not_change_the_run(run: pipeline.Run) -> None:
+    frame = run.targets()
+    frame.loc[:, "plate"] = 7
+    assert run.find("300-51600-1") == 0
+
+
+def test_spectra_are_lazy_and_labelled(run: pipeline.Run) -> None:
+    spectra = run.spectra()
+    assert set(spectra.data_vars) == {"flux", "ivar", "norm", "quality"}
+    assert spectra["flux"].chunksizes["spectrum"] == (4, 4, 4, 4, 2)
+    assert "target" in spectra.coords
+
+
+def test_encodings_are_joined_with_their_spectra(run: pipeline.Run) -> None:
+    encodings = run.encodings()
+    assert {"latents", "restframe", "chi2", "flux", "ivar", "norm"} <= set(encodings.data_vars)
+    np.testing.assert_array_equal(encodings["flux"], run.spectra()["flux"])
+    np.testing.assert_array_equal(encodings["specobjid"], run.targets()["specobjid"])
+    assert encodings.sizes["wavelength"] == 3921
+
+
+def test_quality_of_the_encodings_is_their_own(tmp_path: Path, make_run: MakeRun) -> None:
+    plan = make_run(tmp_path)
+    chunk = plan.chunks()[0]
+    bits = np.full(len(chunk), int(Quality.OUT_OF_RANGE), np.uint32)
+    dataset.write_region(f"{tmp_path}/encodings/toy.zarr", chunk, {"quality": bits})
+    encodings = pipeline.open_run(str(tmp_path)).encodings("toy")
+    np.testing.assert_array_equal(encodings["quality"][:4], bits)
+
+
+def test_an_unfinished_run_opens_too(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, without=[("encode toy", 1)])
+    encodings = pipeline.open_run(str(tmp_path)).encodings()
+    assert (encodings["quality"][4:8] == int(Quality.NOT_PROCESSED)).all()
+    assert encodings["latents"][4:8].isnull().all()
+
+
+def test_one_of_several_models_must_be_named(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, models=(other_model(), ModelConfig.from_dict({**other_model().to_dict(), "name": "third"})))
+    several = pipeline.open_run(str(tmp_path))
+    with pytest.raises(ConfigError, match="other, third"):
+        several.encodings()
+    assert several.encodings("third").sizes["latent"] == 3
+
+
+def test_a_model_that_the_run_does_not_have_is_refused(run: pipeline.Run) -> None:
+    with pytest.raises(ConfigError, match="'sdss_II', expected one of the plan's models: toy"):
+        run.encodings("sdss_II")
+
+
+@pytest.mark.parametrize(
+    ("target", "row"),
+    [
+        ("300-51600-5", 4),
+        ("300-51600-0005", 4),
+        ("26/300-51600-5", 4),
+        (str(BIG), 17),
+        (BIG, 17),
+        (np.uint64(BIG - 17), 0),
+    ],
+)
+def test_a_target_is_found_by_any_of_its_names(run: pipeline.Run, target: str | int, row: int) -> None:
+    assert run.find(target) == row
+    assert int(run.spectra()["fiberid"][row]) == row + 1
+
+
+@pytest.mark.parametrize("target", ["300-51600-99", "27/300-51600-5", "nonsense", "0", 0, -1, 2**70, ""])
+def test_a_target_that_is_not_there_is_refused_with_an_example(run: pipeline.Run, target: str | int) -> None:
+    with pytest.raises(ConfigError, match="first target is 26/300-51600-1") as caught:
+        run.find(target)
+    assert caught.value.key == "id"
+
+
+def test_a_name_that_several_targets_share_is_refused_naming_them(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path)
+    shared = pipeline.open_run(str(tmp_path))
+    frame = shared.targets()
+    frame.loc[1, ["fiberid", "run2d", "target"]] = [1, "103", "103/300-51600-1"]
+    shared.__dict__["_targets"] = frame
+    with pytest.raises(ConfigError, match="2 targets: 26/300-51600-1, 103/300-51600-1"):
+        shared.find("300-51600-1")
+    assert shared.find("103/300-51600-1") == 1
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        pipeline.open_run(str(tmp_path / "nowhere"))
+
+
+def test_a_run_that_has_not_begun_is_refused_by_name(tmp_path: Path, make_run: MakeRun) -> None:
+    plan = make_run(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "plan.json").write_bytes(plan.to_json())
+    with pytest.raises(ConfigError, match="start the run first"):
+        pipeline.open_run(str(tmp_path / "b")).spectra()
+
+
+def test_a_store_of_another_plan_is_refused(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path)
+    plan = make_run(tmp_path / "other", n=17)
+    (tmp_path / "plan.json").write_bytes(plan.to_json())
+    with pytest.raises(ConfigError, match="fingerprint of spectra"):
+        pipeline.open_run(str(tmp_path)).spectra()
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, pipeline; print(sorted({'torch', 'xarray', 'zarr', 'dask', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_opening_a_run_does_not_need_the_model() -> None:
+    code = "import sys; from pipeline import open_run; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_unknown_names_of_the_package_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'open_runs'"):
+        pipeline.open_runs  # noqa: B018
+    assert set(pipeline.__all__) <= set(dir(pipeline))

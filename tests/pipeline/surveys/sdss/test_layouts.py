@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog import targets
+from pipeline.errors import ConfigError
+from pipeline.surveys.sdss.keys import ids_of
+from pipeline.surveys.sdss.survey import SDSS
+
+# release, layout, target, sdss_tree's name of the file, its keywords
+CASES = [
+    ("dr9", "spec-lite", "v5_4_45/3586-55181-1", "spec-lite"),
+    ("dr12", "spec-lite", "v5_7_0/4000-55500-12", "spec-lite"),
+    ("dr13", "spec-lite", "v5_9_0/4000-55500-12", "spec-lite"),
+    ("dr16", "spec-lite", "v5_13_0/10467-58138-1000", "spec-lite"),
+    ("dr17", "spec-lite", "26/266-51602-1", "spec-lite"),
+    ("dr17", "spec-lite", "103/1960-53289-320", "spec-lite"),
+    ("dr17", "spec-lite", "104/2865-54497-640", "spec-lite"),
+    ("dr17", "spec-lite", "v5_13_2/10467-58138-1000", "spec-lite"),
+    ("dr17", "spec", "26/266-51602-1", "spec"),
+    ("dr17", "spec", "v5_13_2/10467-58138-1000", "spec"),
+    ("dr9", "spPlate", "v5_4_45/3586-55181-1", "spPlate"),
+    ("dr17", "spPlate", "26/266-51602-1", "spPlate"),
+    ("dr17", "spPlate", "v5_13_2/10467-58138-7", "spPlate"),
+    ("dr18", "spec-lite", "v6_0_4/15000-59146-4375924486", "specLite"),
+    ("dr18", "spec", "v6_0_4/15000-59146-4375924486", "specFull"),
+    ("dr19", "spec-lite", "v6_1_3/15000-59146-27021597780", "specLite"),
+    ("dr19", "spec", "v6_1_3/101077-60000-63050394784953920", "specFull"),
+    ("dr20", "spec-lite", "v6_2_1/15000-59146-27021597780", "specLite"),
+    ("dr20", "spec", "v6_2_1/101077-60000-63050394784953920", "specFull"),
+]
+
+
+def keywords(target: str, template: str) -> dict[str, str | int]:
+    ids = ids_of(target)
+    if template.startswith(("specLite", "specFull")):
+        return {"run2d": ids.run2d, "fieldid": ids.plate, "mjd": ids.mjd, "catalogid": ids.last}
+    return {"run2d": ids.run2d, "plateid": ids.plate, "mjd": ids.mjd, "fiberid": ids.last}
+
+
+# Setting a release, sdss_access changes the environment of its whole process: it has one of its own.
+ASK = """
+import json, sys
+from sdss_access.path import Path
+cases = json.load(sys.stdin)
+print("\\n" + json.dumps([Path(release=r).url(t, base_dir="/base/", **k) for r, t, k in cases]))
+"""
+
+
+def test_every_path_is_that_of_sdss_access():
+    cases = [(release, template, keywords(target, template)) for release, _, target, template in CASES]
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK], input=json.dumps(cases), capture_output=True, text=True, check=True
+    )
+    urls = json.loads(answer.stdout.splitlines()[-1])
+    ours = [SDSS.paths(layout, [target])[0] for _, layout, target, _ in CASES]
+    theirs = [url.split(f"/sas/{release}/")[1] for url, (release, *_) in zip(urls, CASES, strict=True)]
+    assert ours == theirs
+
+
+def test_every_real_file_lies_where_its_target_says(mirror: Path, catalog: Path):
+    paths = SDSS.paths("spec-lite", targets.read_targets(str(catalog))["target"])
+    assert len(paths) == len(set(paths))
+    assert sorted(paths) == sorted(str(path.relative_to(mirror)) for path in mirror.glob("*/**/spec-*.fits"))
+
+
+def test_targets_of_one_plate_share_its_file():
+    keys = ["26/266-51602-1", "26/266-51602-640", "26/266-51630-1", "26/267-51608-1"]
+    assert len(set(SDSS.paths("spPlate", keys))) == 3
+
+
+def test_plates_of_sdss_v_are_refused_with_what_to_do_instead():
+    with pytest.raises(ConfigError, match="SDSS-V has no spPlate; choose spec-lite"):
+        SDSS.paths("spPlate", ["v6_0_4/15000-59146-4375924486"])
