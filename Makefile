@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture quick test test-long docs lint types format lock audit clean
+.PHONY: help install demo picture quick test test-long long coverage docs lint types format lock audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,9 +44,13 @@ quick: lint types ## ruff, mypy and the unit tests, for every change: two minute
 test: lint types .venv.checkov/.installed ## what guards a change: ruff, mypy and all tests but the long ones
 	$(BIN)/python -m pytest -m "not long" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-# Long fault rows, executed notebooks, the pages; then the unit tests again, measured: worker processes, too.
-test-long: install ## what takes long beside it: rows of faults, notebooks, pages, coverage
+test-long: long coverage ## what takes long beside it: rows of faults, notebooks, pages, benchmarks, coverage
+
+long: install ## the long tests alone
 	$(BIN)/python -m pytest -m long --numprocesses 3 --dist load
+
+# The unit tests again, measured, worker processes too.
+coverage: install ## at least 90 % of the lines of both packages
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadfile --cov --cov-report= \
 		tests/pipeline tests/spender_core tests/integration/test_determinism.py tests/integration/test_toy_survey.py
@@ -85,4 +89,4 @@ audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's a
 	rm -rf .venv.audit
 
 clean: ## remove what make has made, .venv included
-	rm -rf .venv .venv.lock .venv.audit .venv.checkov demo docs/_build docs/repository docs/reference/api build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock .venv.audit .venv.checkov demo docs/_build docs/repository docs/reference/api build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
