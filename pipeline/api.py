@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -145,7 +145,6 @@ def run(
     gpu: bool = False,
     max_requests_per_second: float | None = None,
     progress: Progress | bool = True,
-    waiting: Callable[[float], None] | None = None,
 ) -> Summary:
     """Do what is pending in a run: ingest and encode, then finalize where both were asked for.
 
@@ -153,10 +152,9 @@ def run(
     workers: processes on this machine (default one per core); or serial: in this process. stages, models: only these.
     memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there.
     max_requests_per_second: instead of the plan's. gpu: encode on a GPU or not at all. progress: True for a bar on a
-    terminal or in a notebook and lines in a log, False for none, or an object of your own. waiting: is called with
-    `wait` where there is something to wait for. Returns how it ended. Raises ConfigError for what can be refused
-    before any work, ChunksFailed when chunks failed after all others were done, ConnectionError when the cluster's
-    scheduler is lost.
+    terminal or in a notebook and lines in a log, False for none, or an object of your own. Returns how it ended.
+    Raises ConfigError for what can be refused before any work, ChunksFailed when chunks failed after all others were
+    done, ConnectionError when the cluster's scheduler is lost.
 
     >>> run("s3://bucket/dr17", client=client)
     """
@@ -184,9 +182,10 @@ def run(
         require_writable("ROOT", url)  # before anything is started for it
     command = "run" if len(stages) > 1 else stages[0]
     facts = {"command": command, "version": __version__, "stages": list(stages), "models": names}
+    shown = [make_progress()] if progress is True else [] if progress is False else [progress]
     began = time.monotonic()
-    if waiting is not None and wait is not None and pending.tasks and not serial:
-        waiting(wait)
+    for each in shown if wait is not None and pending.tasks and not serial else ():
+        each.say(f"waiting up to {wait:.0f} s for the cluster")
     with place_of_work(
         pending,
         client=client,
@@ -196,7 +195,6 @@ def run(
         memory_limit=memory_limit,
         wait=wait,
     ) as here:
-        shown = [make_progress()] if progress is True else [] if progress is False else [progress]
         counted = [] if here is None else [Counted(partial(asked.on_scheduler, here))]
         left = max(0.0, (wait or preflight.PATIENCE) - (time.monotonic() - began))
         summary = executor.run(pending, here, Several(Journal(url, facts), *shown, *counted), gpu=gpu, wait=left)

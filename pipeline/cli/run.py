@@ -53,7 +53,6 @@ def _execute(args: Namespace) -> int:
             serial=args.serial,
             memory_limit=args.memory_limit,
             wait=args.wait,
-            waiting=lambda seconds: print(f"waiting up to {seconds:.0f} s for the cluster", file=sys.stderr),
             gpu=getattr(args, "gpu", False),
             max_requests_per_second=getattr(args, "max_requests_per_second", None),
         )

@@ -15,12 +15,12 @@ from pipeline.catalog import targets as target_table
 from pipeline.catalog.targets import Selection
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, require_place
-from pipeline.planning.model import ModelConfig, model_name, read_toml
+from pipeline.planning.model import ModelConfig, model_name, read_toml, with_defaults
 from pipeline.planning.plan import Plan
 from pipeline.storage import Place
 from pipeline.store.checkpoint import inspect
 from pipeline.store.root import read_plan, targets_url, use_storage
-from pipeline.surveys.registry import DEFAULT, get_survey
+from pipeline.surveys.registry import get_survey
 from spender_core.weights import PUBLISHED
 
 DEFAULT_MODEL = "sdss-demo"
@@ -112,9 +112,7 @@ def _survey_config(
     for key in ("targets", "source"):
         if key not in said:
             raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {root} holds none yet")
-    survey = get_survey(said.get("survey", DEFAULT))
-    first = {"layout": next(iter(survey.layouts)), "instrument": next(iter(survey.instruments))}
-    return SurveyConfig.from_dict({**first, **said})
+    return SurveyConfig.from_dict(with_defaults(said))
 
 
 def _release(source: str | None, config: SurveyConfig) -> str:

@@ -70,8 +70,10 @@ class Bar:
         self._bar.update()
 
     def say(self, text: str) -> None:
-        """Write a line above the bar."""
-        if self._bar is not None:
+        """Write a line above the bar, or where it will be."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
             self._bar.write(text, file=self._stream)
 
     def close(self) -> None:

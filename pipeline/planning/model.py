@@ -12,6 +12,7 @@ from typing import Any, Self
 from pipeline.config import SurveyConfig, checked_keys, require_choice, require_count, require_text
 from pipeline.errors import ConfigError, require_place
 from pipeline.planning.schema import OUTPUTS, default_outputs
+from pipeline.surveys.registry import DEFAULT, get_survey
 
 DEFAULT_ARCHITECTURE = "spender"
 """Of checkpoints that name none, and of plans of earlier versions."""
@@ -104,7 +105,13 @@ def read_toml(text: str) -> tuple[SurveyConfig, tuple[ModelConfig, ...]]:
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise ConfigError("model.name", names, "different names", "give each [[model]] its own name")
-    return SurveyConfig.from_dict(values), tuple(models)
+    return SurveyConfig.from_dict(with_defaults(values)), tuple(models)
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a new survey, with the layout and the instrument that its survey names first."""
+    survey = get_survey(values.get("survey", DEFAULT))
+    return {"layout": next(iter(survey.layouts)), "instrument": next(iter(survey.instruments)), **values}
 
 
 def model_name(checkpoint: str) -> str:

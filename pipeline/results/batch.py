@@ -61,7 +61,10 @@ def make_batch(
     for i, (name, raw) in enumerate(spectra):
         z[i] = np.nan if raw.z is None else raw.z
         z_err[i] = np.nan if raw.z_err is None else raw.z_err
-        spectrum = normalize(raw, float(z[i]), grid)
+        try:
+            spectrum = normalize(raw, float(z[i]), grid)
+        except BadSpectrum as error:
+            raise BadSpectrum(f"{name}: {error}") from error
         if spectrum.quality & Quality.UNUSABLE:
             raise BadSpectrum(f"{name}: {Quality.describe(spectrum.quality)}")
         spec[i], w[i], norm[i] = spectrum.flux, spectrum.ivar, spectrum.norm

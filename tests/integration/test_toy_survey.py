@@ -108,3 +108,11 @@ def expected(release: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.f
 def test_an_unknown_survey_is_refused_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(pipeline.ConfigError, match="survey is 'nowhere', expected one of sdss"):
         pipeline.plan(tmp_path, targets=tmp_path / "t.parquet", source=tmp_path, survey="nowhere")
+
+
+def test_a_survey_file_has_the_layout_and_the_grid_of_its_survey(release: Path, tmp_path: Path) -> None:
+    table = tmp_path / "targets.parquet"
+    pipeline.select_targets(release / "stars.csv", survey="toy", output=table)
+    (tmp_path / "toy.toml").write_text(f'survey = "toy"\ntargets = "{table}"\nsource = "{release}"\n')
+    plan = pipeline.plan(tmp_path / "run", config=tmp_path / "toy.toml")
+    assert (plan.config.layout, plan.config.instrument, plan.models) == ("text", "toygrid", ())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 
+from pipeline import storage
 from pipeline.compute import planner
 from pipeline.planning.plan import Plan
 from pipeline.store.root import read_plan
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 ARCHIVE = "https://data.sdss.org/sas/dr17"
 MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture(autouse=True)
+def _storage_as_before() -> Iterator[None]:
+    yield
+    storage.use(())
 
 
 @pytest.fixture

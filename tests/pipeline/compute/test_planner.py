@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,28 +18,11 @@ from pipeline.errors import ConfigError
 from pipeline.planning.plan import Plan, choose_shard
 from pipeline.store.root import read_plan
 from spender_core.weights import PUBLISHED
+from tests.planner import content, replan
 from tests.running import random_checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 ARCHIVE = "https://data.sdss.org/sas/dr17"
 MakePlan = Callable[..., Plan]
-
-
-@pytest.fixture(autouse=True)
-def _storage_as_before() -> Iterator[None]:
-    yield
-    storage.use(())
-
-
-def replan(root: str, **changes: Any) -> Plan:
-    return planner.plan(root, **{"targets": None, "settings": {}, **changes})
-
-
-def content(root: str) -> dict[str, bytes]:
-    """Read the files of a root."""
-    return {file.name: file.read_bytes() for file in Path(root).iterdir()}
 
 
 def test_a_new_plan_is_written_with_its_targets(root: str, frame: pd.DataFrame, with_model: Plan) -> None:

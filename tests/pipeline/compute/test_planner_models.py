@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,27 +15,10 @@ from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
 from spender_core.weights import WeightsError
-
-if TYPE_CHECKING:
-    pass
+from tests.planner import replan
 
 ARCHIVE = "https://data.sdss.org/sas/dr17"
 MakePlan = Callable[..., Plan]
-
-
-@pytest.fixture(autouse=True)
-def _storage_as_before() -> Iterator[None]:
-    yield
-    storage.use(())
-
-
-def replan(root: str, **changes: Any) -> Plan:
-    return planner.plan(root, **{"targets": None, "settings": {}, **changes})
-
-
-def content(root: str) -> dict[str, bytes]:
-    """Read the files of a root."""
-    return {file.name: file.read_bytes() for file in Path(root).iterdir()}
 
 
 def write_config(folder: Path, frame: pd.DataFrame, text: str) -> str:
