@@ -12,6 +12,7 @@ import pytest
 from distributed import Client
 from hypothesis import settings
 
+from spender_core import architectures
 from tests import clusters
 
 # Under Python 3.11 workers that profile themselves hang now and then (dask/distributed issue 8616).
@@ -84,3 +85,9 @@ def threads() -> Iterator[Client]:
     """Give the client of the one cluster of this test process: four threads of it, for tests that kill no worker."""
     with clusters.in_process() as client:
         yield client
+
+
+@pytest.fixture
+def own_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget after the test which architectures it made known to this process."""
+    monkeypatch.setattr(architectures, "_registered", dict(architectures._registered))

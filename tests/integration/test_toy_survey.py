@@ -24,7 +24,7 @@ STARS = 7
 
 
 @pytest.fixture
-def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_architectures: None) -> Iterator[Path]:
     """Give a release of the toy survey; its package and that of the toy architecture are installed meanwhile."""
     folder = toy_architecture.install(toy_survey.install(tmp_path / "packages"))
     monkeypatch.syspath_prepend(str(folder))

@@ -30,12 +30,9 @@ from spender_core.weights import architecture_of, read_extras
 from .. import toy_architecture
 from ..toy_architecture import install, random_checkpoint, save_model, write_distribution
 
+pytestmark = pytest.mark.usefixtures("own_architectures")
+
 WAVE_REST = torch.linspace(2400.0, 10400.0, 500)
-
-
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    monkeypatch.setattr(architectures, "_registered", dict(architectures._registered))
 
 
 @pytest.fixture
