@@ -184,9 +184,9 @@ def requests(folder: str, n: int, shard: int) -> dict[str, int]:
     url = spectra_url(folder)
     create(url, *spectra_template(made, targets, wavelength))
     noise = np.random.default_rng(3).standard_normal((shard, made.n_pixels), np.float32)
-    for chunk in made.chunks():
+    for each in made.shards():
         arrays = {"flux": noise, "ivar": noise**2, "norm": noise[:, 0] ** 2, "quality": np.zeros(shard, np.uint32)}
-        write_region(url, chunk, arrays)
+        write_region(url, each, arrays)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Zarr's specification does not know consolidated metadata yet
         zarr.consolidate_metadata(LocalStore(url))

@@ -132,7 +132,7 @@ def compute(plan: Plan, n: int) -> int:
 def compute_alone(plan: Plan, client: Client) -> float:
     """Return the seconds that the plan's chunks take in the same processes when they are only computed."""
     start = time.perf_counter()
-    futures = [client.submit(compute, plan, len(chunk), pure=False) for chunk in plan.chunks()]
+    futures = [client.submit(compute, plan, len(shard), pure=False) for shard in plan.shards()]
     client.gather(futures)
     return time.perf_counter() - start
 

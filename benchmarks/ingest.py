@@ -128,7 +128,7 @@ def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard
     if summary.failed:
         raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")
     ledger = ingest_ledger(str(root), plan)
-    usable = sum(ledger.read(chunk.index)["usable"] for chunk in plan.chunks())
+    usable = sum(ledger.read(shard.index)["usable"] for shard in plan.shards())
     files = {catalog.parents[3] / path for path in get_survey("sdss").paths(layout, frame["target"])}
     stored = sum(path.stat().st_size for path in (root / "spectra.zarr").rglob("*") if path.is_file())
     size = sum(file.stat().st_size for file in files)

@@ -28,7 +28,7 @@ from pipeline.compute import cluster, executor, job
 from pipeline.compute.stages import encode, ingest
 from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Outcome
-from pipeline.planning.plan import Chunk
+from pipeline.planning.plan import Shard
 from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
 from pipeline.surveys.registry import get_survey
 
@@ -61,13 +61,13 @@ class Clock:
         """Do nothing."""
 
 
-def _marked(chunk: Chunk) -> Record:
+def _marked(shard: Shard) -> Record:
     return {
-        "start": chunk.start,
-        "stop": chunk.stop,
-        "spectra": len(chunk),
-        "good": len(chunk),
-        "usable": len(chunk),
+        "start": shard.start,
+        "stop": shard.stop,
+        "spectra": len(shard),
+        "good": len(shard),
+        "usable": len(shard),
         "quality": {},
         "checksums": {},
     }
@@ -76,15 +76,15 @@ def _marked(chunk: Chunk) -> Record:
 def do_nothing() -> None:
     """Make this worker's tasks mark their chunk, and do nothing else."""
 
-    def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-        ingest_ledger(root, read_plan(root)).mark(chunk.index, _marked(chunk))
-        return _marked(chunk)
+    def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+        ingest_ledger(root, read_plan(root)).mark(shard.index, _marked(shard))
+        return _marked(shard)
 
-    def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
-        encode_ledger(root, read_plan(root), model_name).mark(chunk.index, _marked(chunk))
-        return _marked(chunk)
+    def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> Record:
+        encode_ledger(root, read_plan(root), model_name).mark(shard.index, _marked(shard))
+        return _marked(shard)
 
-    ingest.ingest_chunk, encode.encode_chunk = ingest_chunk, encode_chunk
+    ingest.ingest_shard, encode.encode_shard = ingest_shard, encode_shard
 
 
 def run_all(root: Path, client: Client) -> tuple[float, float]:
@@ -106,8 +106,8 @@ def run_all(root: Path, client: Client) -> tuple[float, float]:
         executor.run(job.pending(str(root), plan, ("ingest", "encode"), (MODEL,)), client, clock)
     finally:
         executor._submit = submit
-    if clock.ended != 2 * len(plan.chunks()):
-        raise SystemExit(f"{clock.ended} of {2 * len(plan.chunks())} tasks ended")
+    if clock.ended != 2 * len(plan.shards()):
+        raise SystemExit(f"{clock.ended} of {2 * len(plan.shards())} tasks ended")
     return submission, time.perf_counter() - clock.started
 
 
@@ -139,7 +139,7 @@ def main() -> None:
             assert client is not None
             submission, ran = run_all(root, client)
         told = run_command([*ours, "status", root])
-        chunks = len(read_plan(str(root)).chunks())
+        chunks = len(read_plan(str(root)).shards())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {
         "plan, s": planned[0],

@@ -57,7 +57,7 @@ def create_stores(root: str, plan: Plan) -> None:
 
 def read_spectra(root: str, start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Read rows of the variables of a run's spectra store."""
-    return arrays.read_chunk(arrays.spectra_url(root), SPECTRA_VARIABLES, start, stop)
+    return arrays.read_region(arrays.spectra_url(root), SPECTRA_VARIABLES, start, stop)
 
 
 class Told:
@@ -109,4 +109,4 @@ def plan_by_command(root: Path, mirror: Path, *options: str, source: str | None 
     checkpoint = random_checkpoint(root.parent)
     what = ["--targets", str(table), "--source", source or str(mirror), "--model", f"random={checkpoint}"]
     assert cli.main(["plan", str(root), *what, *options]) == 0
-    return 2 * len(runs.read_plan(str(root)).chunks())
+    return 2 * len(runs.read_plan(str(root)).shards())

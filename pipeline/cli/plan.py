@@ -64,7 +64,7 @@ def _execute(args: Namespace) -> int:
         cache=args.cache,
     )
     names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
-    print(f"{made.n_spectra} spectra in {len(made.chunks())} chunks of {made.shard}; models: {names}")
+    print(f"{made.n_spectra} spectra in {len(made.shards())} chunks of {made.shard}; models: {names}")
     print(f"next: spender-pipeline run {args.root}")
     return 0
 

@@ -79,7 +79,7 @@ def run(
             else:
                 done += 1
             kind = outcome.task.kind
-            _keep(job.ledgers[kind], outcome, failed_before=outcome.task.chunk.index in earlier[kind])
+            _keep(job.ledgers[kind], outcome, failed_before=outcome.task.shard.index in earlier[kind])
             progress.advance(outcome)
             check()
     finally:
@@ -95,7 +95,7 @@ def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
     preflight.check_memory(job.plan, client, job.kinds)
     if any(model for _, model in job.kinds):
         preflight.check_devices(client, gpu, wait)
-    preflight.check_source(job.root, job.plan, [task.chunk for task in job.tasks if task.model is None], job.ingested)
+    preflight.check_source(job.root, job.plan, [task.shard for task in job.tasks if task.model is None], job.ingested)
     stores.create(job.root, job.plan, job.ledgers)
     for ledger, index in job.stale:
         if not ingest_ledger(job.root, job.plan).marked(index):  # another run may have done both meanwhile
@@ -109,7 +109,7 @@ def _earlier_failures(job: Job, kind: Kind) -> set[int]:
     """
     ledger = job.ledgers[kind]
     failures = ledger.failed()
-    pending = {task.chunk.index for task in job.tasks if task.kind == kind}
+    pending = {task.shard.index for task in job.tasks if task.kind == kind}
     for index in sorted(failures - pending):
         try:
             ledger.clear_failure(index)
@@ -122,9 +122,9 @@ def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
     """Keep the record of a failure, or remove that of an earlier one; a chunk's marker is its task's own work."""
     try:
         if outcome.reason is not None:
-            ledger.fail(outcome.task.chunk.index, {"reason": outcome.reason})
+            ledger.fail(outcome.task.shard.index, {"reason": outcome.reason})
         elif failed_before:
-            ledger.clear_failure(outcome.task.chunk.index)
+            ledger.clear_failure(outcome.task.shard.index)
     except OSError as error:
         # The summary tells of the failure in any case, and the other chunks may still be done.
         logger.warning("%s: its record could not be kept: %s", outcome.task, reason_of(error))
@@ -136,10 +136,10 @@ def _serial(job: Job) -> Iterator[Outcome]:
     quota = divide(job.plan.config)
     with prepared():
         for task in job.tasks:
-            upstream = ingested.get(task.chunk.index) if task.model else None
+            upstream = ingested.get(task.shard.index) if task.model else None
             outcome = attempt(job.root, job.fingerprint(task), task, quota, upstream)
             if task.model is None:
-                ingested[task.chunk.index] = outcome
+                ingested[task.shard.index] = outcome
             yield outcome
 
 
@@ -172,10 +172,10 @@ class _Cluster:
             self.quota,
             upstream,
             # A tuple: Dask takes tasks of one prefix for a group, and feeds large groups to workers bit by bit.
-            key=(f"{name}-{self.job.root}", task.chunk.index),
+            key=(f"{name}-{self.job.root}", task.shard.index),
             resources={place: 1} if place else None,
             # Chunk by chunk: results of early chunks are complete while later ones have not begun.
-            priority=-task.chunk.index,
+            priority=-task.shard.index,
         )
 
 
@@ -200,14 +200,14 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
             given_up.append(task)
             continue
         if task.model is None:
-            ingested[task.chunk.index] = outcome
+            ingested[task.shard.index] = outcome
         yield outcome
     for task in sorted(given_up, key=job.tasks.index):
-        upstream = ingested.get(task.chunk.index) if task.model else None
+        upstream = ingested.get(task.shard.index) if task.model else None
         for _, future, found in _ended(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
             outcome = found or Outcome(task, None, _deadly(future))
             if task.model is None:
-                ingested[task.chunk.index] = outcome
+                ingested[task.shard.index] = outcome
             yield outcome
 
 
@@ -215,10 +215,10 @@ def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
     futures: dict[Future[Outcome], Task] = {}
     ingests: dict[int, Future[Outcome]] = {}
     for task in cluster.job.tasks:
-        future = cluster.submit(task, ingests.get(task.chunk.index) if task.model else None)
+        future = cluster.submit(task, ingests.get(task.shard.index) if task.model else None)
         futures[future] = task
         if task.model is None:
-            ingests[task.chunk.index] = future
+            ingests[task.shard.index] = future
     return futures
 
 

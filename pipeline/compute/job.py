@@ -30,7 +30,7 @@ class Job:
     @property
     def total(self) -> int:
         """Chunks of all its stages, done or not."""
-        return len(self.plan.chunks()) * len(self.ledgers)
+        return len(self.plan.shards()) * len(self.ledgers)
 
     @property
     def already(self) -> int:
@@ -62,7 +62,7 @@ def pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[
     ingested = marked[ingest]
     # Where nothing is ingested, encodings stay as they are until something is.
     done = {kind: indices & ingested if ingest in asked else indices for kind, indices in marked.items()}
-    tasks = [Task(*kind, chunk) for chunk in plan.chunks() for kind in asked if chunk.index not in done[kind]]
+    tasks = [Task(*kind, shard) for shard in plan.shards() for kind in asked if shard.index not in done[kind]]
     if tasks and ingest not in asked and not ingested:
         raise ConfigError("encode", root, "a ROOT whose spectra are ingested", "run ingest first")
     stale = [(ledgers[kind], index) for kind, indices in marked.items() for index in sorted(indices - done[kind])]

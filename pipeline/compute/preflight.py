@@ -19,7 +19,7 @@ from pipeline.compute.stages.ingest import archive_of
 from pipeline.compute.stages.process import wanted_device
 from pipeline.errors import ConfigError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
-from pipeline.planning.plan import Chunk, Kind, Plan, targets_sha256
+from pipeline.planning.plan import Kind, Plan, Shard, targets_sha256
 from pipeline.store.root import ingest_ledger, targets_url
 
 PROBES = 8
@@ -105,7 +105,7 @@ def check_targets(root: str, plan: Plan) -> None:
         raise ConfigError("targets.parquet", f"{url} ({found[:12]}...)", f"{plan.targets_sha256[:12]}...", remedy)
 
 
-def check_source(root: str, plan: Plan, pending: Sequence[Chunk], ingested: Iterable[int]) -> None:
+def check_source(root: str, plan: Plan, pending: Sequence[Shard], ingested: Iterable[int]) -> None:
     """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey.
 
     pending, ingested: the chunks that are to be ingested, and those that are.
@@ -119,7 +119,7 @@ def check_source(root: str, plan: Plan, pending: Sequence[Chunk], ingested: Iter
     # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
     records = ingest_ledger(root, plan).records(sorted(ingested)[: 4 * PROBES]).values()
     found = [record["start"] for record in records if not record["quality"].get("NO_FILE")][:PROBES]
-    rows = [chunk.start for chunk in pending[::step]] + found
+    rows = [shard.start for shard in pending[::step]] + found
     probes = pd.concat([targets.read_rows(url, row, row + 1, plan.survey) for row in rows])
     archive = archive_of(plan)
     archive.source.require_some(archive.paths(probes["target"].tolist()), plan.survey.root)

@@ -58,7 +58,7 @@ def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Lo
         plan=plan,
         version=__version__,
         now=datetime.now(UTC),
-        chunks=len(plan.chunks()),
+        chunks=len(plan.shards()),
         stages=stages,
         label=label,
         begun=bool(logs) or any(each.done or each.failed for each in stages),

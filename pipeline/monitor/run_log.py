@@ -74,7 +74,7 @@ class Journal:
     def advance(self, outcome: Outcome) -> None:
         """Add a chunk's line; keep the log if that was a while ago."""
         task = outcome.task
-        of = {"stage": task.stage, "model": task.model, "chunk": task.chunk.index}
+        of = {"stage": task.stage, "model": task.model, "chunk": task.shard.index}
         if outcome.record is None:
             self._failed += 1
             self._add("failed", {**of, "reason": outcome.reason})

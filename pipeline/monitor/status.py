@@ -90,7 +90,7 @@ def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
         quality.update(record["quality"])
     spectra = sum(record["spectra"] for record in records)
     rate = _rate(written, {index: int(record["spectra"]) for index, record in by_index.items()}, now)
-    chunks = len(plan.chunks())
+    chunks = len(plan.shards())
     running = rate is not None and len(done) < chunks
     failures = ledger.failures()
     return StageStatus(

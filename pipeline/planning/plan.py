@@ -37,7 +37,7 @@ ENCODING_VERSION = 2
 COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones round otherwise
 
 MAX_SHARD = 4096
-MIN_CHUNKS = 16
+MIN_SHARDS = 16
 # Spectra per inner chunk, measured by benchmarks/chunking.py on shards of 1024 real spectra (flux and ivar, local disk,
 # one busy core). Reading one spectrum takes 2.0 ms from chunks of 16, 2.6 of 32 and 64, 3.9 of 128, 6.6 of 256 and 21
 # from a shard of one chunk, and fetches 0.36, 0.7, 1.4, 2.9, 5.7 and 23 MB: at 32 that is still less time than one
@@ -52,8 +52,8 @@ _TEXT_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """The rows [start, stop) that one task owns; `index` counts them."""
+class Shard:
+    """The rows [start, stop) that one task owns; `index` counts them. On disk and in messages it is a chunk."""
 
     index: int
     start: int
@@ -63,25 +63,25 @@ class Chunk:
         return self.stop - self.start
 
 
-def partition(n_spectra: int, shard: int) -> list[Chunk]:
+def partition(n_spectra: int, shard: int) -> list[Shard]:
     """Cut n_spectra rows into chunks of `shard` rows, the last one shorter."""
     return [
-        Chunk(index, start, min(start + shard, n_spectra)) for index, start in enumerate(range(0, n_spectra, shard))
+        Shard(index, start, min(start + shard, n_spectra)) for index, start in enumerate(range(0, n_spectra, shard))
     ]
 
 
 def choose_shard(n_spectra: int, shard: int | None = None, chunk: int | None = None) -> tuple[int, int]:
     """Return (shard, chunk): spectra per task and per inner chunk, the first a multiple of the second.
 
-    Without a wish: at most MAX_SHARD spectra, fewer in a small run so that there are at least MIN_CHUNKS
+    Without a wish: at most MAX_SHARD spectra, fewer in a small run so that there are at least MIN_SHARDS
     chunks (one spectrum each below that many). Raises ConfigError for wishes that cannot be met.
     """
     if n_spectra < 1:
         raise ConfigError("targets", n_spectra, "at least one row", "loosen --where")
     if shard is None:
         inner = chunk or CHUNK
-        # The largest shard that still gives MIN_CHUNKS chunks: ceil(n / shard) >= MIN_CHUNKS.
-        widest = min(MAX_SHARD, max(1, math.ceil(n_spectra / (MIN_CHUNKS - 1)) - 1))
+        # The largest shard that still gives MIN_SHARDS of them: ceil(n / shard) >= MIN_SHARDS.
+        widest = min(MAX_SHARD, max(1, math.ceil(n_spectra / (MIN_SHARDS - 1)) - 1))
         shard = widest // inner * inner or (inner if chunk else widest)
     if not 1 <= shard <= MAX_SHARD:
         raise ConfigError("shard", shard, f"1 to {MAX_SHARD} spectra", "it bounds the memory of a task")
@@ -158,7 +158,7 @@ class Plan:
         """Length of the observed wavelength grid."""
         return self.survey.instruments[self.config.instrument]
 
-    def chunks(self) -> list[Chunk]:
+    def shards(self) -> list[Shard]:
         """Return the tasks' row ranges, in order."""
         return partition(self.n_spectra, self.shard)
 

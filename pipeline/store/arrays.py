@@ -25,7 +25,7 @@ from zarr.core.array_spec import ArrayConfigParams
 from pipeline import storage
 
 if TYPE_CHECKING:
-    from pipeline.planning.plan import Chunk
+    from pipeline.planning.plan import Shard
     from pipeline.store.template import Encoding
 
 # Not stored in the array's metadata: every handle must say it, or a chunk that equals the fill is dropped
@@ -139,49 +139,49 @@ def _upload(folder: Path, url: str) -> None:
             write(parts)
 
 
-def read_chunk(url: str, names: Iterable[str], start: int, stop: int | None) -> dict[str, NDArray[Any]]:
+def read_region(url: str, names: Iterable[str], start: int, stop: int | None) -> dict[str, NDArray[Any]]:
     """Return the rows [start, stop) of some variables as stored, without any decoding; stop: None for all."""
     with storage.answering(url):
         handle = open_handle(url)
         return {name: np.asarray(handle.array(name)[start:stop]) for name in names}
 
 
-def write_region(url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_region(url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a chunk's rows of some variables; everything is checked before anything is written.
 
-    arrays: per variable shape (len(chunk), ...) in exactly the stored dtype. Raises AlignmentError unless
+    arrays: per variable shape (len(shard), ...) in exactly the stored dtype. Raises AlignmentError unless
     the rows are whole shards of every variable, ValueError for another shape or dtype.
     """
     with storage.answering(url):
         handle = open_handle(url, writable=True)
         for name, values in arrays.items():
-            _check_region(handle.array(name), chunk, values, name)
+            _check_region(handle.array(name), shard, values, name)
         for name, values in arrays.items():
-            _write(handle, name, chunk, values)
+            _write(handle, name, shard, values)
 
 
-def _write(handle: Handle, name: str, chunk: Chunk, values: NDArray[Any]) -> None:
+def _write(handle: Handle, name: str, shard: Shard, values: NDArray[Any]) -> None:
     array = handle.array(name)
     try:
         with storage.answering(handle.url):
-            array[chunk.start : chunk.stop] = values
+            array[shard.start : shard.stop] = values
     except Exception:
         # Zarr reads a shard before it writes all of it, and stumbles over one that is damaged
-        damage = _damage(handle, name, chunk)
+        damage = _damage(handle, name, shard)
         if not damage:
             raise
-        logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, chunk.index, damage)
-        shard = (array.shards or array.chunks)[0]
-        key = array.metadata.encode_chunk_key((chunk.start // shard, *(0 for _ in array.shape[1:])))
+        logger.warning("%s of chunk %d: replacing what cannot be read (%s)", name, shard.index, damage)
+        size = (array.shards or array.chunks)[0]
+        key = array.metadata.encode_chunk_key((shard.start // size, *(0 for _ in array.shape[1:])))
         storage.remove(storage.join(handle.url, name, key))
-        array[chunk.start : chunk.stop] = values
+        array[shard.start : shard.stop] = values
 
 
-def _damage(handle: Handle, name: str, chunk: Chunk) -> str:
+def _damage(handle: Handle, name: str, shard: Shard) -> str:
     """Say why a chunk's rows cannot be read; nothing when they can: another run may have just written them."""
     try:
         with storage.answering(handle.url):
-            _ = handle.array(name)[chunk.start : chunk.stop]
+            _ = handle.array(name)[shard.start : shard.stop]
     except Exception as error:
         if storage.says_nothing(error):
             raise
@@ -189,15 +189,14 @@ def _damage(handle: Handle, name: str, chunk: Chunk) -> str:
     return ""
 
 
-def _check_region(array: zarr.Array[Any], chunk: Chunk, values: NDArray[Any], name: str) -> None:
-    rows = array.shape[0]
-    shard = (array.shards or array.chunks)[0]
-    aligned = chunk.stop % shard == 0 or chunk.stop == rows
-    if not (0 <= chunk.start < chunk.stop <= rows and chunk.start % shard == 0 and aligned):
+def _check_region(array: zarr.Array[Any], shard: Shard, values: NDArray[Any], name: str) -> None:
+    rows, size = array.shape[0], (array.shards or array.chunks)[0]
+    aligned = shard.stop % size == 0 or shard.stop == rows
+    if not (0 <= shard.start < shard.stop <= rows and shard.start % size == 0 and aligned):
         raise AlignmentError(
-            f"rows {chunk.start} to {chunk.stop} of {name} are not whole shards of {shard} of {rows} rows"
+            f"rows {shard.start} to {shard.stop} of {name} are not whole shards of {size} of {rows} rows"
         )
-    expected = (chunk.stop - chunk.start, *array.shape[1:])
+    expected = (shard.stop - shard.start, *array.shape[1:])
     if values.shape != expected or values.dtype != array.dtype:
         raise ValueError(f"{name} has {values.dtype} {values.shape}, expected {array.dtype} {expected}")
 

@@ -38,7 +38,7 @@ def finalize(root: str, plan: Plan) -> list[str]:
     closed: list[str] = []
     for store in stores_of(root, plan):
         done = store.ledger.done()
-        absent = [chunk.index for chunk in plan.chunks() if chunk.index not in done]
+        absent = [shard.index for shard in plan.shards() if shard.index not in done]
         if absent:
             missing[store.label] = absent
             continue

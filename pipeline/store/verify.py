@@ -16,9 +16,9 @@ from typing import Any
 from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.planning import schema
-from pipeline.planning.plan import Chunk, Plan, targets_sha256
+from pipeline.planning.plan import Plan, Shard, targets_sha256
 from pipeline.store import stores
-from pipeline.store.arrays import METADATA, checksum, digest, read_chunk
+from pipeline.store.arrays import METADATA, checksum, digest, read_region
 from pipeline.store.ledger import is_whole
 from pipeline.store.root import targets_url
 from pipeline.store.stores import Store
@@ -53,11 +53,11 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     problems = _targets_problems(root, plan)
     restorable = repair and not problems
     restored: list[str] = []
-    bad: list[tuple[Store, Chunk]] = []
+    bad: list[tuple[Store, Shard]] = []
     spectra, *encodings = stores.stores_of(root, plan)
 
-    def judge(store: Store, chunk: Chunk) -> list[str]:
-        return _chunk_problems(store, None if store is spectra else spectra, chunk)
+    def judge(store: Store, shard: Shard) -> list[str]:
+        return _shard_problems(store, None if store is spectra else spectra, shard)
 
     for store in (spectra, *encodings):
         marked = store.ledger.done()
@@ -73,18 +73,18 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
                 damaged = []
             except ValueError as error:  # the store of another plan, a checkpoint that is gone or another
                 problems.append(f"{store.label}: cannot be written again ({error})")
-        chunks = plan.chunks()
+        chunks = plan.shards()
         with ThreadPoolExecutor(_READERS) as pool:
             found = pool.map(partial(judge, store), chunks)
-            for chunk, some in zip(chunks, progress(found) if progress else found, strict=True):
+            for shard, some in zip(chunks, progress(found) if progress else found, strict=True):
                 problems += some
                 # where what describes the arrays is damaged, chunks look so, too
-                if some and chunk.index in marked and not damaged:
-                    bad.append((store, chunk))
+                if some and shard.index in marked and not damaged:
+                    bad.append((store, shard))
     unmarked = 0
-    for store, chunk in bad if repair else ():
-        if judge(store, chunk):  # still: another run may have mended it
-            store.ledger.unmark(chunk.index)
+    for store, shard in bad if repair else ():
+        if judge(store, shard):  # still: another run may have mended it
+            store.ledger.unmark(shard.index)
             unmarked += 1
     return Findings(tuple(problems), tuple(restored), unmarked)
 
@@ -150,7 +150,7 @@ def _array_problems(
     problems = []
     for name in sorted(expected):
         try:
-            found = checksum(read_chunk(url, [name], start, stop))[name]
+            found = checksum(read_region(url, [name], start, stop))[name]
         except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
             problems.append(f"{where} {name} cannot be read ({_damage(error)})")
             continue
@@ -173,10 +173,10 @@ def _targets_problems(root: str, plan: Plan) -> list[str]:
     )
 
 
-def _stale_problems(spectra: Store, chunk: Chunk, record: Mapping[str, Any], where: str) -> list[str]:
+def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], where: str) -> list[str]:
     """Compare what an encoding was made from with what the spectra's marker says now."""
     try:
-        present = spectra.ledger.read(chunk.index)
+        present = spectra.ledger.read(shard.index)
     except (FileNotFoundError, ValueError) as error:
         _damage(error)
         return []  # told of as the spectra's own problem
@@ -187,10 +187,10 @@ def _stale_problems(spectra: Store, chunk: Chunk, record: Mapping[str, Any], whe
     return [f"{where}: its spectra have been ingested anew since"] if stale else []
 
 
-def _chunk_problems(store: Store, spectra: Store | None, chunk: Chunk) -> list[str]:
-    where = f"{store.label} chunk {chunk.index}"
+def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[str]:
+    where = f"{store.label} chunk {shard.index}"
     try:
-        record = store.ledger.read(chunk.index)
+        record = store.ledger.read(shard.index)
     except FileNotFoundError:
         return [f"{where}: not done"]
     except ValueError as error:
@@ -201,8 +201,8 @@ def _chunk_problems(store: Store, spectra: Store | None, chunk: Chunk) -> list[s
     names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
     problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
     if spectra is not None:
-        problems += _stale_problems(spectra, chunk, record, where)
-    return problems + _array_problems(f"{where}:", store.url, expected, chunk.start, chunk.stop)
+        problems += _stale_problems(spectra, shard, record, where)
+    return problems + _array_problems(f"{where}:", store.url, expected, shard.start, shard.stop)
 
 
 def _damage(error: Exception) -> str:

@@ -17,7 +17,7 @@ from pipeline.compute.stages.process import device
 from pipeline.errors import ConfigError
 from pipeline.planning.plan import Plan
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import open_handle, read_chunk, spectra_url
+from pipeline.store.arrays import open_handle, read_region, spectra_url
 from pipeline.store.checkpoint import inspect
 from pipeline.store.root import ingest_ledger, read_plan, targets_url
 from spender_core.autoencoder import SpectrumAutoencoder
@@ -69,12 +69,12 @@ def train(
 def read_sample(root: str) -> Sample:
     """Open the spectra of a run for training; only ids, redshifts and quality are read now."""
     plan = read_plan(root)
-    missing = len(plan.chunks()) - len(ingest_ledger(root, plan).done())
+    missing = len(plan.shards()) - len(ingest_ledger(root, plan).done())
     if missing:
         raise ConfigError("ROOT", root, "a run whose spectra are ingested", f"{missing} chunks are not: run ingest")
     rows = targets.read_rows(targets_url(root), 0, plan.n_spectra, plan.survey)
     url = spectra_url(root)
-    quality = read_chunk(url, ["quality"], 0, plan.n_spectra)["quality"]
+    quality = read_region(url, ["quality"], 0, plan.n_spectra)["quality"]
     usable = (quality & np.uint32(EXCLUDED_FROM_TRAINING)) == 0
     if not usable.any():
         raise ConfigError("ROOT", root, "a run with spectra that can be learnt from", "see its status for the reasons")

@@ -150,7 +150,7 @@ def ingest(root: Path, release: Path, zs: list[float], layout: str = "spec-lite"
     selected = pipeline.select_targets(root.with_suffix(".parquet"))
     pipeline.plan(root, targets=selected, source=release, layout=layout, shard=5)
     pipeline.run(root, stages=["ingest"], serial=True)
-    stored = dataset.read_chunk(dataset.spectra_url(str(root)), ("flux", "ivar", "quality"), 0, n)
+    stored = dataset.read_region(dataset.spectra_url(str(root)), ("flux", "ivar", "quality"), 0, n)
     assert np.isfinite(stored["ivar"]).all()
     assert (stored["ivar"] >= 0).all()
     return stored["quality"]

@@ -60,9 +60,9 @@ def test_spectra_ingested_anew_are_encoded_anew(run: tuple[Path, Plan]) -> None:
     before = file_hashes(root)
     runs.ingest_ledger(str(root), plan).unmark(1)
     url = dataset.encodings_url(str(root), "random")
-    chunk = plan.chunks()[1]
-    wrong = np.zeros((len(chunk), plan.models[0].n_latent or 0), np.float32)
-    dataset.write_region(url, chunk, {"latents": wrong})
+    shard = plan.shards()[1]
+    wrong = np.zeros((len(shard), plan.models[0].n_latent or 0), np.float32)
+    dataset.write_region(url, shard, {"latents": wrong})
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert file_hashes(root) == before
 
@@ -244,12 +244,12 @@ def test_a_write_that_fails_leaves_what_another_run_has_written(
     def short_of_memory(array: object, selection: object, values: object) -> None:
         raise MemoryError
 
-    chunk = plan.chunks()[1]
+    shard = plan.shards()[1]
     url = dataset.spectra_url(str(root))
-    flux = dataset.read_chunk(url, ["flux"], chunk.start, chunk.stop)
+    flux = dataset.read_region(url, ["flux"], shard.start, shard.stop)
     monkeypatch.setattr(zarr.Array, "__setitem__", short_of_memory)
     with pytest.raises(MemoryError):
-        dataset.write_region(url, chunk, flux)
+        dataset.write_region(url, shard, flux)
     monkeypatch.setattr(zarr.Array, "__setitem__", real)
     assert file_hashes(root) == before
 

@@ -100,7 +100,7 @@ def test_a_run_on_gpu_workers_lands_what_the_cpu_lands(tmp_path: Path, mirror: P
                 patch.setattr(worker, "device", lambda: torch.device("cpu"))
                 summary = executor.run(pending, None, make_progress())
         assert summary.failed == ()
-        found[name] = dataset.read_chunk(dataset.encodings_url(root, "random"), ("latents", "quality"), 0, 6)
+        found[name] = dataset.read_region(dataset.encodings_url(root, "random"), ("latents", "quality"), 0, 6)
     assert difference(found["gpu"]["latents"], found["cpu"]["latents"]) < TOLERANCE
     for name in found:
         assert (found[name]["quality"] & np.uint32(Quality.NOT_PROCESSED) == 0).all()

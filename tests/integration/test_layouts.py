@@ -82,7 +82,7 @@ def test_plates_and_spec_lite_files_land_the_same_spectra(release: Path, tmp_pat
     for layout in ("spec-lite", "spPlate"):
         ingest(tmp_path / layout, release, layout=layout)
         url = dataset.spectra_url(str(tmp_path / layout))
-        found[layout] = dataset.read_chunk(url, ("flux", "ivar", "norm", "quality"), 0, N)
+        found[layout] = dataset.read_region(url, ("flux", "ivar", "norm", "quality"), 0, N)
     assert (found["spec-lite"]["ivar"] > 0).any(axis=1).all()
     for name, values in found["spec-lite"].items():
         np.testing.assert_array_equal(values, found["spPlate"][name], err_msg=name)
@@ -91,7 +91,7 @@ def test_plates_and_spec_lite_files_land_the_same_spectra(release: Path, tmp_pat
 def test_plates_are_fetched_once_per_process_that_needs_them(release: Path, server: str, tmp_path: Path) -> None:
     plan = ingest(tmp_path / "run", release, source=server, layout="spPlate")
     plates = len(set(SDSS.paths("spPlate", targets.read_targets(str(release / "catalog.fits"))["target"])))
-    assert len(plan.chunks()) > plates
+    assert len(plan.shards()) > plates
     # One look whether the source is right, at up to as many files as there are chunks, then each plate once.
     assert len(Recording.times) <= plates + preflight.PROBES
 

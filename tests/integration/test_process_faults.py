@@ -15,7 +15,7 @@ from pipeline.archive.source import Share
 from pipeline.catalog import targets
 from pipeline.compute.stages import ingest as stage
 from pipeline.compute.stages.record import Record
-from pipeline.planning.plan import Chunk
+from pipeline.planning.plan import Shard
 from pipeline.store import root as runs
 from tests import clusters
 from tests.bench import PATIENCE, RUNS, TASKS, Bench, run, running, told, wait_until
@@ -131,17 +131,17 @@ class Swelling(WorkerPlugin):
         self.once = Path(once)
 
     def setup(self, worker: Worker) -> None:
-        ingest = stage.ingest_chunk
+        ingest = stage.ingest_shard
 
-        def swelling(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-            if chunk.index == self.index and not self.once.exists():
+        def swelling(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+            if shard.index == self.index and not self.once.exists():
                 self.once.touch()
                 held = []
                 while True:  # until the nanny ends it
                     held.append(os.urandom(2**24))
-            return ingest(root, fingerprint, chunk, share)
+            return ingest(root, fingerprint, shard, share)
 
-        stage.ingest_chunk = swelling
+        stage.ingest_shard = swelling
 
 
 def test_a_worker_out_of_memory(bench: Bench, tmp_path: Path) -> None:
@@ -168,15 +168,15 @@ class Poison(WorkerPlugin):
         self.deaths = Path(deaths)
 
     def setup(self, worker: Worker) -> None:
-        ingest = stage.ingest_chunk
+        ingest = stage.ingest_shard
 
-        def deadly(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-            if chunk.index == self.index:
+        def deadly(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+            if shard.index == self.index:
                 (self.deaths / str(os.getpid())).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return ingest(root, fingerprint, chunk, share)
+            return ingest(root, fingerprint, shard, share)
 
-        stage.ingest_chunk = deadly
+        stage.ingest_shard = deadly
 
 
 def test_a_chunk_that_kills_every_worker(

@@ -60,13 +60,13 @@ def test_what_a_chunk_takes(finished: tuple[str, Plan, list[tuple[str, str]]], p
     """One write for each of its objects; reads of the plan, the targets, the marker and what Zarr looks at."""
     root, plan, _ = finished
     ledgers = runs.ledgers(root, plan)
-    for chunk in plan.chunks()[1:4]:  # the first of them opens the arrays
+    for shard in plan.shards()[1:4]:  # the first of them opens the arrays
         for ledger in ledgers:
-            ledger.unmark(chunk.index)
+            ledger.unmark(shard.index)
         with proxy.counting() as ingest:
-            attempt(root, plan.ingest_fingerprint, Task("ingest", None, chunk), divide(plan.config))
+            attempt(root, plan.ingest_fingerprint, Task("ingest", None, shard), divide(plan.config))
         with proxy.counting() as encode:
-            attempt(root, plan.encode_fingerprint("random"), Task("encode", "random", chunk), divide(plan.config))
+            attempt(root, plan.encode_fingerprint("random"), Task("encode", "random", shard), divide(plan.config))
     print("ingest", dict(ingest), "encode", dict(encode))
     assert ingest == {"PUT": len(schema.SPECTRA_VARIABLES) + 1, "GET": 6, "HEAD": 1}
     assert encode == {"PUT": len(schema.variables_of(plan.models[0].variables)) + 1, "GET": 10, "HEAD": 1}

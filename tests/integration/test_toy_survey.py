@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import read_chunk, spectra_url
+from pipeline.store.arrays import read_region, spectra_url
 from pipeline.surveys.registry import get_survey
 from spender_core.architectures import get_architecture
 from spender_core.instrument import get_instrument
@@ -57,7 +57,7 @@ def test_a_survey_of_another_shape_is_planned_run_verified_and_read(release: Pat
     )
     assert (plan.n_spectra, plan.n_pixels, plan.models[0].architecture) == (STARS, BINS, "toy")
     summary = pipeline.run(root, workers=1, progress=False)
-    assert summary.done == 2 * len(plan.chunks())
+    assert summary.done == 2 * len(plan.shards())
     assert pipeline.verify(root).problems == ()
     assert pipeline.status(root).finished
 
@@ -82,7 +82,7 @@ def test_pixels_go_to_the_nearest_bin_and_nothing_is_resampled(release: Path, tm
     targets = pipeline.select_targets(release / "stars.csv", survey="toy", select="bright", where="STAR_ID < 3")
     pipeline.plan(root, targets=targets, source=release, survey="toy")
     pipeline.run(root, serial=True, progress=False, stages=("ingest",))
-    arrays = read_chunk(spectra_url(str(root)), ("flux", "ivar", "norm"), 0, 2)
+    arrays = read_region(spectra_url(str(root)), ("flux", "ivar", "norm"), 0, 2)
     rows = targets.frame["target"].tolist()
     for row, key in enumerate(rows):
         flux, ivar = expected(release, key)

@@ -243,7 +243,7 @@ def main() -> int:
                 make_survey(folder, asked.spectra)
                 bench = Bench(asked.namespace, folder, {})
                 here = bench.new_root("here")
-                assert len(runs.read_plan(here).chunks()) >= CHUNKS
+                assert len(runs.read_plan(here).shards()) >= CHUNKS
                 pipeline.run(here)
                 bench.reference = objects(here)
                 for trial in TRIALS:

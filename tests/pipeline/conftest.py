@@ -15,7 +15,7 @@ from pipeline.compute.stages import record as stages
 from pipeline.config import SurveyConfig
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Chunk, Plan
+from pipeline.planning.plan import Plan, Shard
 from pipeline.store import arrays as dataset
 from pipeline.store.stores import Store, stores_of
 from pipeline.store.template import encodings_template, spectra_template
@@ -61,27 +61,27 @@ def make_targets() -> MakeTargets:
     return make
 
 
-def chunk_arrays(store: Store, plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:
+def shard_arrays(store: Store, plan: Plan, shard: Shard) -> dict[str, np.ndarray]:
     """Make up a chunk's arrays, the same for the same rows; some of them all fill."""
     variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
     lengths = {"wavelength": plan.n_pixels, "latent": 3, "wavelength_rest": len(WAVE_REST)}
-    random = np.random.default_rng(chunk.start)
+    random = np.random.default_rng(shard.start)
     arrays = {}
     for name, variable in variables.items():
-        shape = (len(chunk), *(lengths[dim] for dim in variable.dims[1:]))
+        shape = (len(shard), *(lengths[dim] for dim in variable.dims[1:]))
         values = random.normal(size=shape).astype(variable.dtype)
-        arrays[name] = np.full(shape, variable.fill, variable.dtype) if chunk.index == 1 else values
+        arrays[name] = np.full(shape, variable.fill, variable.dtype) if shard.index == 1 else values
     arrays["quality"][:] = 0
     return arrays
 
 
-def write_chunk(store: Store, plan: Plan, chunk: Chunk) -> None:
-    arrays = chunk_arrays(store, plan, chunk)
-    dataset.write_region(store.url, chunk, arrays)
-    record: dict[str, object] = {"start": chunk.start, "stop": chunk.stop, "checksums": dataset.checksum(arrays)}
-    record |= {"spectra": len(chunk), "good": len(chunk), "usable": len(chunk), "quality": {}}
+def write_shard(store: Store, plan: Plan, shard: Shard) -> None:
+    arrays = shard_arrays(store, plan, shard)
+    dataset.write_region(store.url, shard, arrays)
+    record: dict[str, object] = {"start": shard.start, "stop": shard.stop, "checksums": dataset.checksum(arrays)}
+    record |= {"spectra": len(shard), "good": len(shard), "usable": len(shard), "quality": {}}
     record["packages"] = stages.packages(["numpy", "torch"])
-    store.ledger.mark(chunk.index, record | ({"device": "cpu"} if store.model else {}))
+    store.ledger.mark(shard.index, record | ({"device": "cpu"} if store.model else {}))
 
 
 def create_store(store: Store, plan: Plan, frame: pd.DataFrame) -> None:
@@ -114,9 +114,9 @@ def make_run(make_targets: MakeTargets) -> MakeRun:
         storage.write_bytes(storage.join(root, "plan.json"), plan.to_json())
         for store in stores_of(root, plan):
             create_store(store, plan, frame)
-            for chunk in sorted(plan.chunks(), key=lambda each: each.index, reverse=reverse):
-                if (store.label, chunk.index) not in set(without):
-                    write_chunk(store, plan, chunk)
+            for shard in sorted(plan.shards(), key=lambda each: each.index, reverse=reverse):
+                if (store.label, shard.index) not in set(without):
+                    write_shard(store, plan, shard)
         return plan
 
     return make

@@ -116,7 +116,7 @@ def test_chunks_that_fail_raise_after_all_others_are_done(finished: Path, mirror
     break_file(source / paths[1])  # the source is asked for the first file before the run
     model = random_checkpoint(finished.parent)
     plan = pipeline.plan(tmp_path / "run", targets=targets, source=source, models=[model], shard=2, retries=0)
-    with pytest.raises(pipeline.ChunksFailed, match=f"2 of {2 * len(plan.chunks())} chunks failed") as raised:
+    with pytest.raises(pipeline.ChunksFailed, match=f"2 of {2 * len(plan.shards())} chunks failed") as raised:
         pipeline.run(tmp_path / "run", serial=True, progress=False)
     assert set(raised.value.reasons) == {"ingest 000000", f"encode {model.stem} 000000"}
     stages = pipeline.status(tmp_path / "run").stages

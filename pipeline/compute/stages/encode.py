@@ -8,15 +8,15 @@ import numpy as np
 
 from pipeline.catalog import targets
 from pipeline.compute.stages import infer, process
-from pipeline.compute.stages.record import Record, Timings, finish, mark_chunk, packages, record_of, require_same
+from pipeline.compute.stages.record import Record, Timings, finish, mark_shard, packages, record_of, require_same
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Chunk, Plan
+from pipeline.planning.plan import Plan, Shard
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import checksum, encodings_url, read_chunk, spectra_url, write_region
+from pipeline.store.arrays import checksum, encodings_url, read_region, spectra_url, write_region
 from pipeline.store.root import encode_ledger, ingest_ledger, read_plan, targets_url
 
 
-def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> Record:
+def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> Record:
     """Encode and decode a chunk's spectra into the encodings store of a model, and mark the chunk.
 
     Returns the summary: the marker's counts, and what no marker holds, the timings, bytes and the process. Raises
@@ -28,13 +28,13 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
     require_same(plan.encode_fingerprint(model_name), fingerprint, f"encode {model_name}")
     config = plan.model(model_name)
     with clock.part("read"):
-        spectra = read_chunk(spectra_url(root), ("flux", "ivar", "quality"), chunk.start, chunk.stop)
-        z = targets.read_rows(targets_url(root), chunk.start, chunk.stop, plan.survey)["z"].to_numpy(np.float32)
+        spectra = read_region(spectra_url(root), ("flux", "ivar", "quality"), shard.start, shard.stop)
+        z = targets.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)["z"].to_numpy(np.float32)
     if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
-        raise ConfigError(f"chunk {chunk.index}", "not ingested", "spectra in the store", "run ingest first")
+        raise ConfigError(f"chunk {shard.index}", "not ingested", "spectra in the store", "run ingest first")
     with clock.part("checksum"):
         checksums = checksum(spectra)
-        _require_undamaged(root, plan, chunk, checksums)
+        _require_undamaged(root, plan, shard, checksums)
     with clock.part("load"):
         model = process.load(config, plan.config.instrument)
     with clock.part("wait"):
@@ -57,31 +57,31 @@ def encode_chunk(root: str, fingerprint: str, model_name: str, chunk: Chunk) -> 
         process.compute_lock.release()
     arrays = {**encoded.outputs, "quality": encoded.quality}
     with clock.part("write"):
-        write_region(encodings_url(root, model_name), chunk, arrays)
+        write_region(encodings_url(root, model_name), shard, arrays)
     with clock.part("checksum"):
-        record = record_of(chunk, arrays)
+        record = record_of(shard, arrays)
     record |= {"device": process.device_name(process.device()), "spectra_checksums": checksums}
     record["packages"] = packages(("numpy", "torch", "zarr", "numcodecs"))
     if encoded.micro_batch != config.micro_batch:
         record["micro_batch"] = encoded.micro_batch
     with clock.part("mark"):
         ledger = encode_ledger(root, plan, model_name)
-        mark_chunk(ledger, encodings_url(root, model_name), chunk, arrays, record)
-    return finish("encode", model_name, chunk, record, arrays, clock)
+        mark_shard(ledger, encodings_url(root, model_name), shard, arrays, record)
+    return finish("encode", model_name, shard, record, arrays, clock)
 
 
-def _require_undamaged(root: str, plan: Plan, chunk: Chunk, found: Mapping[str, str]) -> None:
+def _require_undamaged(root: str, plan: Plan, shard: Shard, found: Mapping[str, str]) -> None:
     """Compare what was read with what ingest wrote, so that damage is never taken for data."""
     try:
-        written = ingest_ledger(root, plan).read(chunk.index)["checksums"]
+        written = ingest_ledger(root, plan).read(shard.index)["checksums"]
     except FileNotFoundError as error:  # whatever stands in the store
         raise ConfigError(
-            f"chunk {chunk.index}", "not ingested", "spectra with a marker", "run ingest first"
+            f"chunk {shard.index}", "not ingested", "spectra with a marker", "run ingest first"
         ) from error
     damaged = [name for name, value in found.items() if written.get(name) != value]
     if damaged:
         raise ConfigError(
-            f"spectra of chunk {chunk.index}",
+            f"spectra of chunk {shard.index}",
             f"other {', '.join(damaged)} than ingest wrote",
             "the spectra that the ledger tells of",
             "the store is damaged: run verify --repair, then run",

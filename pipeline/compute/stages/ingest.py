@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pipeline.archive.reader import Archive
 from pipeline.archive.source import FetchCounters, Share, Source, default_concurrency
 from pipeline.catalog import targets
-from pipeline.compute.stages.record import Record, Timings, finish, mark_chunk, packages, record_of, require_same
-from pipeline.planning.plan import Chunk, Plan
+from pipeline.compute.stages.record import Record, Timings, finish, mark_shard, packages, record_of, require_same
+from pipeline.planning.plan import Plan, Shard
 from pipeline.planning.schema import SPECTRA_VARIABLES
 from pipeline.spectra import normalize
 from pipeline.spectra.normalize import Grid
@@ -31,7 +31,7 @@ SLOWEST = 1e6
 """Bytes per second of a connection that still counts as alive."""
 
 
-def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
+def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
     """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
 
     share: what this task may ask of the source; None: all that the plan allows. Returns the summary: the marker's
@@ -43,16 +43,16 @@ def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None 
     plan = read_plan(root)
     require_same(plan.ingest_fingerprint, fingerprint, "ingest")
     with clock.part("targets"):
-        rows = targets.read_rows(targets_url(root), chunk.start, chunk.stop, plan.survey)
+        rows = targets.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)
     arrays = _ingest(plan, rows, share, clock, counters)
     with clock.part("write"):
-        write_region(spectra_url(root), chunk, arrays)
+        write_region(spectra_url(root), shard, arrays)
     with clock.part("checksum"):
-        record = record_of(chunk, arrays)
+        record = record_of(shard, arrays)
     record["packages"] = packages(("numpy", "zarr", "numcodecs"))
     with clock.part("mark"):
-        mark_chunk(ingest_ledger(root, plan), spectra_url(root), chunk, arrays, record)
-    return finish("ingest", None, chunk, record, arrays, clock, asdict(counters))
+        mark_shard(ingest_ledger(root, plan), spectra_url(root), shard, arrays, record)
+    return finish("ingest", None, shard, record, arrays, clock, asdict(counters))
 
 
 def archive_of(plan: Plan, share: Share | None = None) -> Archive:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline.compute.stages import metrics
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Chunk
+from pipeline.planning.plan import Shard
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import checksum, read_chunk, write_region
+from pipeline.store.arrays import checksum, read_region, write_region
 from pipeline.store.ledger import Ledger
 from pipeline.version import __version__
 
@@ -48,23 +48,23 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def mark_chunk(ledger: Ledger, url: str, chunk: Chunk, arrays: Mapping[str, NDArray[Any]], record: Record) -> None:
+def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]], record: Record) -> None:
     """Mark a chunk. Where another run has marked it meanwhile, have data and marker belong together.
 
     Two runs of one ROOT on like machines write the same bytes. On unlike ones the last bits of numbers may differ,
     and what stands may be a mixture: then all of it is written again, marker included.
     """
-    if ledger.mark(chunk.index, record):
+    if ledger.mark(shard.index, record):
         return
     try:
-        expected = ledger.read(chunk.index)["checksums"]
-        if checksum(read_chunk(url, arrays, chunk.start, chunk.stop)) == expected:
+        expected = ledger.read(shard.index)["checksums"]
+        if checksum(read_region(url, arrays, shard.start, shard.stop)) == expected:
             return
     except (FileNotFoundError, ValueError, KeyError):
         pass  # removed or damaged since
-    logger.warning("chunk %d is marked by another run, with other data: writing it again", chunk.index)
-    write_region(url, chunk, arrays)
-    ledger.replace(chunk.index, record)
+    logger.warning("chunk %d is marked by another run, with other data: writing it again", shard.index)
+    write_region(url, shard, arrays)
+    ledger.replace(shard.index, record)
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:
@@ -85,14 +85,14 @@ def require_same(found: str, expected: str, what: str) -> None:
         )
 
 
-def record_of(chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> Record:
+def record_of(shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> Record:
     """Build a chunk's marker: its rows, the spectra by quality bit, the checksums of what was written."""
     quality = arrays["quality"]
     counts = {bit.name: int(np.count_nonzero(quality & np.uint32(bit))) for bit in Quality}
     return {
-        "start": chunk.start,
-        "stop": chunk.stop,
-        "spectra": len(chunk),
+        "start": shard.start,
+        "stop": shard.stop,
+        "spectra": len(shard),
         "good": int(np.count_nonzero(quality == 0)),
         "usable": int(np.count_nonzero((quality & np.uint32(Quality.UNUSABLE)) == 0)),
         "quality": {name: count for name, count in counts.items() if count},
@@ -103,7 +103,7 @@ def record_of(chunk: Chunk, arrays: Mapping[str, NDArray[Any]]) -> Record:
 def finish(
     stage: str,
     model: str | None,
-    chunk: Chunk,
+    shard: Shard,
     record: Record,
     arrays: Mapping[str, NDArray[Any]],
     clock: Timings,
@@ -117,7 +117,7 @@ def finish(
     summary = {
         "stage": stage,
         "model": model,
-        "chunk": chunk.index,
+        "chunk": shard.index,
         **{key: value for key, value in record.items() if not key.endswith("checksums") and key != "packages"},
         "written": sum(values.nbytes for values in arrays.values()),
         **(traffic or {}),
@@ -129,5 +129,5 @@ def finish(
     try:
         metrics.count(stage, model, summary)
     except Exception:  # of whatever kind: the chunk is done, counted or not
-        logger.warning("chunk %d could not be counted", chunk.index, exc_info=True)
+        logger.warning("chunk %d could not be counted", shard.index, exc_info=True)
     return summary

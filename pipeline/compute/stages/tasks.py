@@ -11,7 +11,7 @@ from pipeline.compute.stages import encode, ingest, metrics
 from pipeline.compute.stages.process import prepare
 from pipeline.compute.stages.record import Record
 from pipeline.errors import ConfigError, redacted
-from pipeline.planning.plan import Chunk, Kind
+from pipeline.planning.plan import Kind, Shard
 from pipeline.retry import retried
 from pipeline.store.ledger import Ledger
 
@@ -41,7 +41,7 @@ class Task:
 
     stage: str
     model: str | None
-    chunk: Chunk
+    shard: Shard
 
     @property
     def kind(self) -> Kind:
@@ -49,7 +49,7 @@ class Task:
         return self.stage, self.model
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.stage, self.model, f"{self.chunk.index:06d}") if part)
+        return " ".join(part for part in (self.stage, self.model, f"{self.shard.index:06d}") if part)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
 def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
     """Look for the marker: a scheduler repeats a finished task when the worker that held its summary is lost."""
     try:
-        return Ledger(root, task.stage, fingerprint, task.model).read(task.chunk.index)
+        return Ledger(root, task.stage, fingerprint, task.model).read(task.shard.index)
     except (FileNotFoundError, ValueError):
         return None
 
@@ -100,8 +100,8 @@ def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
 def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:
     if task.model is None:
         with turn(quota) as share:
-            return ingest.ingest_chunk(root, fingerprint, task.chunk, share)
-    return encode.encode_chunk(root, fingerprint, task.model, task.chunk)
+            return ingest.ingest_shard(root, fingerprint, task.shard, share)
+    return encode.encode_shard(root, fingerprint, task.model, task.shard)
 
 
 def reason_of(error: BaseException, attempts: int = 1) -> str:

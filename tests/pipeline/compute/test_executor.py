@@ -23,7 +23,7 @@ from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Task, attempt
 from pipeline.errors import ConfigError
 from pipeline.planning import memory
-from pipeline.planning.plan import Chunk, Plan
+from pipeline.planning.plan import Plan, Shard
 from pipeline.spectra.quality import Quality
 from pipeline.store import arrays as dataset
 from pipeline.store import root as runs
@@ -96,7 +96,7 @@ def test_a_second_model_uses_the_spectra_that_are_there(tmp_path: Path, mirror: 
     assert executor.run(job.pending(root, plan, BOTH, ["first", "second"]), None, told).done == 3
     assert {outcome.task.model for outcome in told.outcomes} == {"second"}
     latents = [
-        dataset.read_chunk(dataset.encodings_url(root, name), ["latents"], 0, 6)["latents"]
+        dataset.read_region(dataset.encodings_url(root, name), ["latents"], 0, 6)["latents"]
         for name in ("first", "second")
     ]
     assert not np.allclose(*latents, equal_nan=True)
@@ -119,7 +119,7 @@ def test_a_failed_chunk_is_recorded_and_the_others_go_on(
     assert broken.name in reasons[1]
     assert set(runs.ingest_ledger(root, plan).failures()) == {1}
     assert set(runs.encode_ledger(root, plan, "random").failures()) == {1}
-    quality = dataset.read_chunk(dataset.encodings_url(root, "random"), ["quality"], 0, 6)["quality"]
+    quality = dataset.read_region(dataset.encodings_url(root, "random"), ["quality"], 0, 6)["quality"]
     assert (quality[2:4] == Quality.NOT_PROCESSED).all()
 
     broken.unlink()
@@ -142,7 +142,7 @@ def test_a_task_that_is_done_already_is_not_done_again(tmp_path: Path, mirror: P
     root, plan = make_root(tmp_path, mirror)
     run(root, plan, stage_names=("ingest",))
     shutil.rmtree(Path(root) / "spectra.zarr")
-    task = Task("ingest", None, plan.chunks()[0])
+    task = Task("ingest", None, plan.shards()[0])
     outcome = attempt(root, plan.ingest_fingerprint, task, divide(plan.config, at_once=1))
     assert outcome.record is not None
     assert outcome.record["spectra"] == 2
@@ -276,14 +276,14 @@ class Poison(WorkerPlugin):
         self.index = index
 
     def setup(self, worker: Worker) -> None:
-        ingest = stage.ingest_chunk
+        ingest = stage.ingest_shard
 
-        def poisoned(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-            if chunk.index == self.index:
+        def poisoned(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+            if shard.index == self.index:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return ingest(root, fingerprint, chunk, share)
+            return ingest(root, fingerprint, shard, share)
 
-        stage.ingest_chunk = poisoned
+        stage.ingest_shard = poisoned
 
 
 def test_a_chunk_that_kills_its_workers_is_quarantined_and_all_others_are_done(tmp_path: Path, mirror: Path) -> None:

@@ -208,7 +208,7 @@ def test_every_chunk_is_pending_or_done_and_no_encoding_outlives_its_spectra(
         mark(encode_ledger(root, plan, "first"), *encoded)
         mark(encode_ledger(root, plan, "second"), *others)
         found = job.pending(root, plan, BOTH, model_names)
-    pending = {(task.kind, task.chunk.index) for task in found.tasks}
+    pending = {(task.kind, task.shard.index) for task in found.tasks}
     assert len(pending) == len(found.tasks) == found.total - found.already
     assert {index for kind, index in pending if kind == ("ingest", None)} == {0, 1, 2} - ingested
     for name, marked in (("first", encoded), ("second", others)):

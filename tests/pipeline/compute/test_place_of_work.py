@@ -26,7 +26,7 @@ def job_of(kinds: tuple[Kind, ...] = KINDS) -> Job:
     config = SurveyConfig(source="https://data.sdss.org/sas/dr17", targets="targets.parquet", shard=4, chunk=2)
     model = ModelConfig(name="toy", checkpoint="toy.pt", sha256="ab" * 32, n_latent=3, n_rest=50)
     plan = Plan(config=config, n_spectra=8, shard=4, chunk=2, targets_sha256="cd" * 32).with_model(model)
-    tasks = [Task(*kind, chunk) for chunk in plan.chunks() for kind in kinds]
+    tasks = [Task(*kind, shard) for shard in plan.shards() for kind in kinds]
     return Job("memory://nowhere", plan, {}, tasks, frozenset(), [])
 
 

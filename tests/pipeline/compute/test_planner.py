@@ -106,7 +106,7 @@ def test_a_partition_that_was_chosen_stays_chosen_where_a_new_plan_would_have_an
     root: str, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = make_plan(settings={"shard": None})
-    monkeypatch.setattr("pipeline.planning.plan.MIN_CHUNKS", 4)
+    monkeypatch.setattr("pipeline.planning.plan.MIN_SHARDS", 4)
     assert (before.shard, choose_shard(8)) == (1, (2, 2))
     again = replan(root, settings={"retries": 2})
     assert (again.shard, again.chunk) == (before.shard, before.chunk)

@@ -253,7 +253,7 @@ def add_file(run: tuple[str, Plan], row: int) -> None:
 
 def check_source(run: tuple[str, Plan], pending: slice = slice(None), ingested: tuple[int, ...] = ()) -> None:
     root, plan = run
-    preflight.check_source(root, plan, plan.chunks()[pending], ingested)
+    preflight.check_source(root, plan, plan.shards()[pending], ingested)
 
 
 def test_a_source_that_has_none_of_the_files_is_refused(planned: tuple[str, Plan]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.compute.stages import metrics
 from pipeline.compute.stages.tasks import Outcome, Task
 from pipeline.monitor.progress import LINE_SECONDS, Bar, Counted, Lines, Several, make_progress
-from pipeline.planning.plan import Chunk
+from pipeline.planning.plan import Shard
 
 
 class Terminal(io.StringIO):
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 def outcome(index: int, reason: str | None = None) -> Outcome:
-    task = Task("ingest", None, Chunk(index, 4 * index, 4 * index + 4))
+    task = Task("ingest", None, Shard(index, 4 * index, 4 * index + 4))
     return Outcome(task, None if reason else {"spectra": 4}, reason)
 
 

@@ -15,7 +15,7 @@ from pipeline.compute.stages.tasks import Outcome, Task
 from pipeline.monitor import run_log as journal
 from pipeline.monitor.progress import Several
 from pipeline.monitor.run_log import KEEP_SECONDS, Journal, read_logs
-from pipeline.planning.plan import Chunk
+from pipeline.planning.plan import Shard
 from pipeline.store import root as runs
 from tests.running import file_hashes, make_root
 
@@ -32,7 +32,7 @@ class Clock:
 
 
 def outcome(index: int, reason: str | None = None) -> Outcome:
-    task = Task("ingest", None, Chunk(index, 4 * index, 4 * index + 4))
+    task = Task("ingest", None, Shard(index, 4 * index, 4 * index + 4))
     return Outcome(
         task,
         None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compute import executor, job
-from pipeline.compute.stages.ingest import ingest_chunk
+from pipeline.compute.stages.ingest import ingest_shard
 from pipeline.compute.stages.tasks import Outcome
 from pipeline.monitor.status import GOING, read_status
 from pipeline.planning.plan import Plan
@@ -28,10 +28,10 @@ class Silent:
 def ingest(root: str, plan: Plan, chunks: int, newest: float = NOW, step: float = 4.0) -> None:
     """Ingest the first chunks; their markers are dated `step` seconds apart, the last one at `newest`."""
     stores.create(root, plan, [("ingest", None)])
-    for chunk in plan.chunks()[:chunks]:
-        ingest_chunk(root, plan.ingest_fingerprint, chunk)
-        marker = Path(runs.ingest_ledger(root, plan).folder) / f"{chunk.index:06d}.json"
-        moment = newest - step * (chunks - 1 - chunk.index)
+    for shard in plan.shards()[:chunks]:
+        ingest_shard(root, plan.ingest_fingerprint, shard)
+        marker = Path(runs.ingest_ledger(root, plan).folder) / f"{shard.index:06d}.json"
+        moment = newest - step * (chunks - 1 - shard.index)
         os.utime(marker, (moment, moment))
 
 

@@ -17,7 +17,7 @@ from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import (
     MAX_SHARD,
     MICRO_BATCH,
-    MIN_CHUNKS,
+    MIN_SHARDS,
     Plan,
     choose_micro_batch,
     choose_shard,
@@ -48,13 +48,13 @@ def plan(make_targets: MakeTargets) -> Plan:
 
 @given(n=st.integers(0, 20_000), shard=st.integers(1, MAX_SHARD))
 def test_partition_covers_every_row_once_in_whole_shards(n: int, shard: int) -> None:
-    chunks = partition(n, shard)
-    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
-    edges = [0] + [chunk.stop for chunk in chunks]
-    assert [chunk.start for chunk in chunks] == edges[:-1]
+    shards = partition(n, shard)
+    assert [each.index for each in shards] == list(range(len(shards)))
+    edges = [0] + [each.stop for each in shards]
+    assert [each.start for each in shards] == edges[:-1]
     assert edges[-1] == n
-    assert all(chunk.start % shard == 0 and 0 < len(chunk) <= shard for chunk in chunks)
-    assert all(len(chunk) == shard for chunk in chunks[:-1])
+    assert all(each.start % shard == 0 and 0 < len(each) <= shard for each in shards)
+    assert all(len(each) == shard for each in shards[:-1])
 
 
 @given(n=COUNTS)
@@ -67,7 +67,7 @@ def test_chosen_shard_is_bounded_and_made_of_whole_inner_chunks(n: int) -> None:
 @given(n=COUNTS)
 def test_small_runs_have_enough_chunks(n: int) -> None:
     shard, _ = choose_shard(n)
-    assert len(partition(n, shard)) >= min(n, MIN_CHUNKS)
+    assert len(partition(n, shard)) >= min(n, MIN_SHARDS)
 
 
 @given(n=COUNTS, shard=st.integers(1, MAX_SHARD))
@@ -317,5 +317,5 @@ def test_a_survey_of_millions_is_planned_in_seconds() -> None:
     frame["class"] = "GALAXY"
     start = time.perf_counter()
     made = Plan.create(survey(), frame)
-    assert len(made.chunks()) == 123
+    assert len(made.shards()) == 123
     assert time.perf_counter() - start < 5

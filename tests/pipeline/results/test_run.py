@@ -61,9 +61,9 @@ def test_encodings_are_joined_with_their_spectra(run: pipeline.Run) -> None:
 
 def test_quality_of_the_encodings_is_their_own(tmp_path: Path, make_run: MakeRun) -> None:
     plan = make_run(tmp_path)
-    chunk = plan.chunks()[0]
-    bits = np.full(len(chunk), int(Quality.OUT_OF_RANGE), np.uint32)
-    dataset.write_region(f"{tmp_path}/encodings/toy.zarr", chunk, {"quality": bits})
+    shard = plan.shards()[0]
+    bits = np.full(len(shard), int(Quality.OUT_OF_RANGE), np.uint32)
+    dataset.write_region(f"{tmp_path}/encodings/toy.zarr", shard, {"quality": bits})
     encodings = pipeline.open_run(str(tmp_path)).encodings("toy")
     np.testing.assert_array_equal(encodings["quality"][:4], bits)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.config import SurveyConfig
 from pipeline.planning import schema
-from pipeline.planning.plan import Chunk, Plan
+from pipeline.planning.plan import Plan, Shard
 from pipeline.store import arrays as dataset
 from pipeline.store.template import spectra_template
 from pipeline.surveys.sdss.survey import SDSS
@@ -42,9 +42,9 @@ def store(url: str, plan: Plan, make_targets: MakeTargets) -> str:
     return url
 
 
-def arrays(chunk: Chunk) -> dict[str, NDArray[np.generic]]:
-    random = np.random.default_rng(chunk.index)
-    n = len(chunk)
+def arrays(shard: Shard) -> dict[str, NDArray[np.generic]]:
+    random = np.random.default_rng(shard.index)
+    n = len(shard)
     return {
         "flux": random.normal(size=(n, PIXELS)).astype(np.float32),
         "ivar": random.random((n, PIXELS), dtype=np.float32),
@@ -59,20 +59,20 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_what_is_written_is_read(store: str, plan: Plan) -> None:
-    for chunk in plan.chunks():
-        dataset.write_region(store, chunk, arrays(chunk))
-    for chunk in plan.chunks():
-        found = dataset.read_chunk(store, ("flux", "ivar", "norm", "quality"), chunk.start, chunk.stop)
-        for name, expected in arrays(chunk).items():
+    for shard in plan.shards():
+        dataset.write_region(store, shard, arrays(shard))
+    for shard in plan.shards():
+        found = dataset.read_region(store, ("flux", "ivar", "norm", "quality"), shard.start, shard.stop)
+        for name, expected in arrays(shard).items():
             np.testing.assert_array_equal(found[name], expected)
             assert found[name].dtype == expected.dtype
 
 
 def test_rows_may_be_read_across_chunks(store: str, plan: Plan) -> None:
-    for chunk in plan.chunks():
-        dataset.write_region(store, chunk, arrays(chunk))
-    found = dataset.read_chunk(store, ("norm", "target"), 6, 10)
-    whole = np.concatenate([arrays(chunk)["norm"] for chunk in plan.chunks()])
+    for shard in plan.shards():
+        dataset.write_region(store, shard, arrays(shard))
+    found = dataset.read_region(store, ("norm", "target"), 6, 10)
+    whole = np.concatenate([arrays(shard)["norm"] for shard in plan.shards()])
     np.testing.assert_array_equal(found["norm"], whole[6:10])
     assert list(found["target"]) == [f"26/300-51600-{i}" for i in range(7, 11)]
 
@@ -82,14 +82,14 @@ def test_rows_may_be_read_across_chunks(store: str, plan: Plan) -> None:
 )
 def test_a_write_of_anything_but_whole_shards_is_refused(store: str, start: int, stop: int) -> None:
     with pytest.raises(dataset.AlignmentError, match="not whole shards of 8"):
-        dataset.write_region(store, Chunk(0, start, stop), {"norm": np.zeros(max(0, stop - start), np.float32)})
+        dataset.write_region(store, Shard(0, start, stop), {"norm": np.zeros(max(0, stop - start), np.float32)})
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 8), (8, 16), (16, 18), (0, 16), (0, 18)])
 def test_whole_shards_and_the_short_last_one_are_written(store: str, start: int, stop: int) -> None:
     values = np.arange(stop - start, dtype=np.float32)
-    dataset.write_region(store, Chunk(0, start, stop), {"norm": values})
-    np.testing.assert_array_equal(dataset.read_chunk(store, ["norm"], start, stop)["norm"], values)
+    dataset.write_region(store, Shard(0, start, stop), {"norm": values})
+    np.testing.assert_array_equal(dataset.read_region(store, ["norm"], start, stop)["norm"], values)
 
 
 @pytest.mark.parametrize(
@@ -97,27 +97,27 @@ def test_whole_shards_and_the_short_last_one_are_written(store: str, start: int,
 )
 def test_another_shape_or_type_is_refused_and_never_cast(store: str, values: NDArray[np.generic]) -> None:
     with pytest.raises(ValueError, match=r"norm has .*, expected float32 \(8,\)"):
-        dataset.write_region(store, Chunk(0, 0, 8), {"norm": values})
+        dataset.write_region(store, Shard(0, 0, 8), {"norm": values})
 
 
 def test_nothing_is_written_when_one_of_the_variables_is_refused(store: str) -> None:
     values = {"norm": np.ones(8, np.float32), "quality": np.zeros(8, np.int64)}
     with pytest.raises(ValueError, match="quality"):
-        dataset.write_region(store, Chunk(0, 0, 8), values)
-    assert np.isnan(dataset.read_chunk(store, ["norm"], 0, 8)["norm"]).all()
+        dataset.write_region(store, Shard(0, 0, 8), values)
+    assert np.isnan(dataset.read_region(store, ["norm"], 0, 8)["norm"]).all()
 
 
 def test_chunks_of_nothing_but_fill_are_written_too(store: str, plan: Plan) -> None:
     fills = {name: variable.fill for name, variable in schema.SPECTRA_VARIABLES.items()}
-    for chunk in plan.chunks():
-        values = {name: np.full_like(array, fills[name]) for name, array in arrays(chunk).items()}
-        dataset.write_region(store, chunk, values)
+    for shard in plan.shards():
+        values = {name: np.full_like(array, fills[name]) for name, array in arrays(shard).items()}
+        dataset.write_region(store, shard, values)
     for name in fills:
-        assert len(storage.list_names(storage.join(store, name, "c"))) == len(plan.chunks()), name
+        assert len(storage.list_names(storage.join(store, name, "c"))) == len(plan.shards()), name
 
 
 def test_every_inner_chunk_of_fill_is_written_too(store: str) -> None:
-    dataset.write_region(store, Chunk(0, 0, 8), {"ivar": np.zeros((8, PIXELS), np.float32)})
+    dataset.write_region(store, Shard(0, 0, 8), {"ivar": np.zeros((8, PIXELS), np.float32)})
     content = storage.read_bytes(storage.join(store, "ivar", "c", "0", "0"))
     index = np.frombuffer(content[-36:-4], "<u8")  # (offset, length) of two inner chunks, then a checksum
     assert (index != 2**64 - 1).all()
@@ -129,14 +129,14 @@ def test_repeated_writes_in_any_order_give_the_same_bytes(
     template = spectra_template(plan, make_targets(ROWS), np.linspace(3784, 9332, PIXELS, dtype=np.float32))
     for name, order, times in (("a", 1, 1), ("b", -1, 2)):
         dataset.create(str(tmp_path / name), *template)
-        for chunk in plan.chunks()[::order] * times:
-            dataset.write_region(str(tmp_path / name), chunk, arrays(chunk))
+        for shard in plan.shards()[::order] * times:
+            dataset.write_region(str(tmp_path / name), shard, arrays(shard))
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
 
 
 def test_creating_again_leaves_what_is_there(store: str, plan: Plan, make_targets: MakeTargets) -> None:
     """Another run on the same ROOT may have begun to fill it."""
-    dataset.write_region(store, plan.chunks()[0], arrays(plan.chunks()[0]))
+    dataset.write_region(store, plan.shards()[0], arrays(plan.shards()[0]))
     fs, path = storage.filesystem(store)
     before = {name: fs.cat_file(name) for name in fs.find(path)}
     wavelength = np.linspace(3784, 9332, PIXELS, dtype=np.float32)
@@ -160,8 +160,8 @@ def test_a_store_made_anew_gets_a_new_handle(store: str, make_targets: MakeTarge
     other = Plan.create(config, make_targets(ROWS))
     dataset.create(store, *spectra_template(other, make_targets(ROWS), np.zeros(PIXELS, np.float32)))
     assert before.chunks == (8,)
-    dataset.write_region(store, Chunk(1, 4, 8), {"norm": np.ones(4, np.float32)})
-    np.testing.assert_array_equal(dataset.read_chunk(store, ["norm"], 4, 8)["norm"], np.ones(4))
+    dataset.write_region(store, Shard(1, 4, 8), {"norm": np.ones(4, np.float32)})
+    np.testing.assert_array_equal(dataset.read_region(store, ["norm"], 4, 8)["norm"], np.ones(4))
 
 
 def test_a_handle_for_reading_cannot_write(store: str) -> None:
@@ -184,7 +184,7 @@ def test_xarray_accepts_the_half_shard_that_we_refuse(tmp_path: Path, plan: Plan
     half = xr.Dataset({"norm": ("spectrum", np.ones(4, np.float32))})
     half.to_zarr(store, region={"spectrum": slice(4, 8)}, consolidated=False)
     with pytest.raises(dataset.AlignmentError):
-        dataset.write_region(store, Chunk(0, 4, 8), {"norm": np.ones(4, np.float32)})
+        dataset.write_region(store, Shard(0, 4, 8), {"norm": np.ones(4, np.float32)})
 
 
 def test_creation_returns_the_checksums_of_coordinates_and_descriptions(
@@ -194,7 +194,7 @@ def test_creation_returns_the_checksums_of_coordinates_and_descriptions(
     made = dataset.create(url, *spectra_template(plan, make_targets(ROWS), np.zeros(PIXELS, np.float32)))
     sums = made["checksums"]
     assert set(sums) == {*SDSS.coordinates, "wavelength"}
-    assert dataset.checksum(dataset.read_chunk(url, SDSS.coordinates, 0, ROWS)) == {
+    assert dataset.checksum(dataset.read_region(url, SDSS.coordinates, 0, ROWS)) == {
         name: sums[name] for name in SDSS.coordinates
     }
     assert made["metadata"] == {
@@ -234,10 +234,10 @@ def test_checksum_does_not_depend_on_byte_order_memory_layout_or_kind_of_text() 
 
 
 def test_opened_dataset_is_lazy_in_blocks_of_one_shard(store: str, plan: Plan) -> None:
-    chunk = plan.chunks()[1]
-    dataset.write_region(store, chunk, arrays(chunk))
+    shard = plan.shards()[1]
+    dataset.write_region(store, shard, arrays(shard))
     opened = dataset.open_dataset(store)
     assert opened.chunksizes["spectrum"] == (8, 8, 2)
-    np.testing.assert_array_equal(opened["flux"][8:16], arrays(chunk)["flux"])
+    np.testing.assert_array_equal(opened["flux"][8:16], arrays(shard)["flux"])
     assert opened["flux"].attrs["units"] == "1"
     xr.testing.assert_identical(opened.isel(spectrum=slice(8, 16)).load(), opened.load().isel(spectrum=slice(8, 16)))

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.planning.plan import Kind, Plan
 from pipeline.spectra.quality import Quality
 from pipeline.store import stores
-from pipeline.store.arrays import read_chunk, write_region
+from pipeline.store.arrays import read_region, write_region
 from pipeline.store.root import targets_url
 from pipeline.store.stores import Store, stores_of
 from tests.running import create_stores, file_hashes, make_root
@@ -76,7 +76,7 @@ def test_stores_are_made_empty_with_a_row_for_every_target(created: tuple[str, P
     for store in stores_of(*created):
         assert store.ledger.store_created()
         assert store.ledger.done() == set()
-        found = read_chunk(store.url, ["quality", "plate", "target"], 0, N)
+        found = read_region(store.url, ["quality", "plate", "target"], 0, N)
         assert (found["quality"] == Quality.NOT_PROCESSED).all()
         assert found["plate"].tolist() == rows["plate"].tolist()
         assert found["target"].tolist() == rows["target"].tolist()
@@ -99,7 +99,7 @@ def test_stores_are_made_away_from_a_local_disk(planned: tuple[str, Plan]) -> No
     root, plan = f"memory://{uuid.uuid4().hex}", planned[1]
     storage.write_bytes(targets_url(root), storage.read_bytes(targets_url(planned[0])))
     create_stores(root, plan)
-    quality = read_chunk(f"{root}/encodings/random.zarr", ["quality"], 0, N)["quality"]
+    quality = read_region(f"{root}/encodings/random.zarr", ["quality"], 0, N)["quality"]
     assert (quality == Quality.NOT_PROCESSED).all()
     storage.remove(root, recursive=True)
 
@@ -111,7 +111,7 @@ def test_a_store_that_was_left_half_made_is_made_again(planned: tuple[str, Plan]
     (Path(store.url) / "zarr.json").write_text(left)
     stores.create(*planned, [INGEST])
     assert store.ledger.store_created()
-    assert read_chunk(store.url, ["quality"], 0, N)["quality"].tolist() == [Quality.NOT_PROCESSED] * N
+    assert read_region(store.url, ["quality"], 0, N)["quality"].tolist() == [Quality.NOT_PROCESSED] * N
 
 
 def test_a_store_whose_marker_is_lost_before_any_chunk_is_made_again(created: tuple[str, Plan]) -> None:
@@ -176,14 +176,14 @@ def test_a_damaged_store_does_not_keep_another_from_being_made(planned: tuple[st
 
 @pytest.mark.parametrize("lost", ["zarr.json", "flux/zarr.json", "z/c/0"])
 def test_a_store_is_restored_around_its_data(created: tuple[str, Plan], lost: str) -> None:
-    store, chunk = store_of(created, INGEST), created[1].chunks()[1]
+    store, shard = store_of(created, INGEST), created[1].shards()[1]
     values = np.arange(2, dtype=np.float32)
-    write_region(store.url, chunk, {"norm": values})
+    write_region(store.url, shard, {"norm": values})
     before = file_hashes(Path(created[0]))
     (Path(store.url) / lost).unlink()
     stores.restore(*created, store)
     assert file_hashes(Path(created[0])) == before
-    assert read_chunk(store.url, ["norm"], chunk.start, chunk.stop)["norm"].tolist() == [0.0, 1.0]
+    assert read_region(store.url, ["norm"], shard.start, shard.stop)["norm"].tolist() == [0.0, 1.0]
 
 
 def test_a_store_of_another_plan_is_not_restored(created: tuple[str, Plan]) -> None:

@@ -33,8 +33,8 @@ def test_verify_works_away_from_a_local_disk(tmp_path: Path, make_run: MakeRun) 
 
 def test_a_changed_value_is_found(tmp_path: Path, make_run: MakeRun) -> None:
     plan = make_run(tmp_path)
-    chunk = plan.chunks()[3]
-    dataset.write_region(f"{tmp_path}/spectra.zarr", chunk, {"norm": np.ones(len(chunk), np.float32)})
+    shard = plan.shards()[3]
+    dataset.write_region(f"{tmp_path}/spectra.zarr", shard, {"norm": np.ones(len(shard), np.float32)})
     assert verify(str(tmp_path), plan).problems == ("ingest chunk 3: norm is not what was written",)
 
 
@@ -94,4 +94,4 @@ def test_verify_reports_its_progress(tmp_path: Path, make_run: MakeRun) -> None:
     assert (
         verify(str(tmp_path), plan, progress=lambda found: (seen.append(some) or some for some in found)).problems == ()
     )
-    assert len(seen) == 2 * len(plan.chunks())
+    assert len(seen) == 2 * len(plan.shards())

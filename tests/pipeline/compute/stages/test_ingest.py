@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.archive.source import SourceError
 from pipeline.catalog import targets
-from pipeline.compute.stages.ingest import ingest_chunk
+from pipeline.compute.stages.ingest import ingest_shard
 from pipeline.spectra import normalize
 from pipeline.spectra.quality import Quality
 from pipeline.store import root as runs
@@ -20,7 +20,7 @@ from tests.running import break_file, create_stores, make_root, read_spectra
 def test_ingest_writes_what_normalize_says_of_each_file(mirror: Path, tmp_path: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
     create_stores(root, plan)
-    ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[1])
+    ingest_shard(root, plan.ingest_fingerprint, plan.shards()[1])
     stored = read_spectra(root, 2, 4)
     rows = targets.read_rows(runs.targets_url(root), 2, 4)
     for i, row in enumerate(rows.to_dict("records")):
@@ -36,7 +36,7 @@ def test_ingest_writes_what_normalize_says_of_each_file(mirror: Path, tmp_path: 
 def test_rows_of_other_chunks_stay_not_processed(mirror: Path, tmp_path: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
     create_stores(root, plan)
-    ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[1])
+    ingest_shard(root, plan.ingest_fingerprint, plan.shards()[1])
     quality = read_spectra(root, 0, 6)["quality"]
     assert (quality[[0, 1, 4, 5]] == Quality.NOT_PROCESSED).all()
     assert not (quality[2:4] & np.uint32(Quality.NOT_PROCESSED)).any()
@@ -54,7 +54,7 @@ def test_missing_bad_and_wrong_files_get_their_bits(mirror: Path, tmp_path: Path
     paths[1].write_bytes(b"not a FITS file")
     paths[2].write_bytes((mirror / files[0]).read_bytes())  # another target's file
     create_stores(root, plan)
-    record = ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[0])
+    record = ingest_shard(root, plan.ingest_fingerprint, plan.shards()[0])
     quality = read_spectra(root, 0, 4)["quality"]
     assert not quality[0] & np.uint32(Quality.UNUSABLE)
     assert quality[1:].tolist() == [Quality.BAD_FILE, Quality.WRONG_FILE, Quality.NO_FILE]
@@ -69,6 +69,6 @@ def test_a_source_that_does_not_answer_fails_the_chunk_and_writes_nothing(mirror
     break_file(locked / SDSS.paths("spec-lite", rows["target"])[0])
     create_stores(root, plan)
     with pytest.raises(SourceError, match="spec-"):
-        ingest_chunk(root, plan.ingest_fingerprint, plan.chunks()[0])
+        ingest_shard(root, plan.ingest_fingerprint, plan.shards()[0])
     assert read_spectra(root, 0, 2)["quality"].tolist() == [Quality.NOT_PROCESSED] * 2
     assert runs.ingest_ledger(root, plan).done() == set()

@@ -18,12 +18,12 @@ from pipeline.compute.stages import tasks
 from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Chunk, Plan
+from pipeline.planning.plan import Plan, Shard
 from pipeline.store.root import encode_ledger, ingest_ledger
 from tests.running import break_file, create_stores, make_root
 
 QUOTA = Quota(1, Share(4))
-CHUNK = Chunk(1, 2, 4)
+CHUNK = Shard(1, 2, 4)
 INGEST, ENCODE = Task("ingest", None, CHUNK), Task("encode", "random", CHUNK)
 
 
@@ -62,17 +62,17 @@ def failures(task: Task) -> float:
     return REGISTRY.get_sample_value("spender_worker_failures_total", labels) or 0.0
 
 
-def fail_with(monkeypatch: pytest.MonkeyPatch, *faults: BaseException) -> list[Chunk]:
+def fail_with(monkeypatch: pytest.MonkeyPatch, *faults: BaseException) -> list[Shard]:
     """Have ingests fail with these faults, one each, and succeed afterwards; gives the calls."""
-    calls: list[Chunk] = []
+    calls: list[Shard] = []
 
-    def ingest_chunk(root: str, fingerprint: str, chunk: Chunk, share: Share | None = None) -> Record:
-        calls.append(chunk)
+    def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+        calls.append(shard)
         if len(calls) <= len(faults):
             raise faults[len(calls) - 1]
-        return {"spectra": len(chunk)}
+        return {"spectra": len(shard)}
 
-    monkeypatch.setattr(tasks.ingest, "ingest_chunk", ingest_chunk)
+    monkeypatch.setattr(tasks.ingest, "ingest_shard", ingest_shard)
     return calls
 
 
