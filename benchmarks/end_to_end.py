@@ -115,7 +115,7 @@ def compute(plan: Plan, n: int) -> int:
     flux = np.ones((n, plan.n_pixels), np.float32) + np.linspace(0, 1, plan.n_pixels, dtype=np.float32)
     model = load(config, plan.config.instrument)
     with process.compute_lock:
-        process.prepare()
+        process.make_deterministic()
         infer.encode_spectra(
             model,
             flux,

@@ -22,7 +22,7 @@ from catalog import run as run_command
 from catalog import write_catalog
 from distributed import Client
 
-from pipeline.archive.source import Share
+from pipeline.archive.source import Allowance
 from pipeline.catalog import targets
 from pipeline.compute import cluster, executor, job
 from pipeline.compute.stages import encode, ingest
@@ -43,7 +43,7 @@ class Clock:
         self.started = 0.0
         self.ended = 0
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Start the clock: what is pending is known, and the stores stand."""
         self.started = time.perf_counter()
 
@@ -76,7 +76,7 @@ def _marked(shard: Shard) -> Record:
 def do_nothing() -> None:
     """Make this worker's tasks mark their chunk, and do nothing else."""
 
-    def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+    def ingest_shard(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
         ingest_ledger(root, read_plan(root)).mark(shard.index, _marked(shard))
         return _marked(shard)
 

@@ -161,7 +161,7 @@ def run(
     from pipeline.compute import executor, job, preflight
     from pipeline.compute import scheduler as asked
     from pipeline.compute.cluster import place_of_work
-    from pipeline.monitor.progress import Counted, Several, make_progress
+    from pipeline.monitor.progress import SchedulerCounters, Tee, make_progress
     from pipeline.monitor.run_log import Journal
     from pipeline.store.finalize import finalize as close
 
@@ -195,9 +195,9 @@ def run(
         memory_limit=memory_limit,
         wait=wait,
     ) as here:
-        counted = [] if here is None else [Counted(partial(asked.on_scheduler, here))]
+        counted = [] if here is None else [SchedulerCounters(partial(asked.on_scheduler, here))]
         left = max(0.0, (wait or preflight.PATIENCE) - (time.monotonic() - began))
-        summary = executor.run(pending, here, Several(Journal(url, facts), *shown, *counted), gpu=gpu, wait=left)
+        summary = executor.run(pending, here, Tee(Journal(url, facts), *shown, *counted), gpu=gpu, wait=left)
     if summary.failed:
         raise ChunksFailed({str(each.task): each.reason or "" for each in summary.failed}, summary.total)
     if set(stages) == set(STAGES) and set(names) == {model.name for model in made.models}:

@@ -45,7 +45,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "http": _HTTP, "https": _HTTP}
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
 
-def is_a_clients(error: BaseException) -> bool:
+def is_backend_error(error: BaseException) -> bool:
     """Tell what a storage client raised of its own, in classes that nobody else knows; see `answering`."""
     return type(error).__module__.split(".")[0] in _CLIENTS
 
@@ -59,7 +59,7 @@ _tables: ContextVar[tuple[StorageConfig, ...]] = ContextVar("storage tables")
 _latest_tables: tuple[StorageConfig, ...] = ()
 
 
-def use(tables: Sequence[StorageConfig]) -> None:
+def configure(tables: Sequence[StorageConfig]) -> None:
     """Reach the buckets of these tables as they say from now on, and all others by the environment alone."""
     global _latest_tables
     _latest_tables = tuple(tables)
@@ -151,7 +151,7 @@ def is_misconfigured(error: BaseException) -> bool:
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-def says_nothing(error: BaseException) -> bool:
+def is_inconclusive(error: BaseException) -> bool:
     """Tell an answer that says nothing of what is stored, such as a timeout or a refusal, from one about the data."""
     about_data = isinstance(error, _ABSENT) or _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and not about_data)
@@ -172,7 +172,7 @@ _REFUSED = frozenset(
 
 
 @contextmanager
-def answering(url: str) -> Iterator[None]:
+def translated_errors(url: str) -> Iterator[None]:
     """Turn what storage clients raise of their own into what our callers expect.
 
     Missing credentials and the like become AccessError, faults of the connection OSError, which is worth a retry;
@@ -185,7 +185,7 @@ def answering(url: str) -> Iterator[None]:
         code = str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
         if protocol(url) == "s3" and (isinstance(error, PermissionError) or code in _REFUSED):
             raise PermissionError(errno.EACCES, _refusal(url, error, code), url) from error
-        if isinstance(error, OSError) or not is_a_clients(error):
+        if isinstance(error, OSError) or not is_backend_error(error):
             raise
         told = f"{type(error).__name__}: {error}"
         if not is_misconfigured(error):
@@ -224,7 +224,7 @@ def _identity(fs: fsspec.AbstractFileSystem) -> str:
 def exists(url: str) -> bool:
     """Tell whether there is an object, a file or a folder at the URL."""
     fs, path = filesystem(url)
-    with answering(url):
+    with translated_errors(url):
         return bool(fs.exists(path))
 
 
@@ -233,7 +233,7 @@ def read_bytes(url: str) -> bytes:
     fs, path = filesystem(url)
     # s3fs would ask for the size first, to read large objects in parts, and a HEAD's refusal says no reason.
     whole = {"max_concurrency": 1} if protocol(url) == "s3" else {}
-    with answering(url):
+    with translated_errors(url):
         return bytes(fs.cat_file(path, **whole))
 
 
@@ -245,7 +245,7 @@ def write_bytes(url: str, data: bytes) -> None:
     path = local_path(url)
     if path is None:
         fs, inner = filesystem(url)
-        with answering(url):
+        with translated_errors(url):
             fs.pipe_file(inner, data)
         return
     with _beside(path, url, data) as temporary:
@@ -268,7 +268,7 @@ def create_bytes(url: str, data: bytes) -> bool:
         return True
     fs, inner = filesystem(url)
     try:
-        with answering(url):
+        with translated_errors(url):
             fs.pipe_file(inner, data, mode="create")
     except FileExistsError:
         return False
@@ -333,7 +333,7 @@ def modified(url: str) -> dict[str, float | None]:
     """Return what `list_names` does with when each was last written: seconds since the epoch, None where unknown."""
     fs, path = filesystem(url)
     try:
-        with answering(url):
+        with translated_errors(url):
             entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -352,7 +352,7 @@ def remove(url: str, *, recursive: bool = False) -> None:
     """Remove an object, or a folder when `recursive`; one that is not there is no error."""
     fs, path = filesystem(url)
     try:
-        with answering(url):
+        with translated_errors(url):
             # Not `rm` for one object: it takes brackets and stars in a name for a pattern, and removes what fits.
             fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
     except FileNotFoundError:

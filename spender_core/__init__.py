@@ -6,7 +6,7 @@ from .decoder import SpectrumDecoder
 from .encoder import SpectrumEncoder
 from .instrument import BOSS, DESI, LSF, SDSS, Instrument, get_instrument
 from .model import Decoder, Encoder, Memory, SpectrumModel
-from .training import Settings, SpectrumArrays, fit
+from .training import Settings, SpectrumDataset, fit
 from .weights import PUBLISHED, WeightsError, checkpoint_sha256, load_model
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Instrument",
     "Memory",
     "Settings",
-    "SpectrumArrays",
+    "SpectrumDataset",
     "SpectrumAutoencoder",
     "SpectrumDecoder",
     "SpectrumEncoder",

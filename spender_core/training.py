@@ -41,7 +41,7 @@ class Batch:
     s: Tensor | None = None
 
 
-class Survey(Protocol):
+class Batches(Protocol):
     """Where batches come from: arrays, a Zarr store, or a generator of mock spectra.
 
     identity: what the batches are made of; a training run goes on only with the same.
@@ -74,8 +74,8 @@ def validation(specobjid: NDArray[np.integer[Any]], fraction: float = VALID_FRAC
     return np.fromiter((int.from_bytes(d.digest(), "little") < bound for d in digests), bool, len(specobjid))
 
 
-class SpectrumArrays:
-    """A survey held in arrays, or in Zarr arrays that are read block by block.
+class SpectrumDataset:
+    """Spectra held in arrays, or in Zarr arrays that are read block by block.
 
     flux, ivar: shape (N, L), anything that slices to float arrays. z: shape (N,). specobjid: shape (N,), integers.
     usable: shape (N,), bool, spectra to learn from, default all. Blocks of consecutive rows are visited in random
@@ -148,12 +148,12 @@ class Settings:
     bf16: bool = False
 
 
-Members = Sequence[tuple[SpectrumModel, Survey]]
+ModelsAndData = Sequence[tuple[SpectrumModel, Batches]]
 History = dict[str, list[dict[str, float]]]
 
 
 def fit(
-    members: Members,
+    models_and_data: ModelsAndData,
     settings: Settings,
     checkpoint: str | Path | None = None,
     loss: Loss = fidelity_loss,
@@ -162,54 +162,59 @@ def fit(
 ) -> History:
     """Train with Adam on a one-cycle schedule (Smith 2018, arXiv:1803.09820).
 
-    members: one (model, survey) per instrument; their models share one decoder. checkpoint: a local file, written
-    after every epoch and resumed if it is there; `spender_core.load_model` reads it. loss: mean loss of a batch.
+    models_and_data: one (model, dataset) per instrument; the models share one decoder. checkpoint: a local file,
+    written after every epoch and resumed if it is there; `load_model` reads it. loss: mean loss of a batch.
     extras: entries to keep in the checkpoint beside the model. Parameters with requires_grad False stay as they are.
 
     Returns the history, {"train": [...], "valid": [...]} with one {instrument: mean loss} per epoch, also stored in
     the checkpoint as `losses`. ValueError for models of different architectures, without a common decoder, or that a
-    checkpoint cannot describe, a survey without spectra to train on, or a checkpoint of another run: other settings,
+    checkpoint cannot describe, a dataset without spectra to train on, or a checkpoint of another run: other settings,
     spectra, architecture or loss.
     """
-    _check(members, settings)
+    _check(models_and_data, settings)
     torch.manual_seed(settings.seed)
-    parameters = {id(p): p for model, _ in members for p in model.parameters() if p.requires_grad}
+    parameters = {id(p): p for model, _ in models_and_data for p in model.parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr)
-    steps = sum(survey.steps("train", settings.batch_size) for _, survey in members)
+    steps = sum(data.steps("train", settings.batch_size) for _, data in models_and_data)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(settings.epochs * steps, 1))
     history: History = {"train": [], "valid": []}
-    run = _Run(members, settings, loss, optimizer, scheduler)
+    run = _Run(models_and_data, settings, loss, optimizer, scheduler)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         history = run.resume(path)
 
     total, done = settings.epochs * steps, len(history["train"]) * steps
     # around the backward passes, too
-    with arithmetic("float32", _device(members[0][0])), tqdm(total=total, initial=done, disable=not progress) as bar:
+    with (
+        arithmetic("float32", _device(models_and_data[0][0])),
+        tqdm(total=total, initial=done, disable=not progress) as bar,
+    ):
         for epoch in range(len(history["train"]), settings.epochs):
-            history["train"].append(_epoch(members, settings, epoch, loss, optimizer, scheduler, bar))
-            history["valid"].append(_validate(members, settings, epoch, loss))
+            history["train"].append(_epoch(models_and_data, settings, epoch, loss, optimizer, scheduler, bar))
+            history["valid"].append(_validate(models_and_data, settings, epoch, loss))
             bar.set_postfix({f"{k} valid": f"{v:.4g}" for k, v in history["valid"][-1].items()})
             if path is not None:
                 run.save(path, history, extras or {})
     return history
 
 
-def _check(members: Members, settings: Settings) -> None:
-    if not members:
-        raise ValueError("members is empty, expected at least one (model, survey)")
-    descriptions = [describe(model) for model, _ in members]
+def _check(models_and_data: ModelsAndData, settings: Settings) -> None:
+    if not models_and_data:
+        raise ValueError("models_and_data is empty, expected at least one (model, dataset)")
+    descriptions = [describe(model) for model, _ in models_and_data]
     different = [other for other in descriptions if other != descriptions[0]]
     if different:
         raise ValueError(
             f"the models are {descriptions[0]} and {different[0]}, expected the same architecture and arguments for all"
         )
-    if any(model.decoder is not members[0][0].decoder for model, _ in members):
+    if any(model.decoder is not models_and_data[0][0].decoder for model, _ in models_and_data):
         raise ValueError("the models have decoders of their own, expected one decoder shared by all instruments")
-    names = [model.encoder.instrument.name for model, _ in members]
+    names = [model.encoder.instrument.name for model, _ in models_and_data]
     if len(set(names)) < len(names):
         raise ValueError(f"instruments {names} repeat, expected one model per instrument")
-    empty = [name for name, (_, s) in zip(names, members, strict=True) if not s.steps("train", settings.batch_size)]
+    empty = [
+        name for name, (_, s) in zip(names, models_and_data, strict=True) if not s.steps("train", settings.batch_size)
+    ]
     if empty:
         raise ValueError(
             f"no spectra to train {', '.join(empty)} on: none is usable, or the hash of the ids puts all of them"
@@ -221,14 +226,16 @@ def _name(model: SpectrumModel) -> str:
     return model.encoder.instrument.name
 
 
-def _interleave(members: Members, settings: Settings, epoch: int) -> Iterator[tuple[SpectrumModel, Batch]]:
+def _interleave(
+    models_and_data: ModelsAndData, settings: Settings, epoch: int
+) -> Iterator[tuple[SpectrumModel, Batch]]:
     """Visit the instruments' batches in proportion to their number, in an order fixed by the seed."""
     rng = np.random.default_rng((settings.seed, epoch, 1))
-    counts = [survey.steps("train", settings.batch_size) for _, survey in members]
-    queue = rng.permutation(np.repeat(np.arange(len(members)), counts))
-    streams = [survey.batches("train", epoch, settings.batch_size) for _, survey in members]
+    counts = [data.steps("train", settings.batch_size) for _, data in models_and_data]
+    queue = rng.permutation(np.repeat(np.arange(len(models_and_data)), counts))
+    streams = [data.batches("train", epoch, settings.batch_size) for _, data in models_and_data]
     for i in queue:
-        yield members[i][0], next(streams[i])
+        yield models_and_data[i][0], next(streams[i])
 
 
 def _device(model: SpectrumModel) -> torch.device:
@@ -247,7 +254,7 @@ def _evaluate(loss: Loss, model: SpectrumModel, batch: Batch, settings: Settings
 
 
 def _epoch(
-    members: Members,
+    models_and_data: ModelsAndData,
     settings: Settings,
     epoch: int,
     loss: Loss,
@@ -255,10 +262,10 @@ def _epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     bar: tqdm[Any],
 ) -> dict[str, float]:
-    totals: dict[str, list[float]] = {_name(model): [0.0, 0.0] for model, _ in members}
-    for model, _ in members:
+    totals: dict[str, list[float]] = {_name(model): [0.0, 0.0] for model, _ in models_and_data}
+    for model, _ in models_and_data:
         model.train()
-    for model, batch in _interleave(members, settings, epoch):
+    for model, batch in _interleave(models_and_data, settings, epoch):
         optimizer.zero_grad()
         value = _evaluate(loss, model, batch, settings)
         if not torch.isfinite(value):
@@ -277,12 +284,12 @@ def _epoch(
 
 
 @torch.no_grad()
-def _validate(members: Members, settings: Settings, epoch: int, loss: Loss) -> dict[str, float]:
+def _validate(models_and_data: ModelsAndData, settings: Settings, epoch: int, loss: Loss) -> dict[str, float]:
     means: dict[str, float] = {}
-    for model, survey in members:
+    for model, data in models_and_data:
         model.eval()
         total, n = 0.0, 0
-        for batch in survey.batches("valid", epoch, settings.batch_size):
+        for batch in data.batches("valid", epoch, settings.batch_size):
             total += _evaluate(loss, model, batch, settings).item() * len(batch.spec)
             n += len(batch.spec)
         if n:
@@ -294,7 +301,7 @@ def _validate(members: Members, settings: Settings, epoch: int, loss: Loss) -> d
 class _Run:
     """A training run as its checkpoint keeps it."""
 
-    members: Members
+    models_and_data: ModelsAndData
     settings: Settings
     loss: Loss
     optimizer: torch.optim.Optimizer
@@ -302,11 +309,11 @@ class _Run:
 
     def identity(self) -> dict[str, Any]:
         """Name what must be the same for a checkpoint to be resumed."""
-        models = [model for model, _ in self.members]
+        models = [model for model, _ in self.models_and_data]
         return {
             **asdict(self.settings),
             "instruments": [_name(model) for model in models],
-            "spectra": [survey.identity for _, survey in self.members],
+            "spectra": [data.identity for _, data in self.models_and_data],
             "latents": models[0].n_latent,
             "restframe bins": len(models[0].wave_rest),
             "restframe": hashlib.sha256(models[0].wave_rest.cpu().numpy().tobytes()).hexdigest(),
@@ -318,10 +325,10 @@ class _Run:
         """Write the checkpoint, whole or not at all."""
         state = {
             **extras,
-            **describe(self.members[0][0]),
-            "model": [model.state_dict() for model, _ in self.members],
+            **describe(self.models_and_data[0][0]),
+            "model": [model.state_dict() for model, _ in self.models_and_data],
             "losses": history,
-            "instruments": [_name(model) for model, _ in self.members],
+            "instruments": [_name(model) for model, _ in self.models_and_data],
             "training": {
                 "identity": self.identity(),
                 "optimizer": self.optimizer.state_dict(),
@@ -350,7 +357,7 @@ class _Run:
         if different:
             found = "; ".join(different)
             raise ValueError(f"{path} belongs to another training run: {found}. Give another checkpoint file")
-        for (model, _), weights in zip(self.members, state["model"], strict=True):
+        for (model, _), weights in zip(self.models_and_data, state["model"], strict=True):
             model.load_state_dict(weights)
         self.optimizer.load_state_dict(training["optimizer"])
         self.scheduler.load_state_dict(training["scheduler"])

@@ -64,13 +64,13 @@ class Told:
     """Progress that remembers what it was told."""
 
     def __init__(self) -> None:
-        self.total = self.already = 0
+        self.total = self.done_before = 0
         self.outcomes: list[Outcome] = []
         self.said: list[str] = []
         self.closed = False
 
-    def start(self, total: int, already: int) -> None:
-        self.total, self.already = total, already
+    def start(self, total: int, done_before: int) -> None:
+        self.total, self.done_before = total, done_before
 
     def advance(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

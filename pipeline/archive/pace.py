@@ -1,4 +1,4 @@
-"""When requests to a server may start: a rate, and a pause where the server asks for one."""
+"""When requests to a server may start: a rate limit, and a pause when the server asks for one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 _SPREAD = 5.0  # seconds; after a pause that a server asked for, requests start again over so long
 
 
-class Hold:
-    """A server's wish to be left alone, heeded by all of a process's requests to it."""
+class RetryAfter:
+    """A pause that a server asked for (Retry-After); it holds for all requests of this process to that server."""
 
     def __init__(self) -> None:
         self._until = 0.0
 
     def extend(self, seconds: float) -> None:
-        """Let no request start for so long."""
+        """Start no request for this many seconds."""
         self._until = max(self._until, time.monotonic() + seconds)
 
     @property
@@ -28,27 +28,27 @@ class Hold:
         return max(0.0, self._until - time.monotonic())
 
 
-class Pace:
-    """When a task's requests may start: evenly spaced in time, none of them while the server is to be left alone.
+class RateLimiter:
+    """When a task's requests may start: evenly spaced in time, and none during a pause that the server asked for.
 
     per_second: requests started in any one second, None for no limit.
     """
 
-    def __init__(self, hold: Hold, per_second: float | None = None) -> None:
-        self.hold = hold
+    def __init__(self, retry_after: RetryAfter, per_second: float | None = None) -> None:
+        self.retry_after = retry_after
         self._interval = 1 / per_second if per_second else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
 
     async def wait(self) -> None:
         """Return when the caller's request may start."""
-        await self._turn()
-        # looked at when the turn has come: many requests wait for theirs while the server answers the first
-        while pause := self.hold.remaining:
+        await self._slot()
+        # checked after the wait for a slot: the server may ask for a pause while many requests wait for theirs
+        while pause := self.retry_after.remaining:
             await asyncio.sleep(pause + random.uniform(0, min(pause, _SPREAD)))
-            await self._turn()
+            await self._slot()
 
-    async def _turn(self) -> None:
+    async def _slot(self) -> None:
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next)
@@ -57,21 +57,21 @@ class Pace:
             await asyncio.sleep(start - now)
 
 
-_holds: dict[str, Hold] = {}  # by source
+_retry_after: dict[str, RetryAfter] = {}  # by source
 
 
-_paces: dict[tuple[str, float | None], list[Pace]] = {}  # those that no task is using now
+_limiters: dict[tuple[str, float | None], list[RateLimiter]] = {}  # those not in use
 
 
 @contextmanager
-def _pace_of(url: str, per_second: float | None) -> Iterator[Pace]:
-    """Lend a task a pace of its own, which lasts from one of the process's tasks to the next."""
-    free = _paces.setdefault((url, per_second), [])
+def _limiter_of(url: str, per_second: float | None) -> Iterator[RateLimiter]:
+    """Lend a task its own rate limiter; the next task of the process takes the same one."""
+    free = _limiters.setdefault((url, per_second), [])
     try:
-        pace = free.pop()
+        limiter = free.pop()
     except IndexError:
-        pace = Pace(_holds.setdefault(url, Hold()), per_second)
+        limiter = RateLimiter(_retry_after.setdefault(url, RetryAfter()), per_second)
     try:
-        yield pace
+        yield limiter
     finally:
-        free.append(pace)
+        free.append(limiter)

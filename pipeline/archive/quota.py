@@ -1,7 +1,7 @@
-"""What a whole run may ask of its source, divided among the tasks that ask at the same time.
+"""How many requests a whole run may make of its source, divided among the tasks that fetch at the same time.
 
-Tasks take turns through a semaphore of the Dask scheduler: only so many fetch at once, each with its share of the
-connections and of the rate. So the sum is bounded whatever joins or leaves, and a dead worker's turn runs out.
+A semaphore of the Dask scheduler has a slot for each task that may fetch, with its allowance of connections and of the
+rate. So the sum is bounded, whichever workers join or leave, and the slot of a dead worker becomes free again.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dataclasses import dataclass
 from distributed import Semaphore
 
 from pipeline import storage
-from pipeline.archive.source import Share, default_concurrency
+from pipeline.archive.source import Allowance, default_concurrency
 from pipeline.config import SurveyConfig
 from pipeline.surveys.registry import get_survey
 
 
 @dataclass(frozen=True)
 class Quota:
-    """turns: tasks that may fetch at once, each with its share. name: of their semaphore; None where none is needed."""
+    """slots: tasks that may fetch at once, each with its allowance. name: of the semaphore; None if none is needed."""
 
-    turns: int
-    share: Share
+    slots: int
+    allowance: Allowance
     name: str | None = None
 
 
 def divide(config: SurveyConfig, at_once: int | None = None) -> Quota:
-    """Divide what a run may ask of its source.
+    """Divide the connections and the rate that a run is allowed among its tasks.
 
-    at_once: tasks that a cluster's workers can do at the same time, as many as there are now: those that join later
-    take turns with them. None: one process, one task after the other. A disk is not bounded in concurrency.
+    at_once: tasks that the cluster's workers can do at the same time, counted now: workers that join later wait for the
+    same slots. None: one process, one task after the other. A disk is not bounded in concurrency.
     """
     layout = get_survey(config.survey).layouts[config.layout]
     wished = min(config.concurrency or default_concurrency(config.source), layout.at_once)
@@ -40,13 +40,13 @@ def divide(config: SurveyConfig, at_once: int | None = None) -> Quota:
     is_local = storage.local_path(config.source) is not None
     concurrency = wished if is_local else min(wished, config.max_requests)
     if at_once is None:
-        return Quota(1, Share(concurrency, rate))
-    turns = at_once if is_local else config.max_requests // concurrency
+        return Quota(1, Allowance(concurrency, rate))
+    slots = at_once if is_local else config.max_requests // concurrency
     if rate is None:
-        return Quota(turns, Share(concurrency), None if is_local else _new_name())
-    # the rate is divided among the turns: more of them than tasks would leave a part of it unused
-    turns = min(turns, at_once)
-    return Quota(turns, Share(concurrency, rate / turns), _new_name())
+        return Quota(slots, Allowance(concurrency), None if is_local else _new_name())
+    # the rate is divided among the slots: with more slots than tasks, part of it would go unused
+    slots = min(slots, at_once)
+    return Quota(slots, Allowance(concurrency, rate / slots), _new_name())
 
 
 def _new_name() -> str:
@@ -54,10 +54,10 @@ def _new_name() -> str:
 
 
 @contextmanager
-def turn(quota: Quota) -> Iterator[Share]:
-    """Wait for a turn, on a Dask worker, and give the share that goes with it."""
+def slot(quota: Quota) -> Iterator[Allowance]:
+    """Wait for a slot, on a Dask worker, and give its allowance."""
     if quota.name is None:
-        yield quota.share
+        yield quota.allowance
         return
-    with Semaphore(max_leases=quota.turns, name=quota.name):  # type: ignore[no-untyped-call]
-        yield quota.share
+    with Semaphore(max_leases=quota.slots, name=quota.name):  # type: ignore[no-untyped-call]
+        yield quota.allowance

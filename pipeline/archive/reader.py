@@ -25,7 +25,7 @@ Timer = Callable[[str], AbstractContextManager[None]]
 _last_shared: dict[tuple[AbstractFileSystem, str, str], Any] = {}
 
 
-def _untimed(part: str) -> AbstractContextManager[None]:
+def _untimed(phase: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 from fsspec.asyn import AsyncFileSystem, get_loop
 
 from pipeline import storage
-from pipeline.archive.pace import Pace, _pace_of
+from pipeline.archive.pace import RateLimiter, _limiter_of
 from pipeline.errors import ConfigError, redacted
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class FetchCounters:
 
 
 @dataclass(frozen=True)
-class Share:
+class Allowance:
     """What one of a run's tasks may ask of the source: files in flight, and requests per second (None: no limit)."""
 
     concurrency: int
@@ -112,15 +112,15 @@ class Source:
     ) -> Iterator[bytes | FileNotFoundError]:
         """Fetch files as `fetch` does, one by one: what waits in memory is bounded by `concurrency`, not by `paths`.
 
-        counters: counts what goes to and comes from the source; what the cache gives is no counters.
+        counters: counts what goes to and comes from the source; what the cache gives is not counted.
         """
         # All requests live in fsspec's own event loop: a thread for each would cost more than the request.
         loop = get_loop()
         limit = asyncio.Semaphore(self.at_once)
         waiting: deque[Future[bytes | FileNotFoundError]] = deque()
         remaining = iter(paths)
-        with _threads(self.at_once) as threads, _quick_turns(), _pace_of(self.url, self.per_second) as pace:
-            run = _Run(self, limit, pace, threads, counters or FetchCounters())
+        with _threads(self.at_once) as threads, _quick_turns(), _limiter_of(self.url, self.per_second) as limiter:
+            run = _Run(self, limit, limiter, threads, counters or FetchCounters())
 
             def submit(path: str) -> None:
                 waiting.append(asyncio.run_coroutine_threadsafe(run.fetch(path), loop))
@@ -158,7 +158,7 @@ class _Run:
 
     source: Source
     limit: asyncio.Semaphore
-    pace: Pace
+    limiter: RateLimiter
     threads: ThreadPoolExecutor
     counters: FetchCounters  # only the event loop's thread adds to it
 
@@ -188,7 +188,7 @@ class _Run:
         for attempt in itertools.count():
             try:
                 async with self.limit:
-                    await self.pace.wait()
+                    await self.limiter.wait()
                     self.counters.requests += 1
                     self.counters.retries += attempt > 0
                     content = await self._read(path)
@@ -212,7 +212,8 @@ class _Run:
                         reason += f", and asks to be left alone for {asked:.0f} s"
                     raise SourceError(f"{path}: {reason} (attempt {attempt + 1})") from error
             if asked:
-                self.pace.hold.extend(asked)  # every request of this process: the server is busy, not the file
+                # every request of this process: the server is busy, not the file
+                self.limiter.retry_after.extend(asked)
             await asyncio.sleep(wait)
         raise AssertionError("itertools.count() ended")
 

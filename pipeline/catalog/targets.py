@@ -195,7 +195,7 @@ def _require_match(column: pa.ChunkedArray, name: str, coordinate: Coordinate, s
 def _open_table(url: str, needed: Sequence[str]) -> Iterator[pq.ParquetFile]:
     fs, path = storage.filesystem(url)
     try:
-        with storage.answering(url), fs.open(path, "rb") as file, pq.ParquetFile(file) as table:
+        with storage.translated_errors(url), fs.open(path, "rb") as file, pq.ParquetFile(file) as table:
             missing = [name for name in needed if name not in table.schema_arrow.names]
             if missing:
                 raise ConfigError("targets", url, f"a targets table with the columns {', '.join(missing)}")

@@ -46,7 +46,7 @@ def is_expected(error: Exception) -> bool:
     from spender_core.weights import WeightsError
 
     ours = isinstance(error, (ConfigError, WeightsError, SourceError, Unfinished, OSError))
-    return ours or storage.is_a_clients(error)
+    return ours or storage.is_backend_error(error)
 
 
 def describe(error: BaseException) -> str:

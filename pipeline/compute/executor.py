@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.archive.quota import Quota, divide
 from pipeline.compute import preflight, scheduler
 from pipeline.compute.job import Job
-from pipeline.compute.stages.process import prepared
+from pipeline.compute.stages.process import deterministic
 from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
 from pipeline.compute.watch import LOOK, Watch, lost
 from pipeline.planning.plan import Kind
@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. total: chunks of its stages; already: those done before; done: those done now."""
+    """How a run ended. total: chunks of its stages; done_before: those that earlier runs did; done: those done now."""
 
     total: int
-    already: int
+    done_before: int
     done: int
     failed: tuple[Outcome, ...]
     seconds: float
@@ -41,7 +41,7 @@ class Summary:
 class Progress(Protocol):
     """What a run tells while it goes on."""
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Announce the number of chunks, and of those that are done."""
 
     def advance(self, outcome: Outcome) -> None:
@@ -71,7 +71,7 @@ def run(
     earlier = {kind: _earlier_failures(job, kind) for kind in job.ledgers}
     done = 0
     failed: list[Outcome] = []
-    progress.start(job.total, job.already)
+    progress.start(job.total, job.done_before)
     try:
         for outcome in _serial(job) if client is None else _distributed(job, client, progress, gpu):
             if outcome.reason is not None:
@@ -85,7 +85,7 @@ def run(
     finally:
         progress.close()
     failed.sort(key=lambda outcome: str(outcome.task))
-    return Summary(job.total, job.already, done, tuple(failed), time.monotonic() - start)
+    return Summary(job.total, job.done_before, done, tuple(failed), time.monotonic() - start)
 
 
 def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
@@ -134,7 +134,7 @@ def _serial(job: Job) -> Iterator[Outcome]:
     """Do the tasks one after the other in this process."""
     ingested: dict[int, Outcome] = {}
     quota = divide(job.plan.config)
-    with prepared():
+    with deterministic():
         for task in job.tasks:
             upstream = ingested.get(task.shard.index) if task.model else None
             outcome = attempt(job.root, job.fingerprint(task), task, quota, upstream)
@@ -195,7 +195,7 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
     cluster = _Cluster(job, client, quota, encode_on, ingest_on)
     ingested: dict[int, Outcome] = {}
     given_up: list[Task] = []
-    for task, _, outcome in _ended(cluster, _submit(cluster), progress):
+    for task, _, outcome in _as_completed(cluster, _submit(cluster), progress):
         if outcome is None:
             given_up.append(task)
             continue
@@ -204,8 +204,8 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
         yield outcome
     for task in sorted(given_up, key=job.tasks.index):
         upstream = ingested.get(task.shard.index) if task.model else None
-        for _, future, found in _ended(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
-            outcome = found or Outcome(task, None, _deadly(future))
+        for _, future, found in _as_completed(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
+            outcome = found or Outcome(task, None, _killed_reason(future))
             if task.model is None:
                 ingested[task.shard.index] = outcome
             yield outcome
@@ -240,7 +240,7 @@ def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
     return outcome
 
 
-def _deadly(future: Future[Outcome]) -> str:
+def _killed_reason(future: Future[Outcome]) -> str:
     """Say that a task killed its workers even when it was alone on them."""
     error = future.exception()  # type: ignore[no-untyped-call]
     deaths = 2 * (error.allowed_failures + 1) if isinstance(error, KilledWorker) else 0
@@ -250,7 +250,7 @@ def _deadly(future: Future[Outcome]) -> str:
     )
 
 
-def _ended(
+def _as_completed(
     cluster: _Cluster, futures: dict[Future[Outcome], Task], progress: Progress
 ) -> Iterator[tuple[Task, Future[Outcome], Outcome | None]]:
     """Yield tasks as they end, with their outcomes. Raises ConnectionError when the scheduler is lost."""

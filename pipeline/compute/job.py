@@ -33,7 +33,7 @@ class Job:
         return len(self.plan.shards()) * len(self.ledgers)
 
     @property
-    def already(self) -> int:
+    def done_before(self) -> int:
         """Those among them that are done."""
         return self.total - len(self.tasks)
 

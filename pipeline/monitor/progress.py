@@ -31,7 +31,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     if stream is None and _in_notebook():
         return Bar(sys.stderr)
     stream = sys.stderr if stream is None else stream
-    return Bar(stream) if stream.isatty() and _has_room(stream) else Lines(stream)
+    return Bar(stream) if stream.isatty() and _has_room(stream) else LogLines(stream)
 
 
 def _in_notebook() -> bool:
@@ -56,9 +56,9 @@ class Bar:
         self._stream = stream
         self._bar: tqdm[None] | None = None
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Show the bar; chunks of earlier runs count as done but not in the rate."""
-        self._bar = tqdm(total=total, initial=already, unit="chunk", file=self._stream, dynamic_ncols=True)
+        self._bar = tqdm(total=total, initial=done_before, unit="chunk", file=self._stream, dynamic_ncols=True)
 
     def advance(self, outcome: Outcome) -> None:
         """Move the bar."""
@@ -82,7 +82,7 @@ class Bar:
             self._bar.close()
 
 
-class Lines:
+class LogLines:
     """One line for each failure, and now and then one for how far the run is."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -91,11 +91,11 @@ class Lines:
         self._total = self._ended = self._failed = self._spectra = 0
         self._started = self._told = clock()
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Say what there is to do."""
-        self._total, self._ended = total, already
+        self._total, self._ended = total, done_before
         self._started = self._told = self._clock()
-        self.say(f"{total} chunks, {already} done before, {total - already} to do")
+        self.say(f"{total} chunks, {done_before} done before, {total - done_before} to do")
 
     def advance(self, outcome: Outcome) -> None:
         """Count a chunk; say so if it failed, was the last one, or the last line was a while ago."""
@@ -120,16 +120,16 @@ class Lines:
         """Say nothing more: the run's summary follows."""
 
 
-class Several:
+class Tee:
     """Tells each of several the same, in order."""
 
     def __init__(self, *each: Progress) -> None:
         self._each = each
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Announce the number of chunks."""
         for each in self._each:
-            each.start(total, already)
+            each.start(total, done_before)
 
     def advance(self, outcome: Outcome) -> None:
         """Tell of a chunk that has ended."""
@@ -147,7 +147,7 @@ class Several:
             each.close()
 
 
-class Counted:
+class SchedulerCounters:
     """Has the scheduler count what ended, for its own /metrics: the client alone knows of tasks that died.
 
     there: runs a function in the scheduler's process, as `scheduler.on_scheduler` does.
@@ -156,9 +156,9 @@ class Counted:
     def __init__(self, there: Callable[..., Any]) -> None:
         self._there: Callable[..., Any] | None = there
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Say how many chunks there are. What earlier runs did is done, but they counted it."""
-        self._tell(metrics.begin, total, already)
+        self._tell(metrics.begin, total, done_before)
 
     def advance(self, outcome: Outcome) -> None:
         """Count a chunk."""

@@ -61,14 +61,14 @@ class Journal:
         self._lines: list[str] = []
         self._done = self._failed = self._spectra = 0
 
-    def start(self, total: int, already: int) -> None:
+    def start(self, total: int, done_before: int) -> None:
         """Begin the log, unless all is done."""
-        if total == already:
+        if total == done_before:
             return
         self._started = self._clock()
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.jsonl"
         self._url = storage.join(self._folder, name)
-        self._add("run", {**self._asked, "total": total, "already": already})
+        self._add("run", {**self._asked, "total": total, "already": done_before})
         self._keep()
 
     def advance(self, outcome: Outcome) -> None:

@@ -141,7 +141,7 @@ def _upload(folder: Path, url: str) -> None:
 
 def read_region(url: str, names: Iterable[str], start: int, stop: int | None) -> dict[str, NDArray[Any]]:
     """Return the rows [start, stop) of some variables as stored, without any decoding; stop: None for all."""
-    with storage.answering(url):
+    with storage.translated_errors(url):
         handle = open_handle(url)
         return {name: np.asarray(handle.array(name)[start:stop]) for name in names}
 
@@ -152,7 +152,7 @@ def write_region(url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> 
     arrays: per variable shape (len(shard), ...) in exactly the stored dtype. Raises AlignmentError unless
     the rows are whole shards of every variable, ValueError for another shape or dtype.
     """
-    with storage.answering(url):
+    with storage.translated_errors(url):
         handle = open_handle(url, writable=True)
         for name, values in arrays.items():
             _check_region(handle.array(name), shard, values, name)
@@ -163,7 +163,7 @@ def write_region(url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> 
 def _write(handle: Handle, name: str, shard: Shard, values: NDArray[Any]) -> None:
     array = handle.array(name)
     try:
-        with storage.answering(handle.url):
+        with storage.translated_errors(handle.url):
             array[shard.start : shard.stop] = values
     except Exception:
         # Zarr reads a shard before it writes all of it, and stumbles over one that is damaged
@@ -180,10 +180,10 @@ def _write(handle: Handle, name: str, shard: Shard, values: NDArray[Any]) -> Non
 def _damage(handle: Handle, name: str, shard: Shard) -> str:
     """Say why a chunk's rows cannot be read; nothing when they can: another run may have just written them."""
     try:
-        with storage.answering(handle.url):
+        with storage.translated_errors(handle.url):
             _ = handle.array(name)[shard.start : shard.stop]
     except Exception as error:
-        if storage.says_nothing(error):
+        if storage.is_inconclusive(error):
             raise
         return f"{type(error).__name__}: {error}"
     return ""
@@ -234,7 +234,7 @@ def open_dataset(url: str) -> xr.Dataset:
     metadata = storage.read_bytes(storage.join(url, METADATA))
     store = storage.zarr_store(url, read_only=True)
     consolidated = b'"consolidated_metadata"' in metadata
-    with storage.answering(url):
+    with storage.translated_errors(url):
         opened: xr.Dataset = xr.open_zarr(store, consolidated=consolidated, zarr_format=3, chunks=None)
     # By default xarray would make a dask block of every inner chunk: 160,000 of them for a survey's flux.
     blocks = {name: variable.variable.chunk(_block(variable)) for name, variable in opened.data_vars.items()}

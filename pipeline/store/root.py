@@ -33,7 +33,7 @@ def use_storage(root: str, config: SurveyConfig) -> None:
                 "ROOT is reached by the environment alone (AWS_ENDPOINT_URL, AWS_PROFILE, ...): the plan lies there"
             )
             raise ConfigError(f"storage.{table.prefix}", root, "a prefix that ROOT does not lie below", remedy)
-    storage.use(config.storage)
+    storage.configure(config.storage)
 
 
 def targets_url(root: str) -> str:

@@ -207,6 +207,6 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[s
 
 def _damage(error: Exception) -> str:
     """Say what is damaged; raise what says nothing of the data."""
-    if storage.says_nothing(error):
+    if storage.is_inconclusive(error):
         raise error
     return f"{type(error).__name__}: {error}"

@@ -23,7 +23,7 @@ from pipeline.store.root import ingest_ledger, read_plan, targets_url
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import Instrument, get_instrument
 from spender_core.model import SpectrumModel
-from spender_core.training import History, Settings, SpectrumArrays, fit
+from spender_core.training import History, Settings, SpectrumDataset, fit
 from spender_core.weights import load_model
 
 EXCLUDED_FROM_TRAINING = Quality.UNUSABLE | Quality.NO_NORM | Quality.NEGATIVE_NORM | Quality.FEW_PIXELS
@@ -38,7 +38,7 @@ class Sample:
     plan: Plan
     z: NDArray[np.float32]
     usable: NDArray[np.bool_]
-    survey: SpectrumArrays
+    data: SpectrumDataset
 
     @property
     def instrument(self) -> Instrument:
@@ -58,9 +58,9 @@ def train(
     samples = [read_sample(root) for root in roots]
     models = _start_models(samples, start) if start is not None else _new_models(samples, n_latent, settings.seed)
     Path(output).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
-    members = [(model.to(device()), sample.survey) for model, sample in zip(models, samples, strict=True)]
+    models_and_data = [(model.to(device()), sample.data) for model, sample in zip(models, samples, strict=True)]
     try:
-        history = fit(members, settings, Path(output).expanduser(), progress=sys.stderr.isatty())
+        history = fit(models_and_data, settings, Path(output).expanduser(), progress=sys.stderr.isatty())
     except (ValueError, FloatingPointError) as error:
         raise ConfigError("train", ", ".join(roots), "a training that can go on", str(error)) from error
     return sum(int(np.count_nonzero(sample.usable)) for sample in samples), history
@@ -82,8 +82,8 @@ def read_sample(root: str) -> Sample:
     z = rows["z"].to_numpy(np.float32)
     column = plan.survey.lookup.id_column
     ids = _ids([0] * len(rows) if column is None else rows[column].tolist(), rows["target"].tolist())
-    survey = SpectrumArrays(handle.array("flux"), handle.array("ivar"), z, ids, usable, block=max(plan.shard, 1024))
-    return Sample(root, plan, z, usable, survey)
+    data = SpectrumDataset(handle.array("flux"), handle.array("ivar"), z, ids, usable, block=max(plan.shard, 1024))
+    return Sample(root, plan, z, usable, data)
 
 
 def _ids(own_ids: Sequence[int], target: Sequence[str]) -> NDArray[np.uint64]:

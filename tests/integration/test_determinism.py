@@ -53,7 +53,7 @@ def test_the_callers_threads_change_nothing(tmp_path: Path, mirror: Path, refere
     assert file_hashes(tmp_path / "run") == reference
 
 
-class Interrupting(progress.Lines):
+class Interrupting(progress.LogLines):
     """A user who presses Ctrl-C after some chunks."""
 
     left: int

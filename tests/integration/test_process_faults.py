@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, Worker, WorkerPlugin
 
 from pipeline import storage
-from pipeline.archive.source import Share
+from pipeline.archive.source import Allowance
 from pipeline.catalog import targets
 from pipeline.compute.stages import ingest as stage
 from pipeline.compute.stages.record import Record
@@ -133,13 +133,13 @@ class Swelling(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         ingest = stage.ingest_shard
 
-        def swelling(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+        def swelling(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
             if shard.index == self.index and not self.once.exists():
                 self.once.touch()
                 held = []
                 while True:  # until the nanny ends it
                     held.append(os.urandom(2**24))
-            return ingest(root, fingerprint, shard, share)
+            return ingest(root, fingerprint, shard, allowance)
 
         stage.ingest_shard = swelling
 
@@ -170,11 +170,11 @@ class Poison(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         ingest = stage.ingest_shard
 
-        def deadly(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+        def deadly(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
             if shard.index == self.index:
                 (self.deaths / str(os.getpid())).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return ingest(root, fingerprint, shard, share)
+            return ingest(root, fingerprint, shard, allowance)
 
         stage.ingest_shard = deadly
 

@@ -207,7 +207,7 @@ def test_what_a_run_is_asked_is_checked(finished: Path, wish: dict[str, object],
 def test_one_stage_and_one_model_need_no_list(finished: Path) -> None:
     name = random_checkpoint(finished.parent).stem
     summary = pipeline.run(finished, serial=True, stages="encode", models=name, progress=False)
-    assert summary.already == summary.total > 0
+    assert summary.done_before == summary.total > 0
 
 
 def test_paths_are_taken_wherever_a_place_is(finished: Path) -> None:

@@ -184,16 +184,16 @@ def test_of_many_that_create_one_object_at_once_one_succeeds(tmp_path: Path) -> 
 
 @pytest.fixture
 def clean_tables() -> Iterator[None]:
-    storage.use(())
+    storage.configure(())
     yield
-    storage.use(())
+    storage.configure(())
 
 
 @pytest.mark.usefixtures("clean_tables")
 def test_the_longest_prefix_decides_how_a_bucket_is_reached() -> None:
     bucket = StorageConfig(prefix="s3://b", endpoint="http://one.test")
     folder = StorageConfig(prefix="s3://b/x", endpoint="http://two.test", requester_pays=True)
-    storage.use((folder, bucket))
+    storage.configure((folder, bucket))
     for url, endpoint, pays in (
         ("s3://b/y", "http://one.test", False),
         ("s3://b/xy", "http://one.test", False),
@@ -203,7 +203,7 @@ def test_the_longest_prefix_decides_how_a_bucket_is_reached() -> None:
     ):
         fs, _ = storage.filesystem(url)
         assert (fs.endpoint_url, fs.requester_pays) == (endpoint, pays)
-    storage.use(())
+    storage.configure(())
     assert storage.filesystem("s3://b/y")[0].endpoint_url is None
 
 
@@ -213,7 +213,7 @@ def test_two_runs_in_one_process_each_keep_their_tables() -> None:
     barrier = threading.Barrier(2)
 
     def work(endpoint: str) -> None:
-        storage.use((StorageConfig(prefix="s3://b", endpoint=endpoint),))
+        storage.configure((StorageConfig(prefix="s3://b", endpoint=endpoint),))
         barrier.wait()
         found[endpoint] = storage.filesystem("s3://b/x")[0].endpoint_url
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spender_core import SDSS, Instrument, SpectrumArrays, SpectrumAutoencoder, architectures, load_model
+from spender_core import SDSS, Instrument, SpectrumAutoencoder, SpectrumDataset, architectures, load_model
 from spender_core import Settings as Training
 from spender_core.training import fidelity_loss, fit, validation
 
@@ -28,7 +28,7 @@ def survey(instrument, n=N, seed=0):
     flux = 1 + rng.uniform(-3, 3, (n, 1)) * (wave - 1) + 0.1 * rng.standard_normal((n, len(wave)))
     ivar = np.full(flux.shape, 100.0, np.float32)
     ids = rng.integers(1, 2**64, n, dtype=np.uint64)
-    return SpectrumArrays(flux.astype(np.float32), ivar, rng.uniform(0, 0.3, n), ids, block=10)
+    return SpectrumDataset(flux.astype(np.float32), ivar, rng.uniform(0, 0.3, n), ids, block=10)
 
 
 def model(*instruments):
@@ -55,8 +55,8 @@ def test_two_instruments_share_one_decoder(tmp_path):
     instruments = coarse(), coarse("boss", 20)
     models = model(*instruments)
     before = models[0].decoder.mlp[0].weight.clone()
-    members = [(m, survey(i, seed=k)) for k, (m, i) in enumerate(zip(models, instruments, strict=True))]
-    history = fit(members, SETTINGS, tmp_path / "both.pt", progress=False)
+    pairs = [(m, survey(i, seed=k)) for k, (m, i) in enumerate(zip(models, instruments, strict=True))]
+    history = fit(pairs, SETTINGS, tmp_path / "both.pt", progress=False)
     assert set(history["train"][0]) == set(history["valid"][0]) == {"sdss", "boss"}
     assert not torch.equal(before, models[0].decoder.mlp[0].weight)
     for instrument, trained in zip(instruments, models, strict=True):
@@ -68,16 +68,16 @@ def test_two_instruments_share_one_decoder(tmp_path):
 
 def test_own_decoders_are_refused():
     a, b = coarse(), coarse("boss")
-    members = [(model(a)[0], survey(a)), (model(b)[0], survey(b))]
+    pairs = [(model(a)[0], survey(a)), (model(b)[0], survey(b))]
     with pytest.raises(ValueError, match="one decoder shared"):
-        fit(members, SETTINGS, progress=False)
+        fit(pairs, SETTINGS, progress=False)
 
 
 def test_resumed_training_equals_undisturbed_training(tmp_path):
     class Stopped(Exception):  # noqa: N818
         pass
 
-    class Stopping(SpectrumArrays):
+    class Stopping(SpectrumDataset):
         def batches(self, split, epoch, batch_size):
             if epoch == 1 and self.armed:
                 raise Stopped
@@ -184,9 +184,9 @@ def test_a_second_architecture_is_trained_resumed_and_loaded(tmp_path, own_archi
 
 def test_models_of_different_arguments_are_refused():
     a, b = coarse(), coarse("boss")
-    members = [(model(a)[0], survey(a)), (SpectrumAutoencoder(b, WAVE_REST, n_latent=2, n_aux=1), survey(b))]
+    pairs = [(model(a)[0], survey(a)), (SpectrumAutoencoder(b, WAVE_REST, n_latent=2, n_aux=1), survey(b))]
     with pytest.raises(ValueError, match="expected the same architecture and arguments for all"):
-        fit(members, SETTINGS, progress=False)
+        fit(pairs, SETTINGS, progress=False)
 
 
 def test_file_that_is_no_training_checkpoint_is_refused(tmp_path):
@@ -200,7 +200,7 @@ def test_survey_without_spectra_to_train_on_is_refused():
     sdss = coarse()
     flux = np.ones((5, len(sdss.wave_obs)), np.float32)
     for ids, usable in ((np.zeros(5, np.uint64), None), (np.arange(5, dtype=np.uint64), np.zeros(5, bool))):
-        empty = SpectrumArrays(flux, flux, np.zeros(5), ids, usable)
+        empty = SpectrumDataset(flux, flux, np.zeros(5), ids, usable)
         with pytest.raises(ValueError, match="no spectra to train sdss on"):
             fit([(model(sdss)[0], empty)], SETTINGS, progress=False)
 
@@ -240,7 +240,7 @@ def test_every_usable_training_spectrum_is_visited_once_an_epoch():
     usable = np.arange(N) % 5 != 0
     flux = np.repeat(np.arange(N, dtype=np.float32)[:, None], len(sdss.wave_obs), axis=1)
     ids = np.arange(N, dtype=np.uint64)
-    arrays = SpectrumArrays(flux, flux, np.zeros(N), ids, usable=usable, block=7)
+    arrays = SpectrumDataset(flux, flux, np.zeros(N), ids, usable=usable, block=7)
     seen = {}
     for split in ("train", "valid"):
         batches = list(arrays.batches(split, 0, 4))
@@ -257,4 +257,4 @@ def test_every_usable_training_spectrum_is_visited_once_an_epoch():
 
 def test_arrays_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match="10, 10, 9 and 10 rows"):
-        SpectrumArrays(np.ones((10, 5)), np.ones((10, 5)), np.ones(9), np.ones(10, np.uint64))
+        SpectrumDataset(np.ones((10, 5)), np.ones((10, 5)), np.ones(9), np.ones(10, np.uint64))

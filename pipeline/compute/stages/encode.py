@@ -27,21 +27,21 @@ def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> 
     plan = read_plan(root)
     require_same(plan.encode_fingerprint(model_name), fingerprint, f"encode {model_name}")
     config = plan.model(model_name)
-    with clock.part("read"):
+    with clock.phase("read"):
         spectra = read_region(spectra_url(root), ("flux", "ivar", "quality"), shard.start, shard.stop)
         z = targets.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)["z"].to_numpy(np.float32)
     if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
         raise ConfigError(f"chunk {shard.index}", "not ingested", "spectra in the store", "run ingest first")
-    with clock.part("checksum"):
+    with clock.phase("checksum"):
         checksums = checksum(spectra)
         _require_undamaged(root, plan, shard, checksums)
-    with clock.part("load"):
+    with clock.phase("load"):
         model = process.load(config, plan.config.instrument)
-    with clock.part("wait"):
+    with clock.phase("wait"):
         process.compute_lock.acquire()
     try:
-        with clock.part("encode"):
-            process.prepare()
+        with clock.phase("encode"):
+            process.make_deterministic()
             encoded = infer.encode_spectra(
                 model,
                 spectra["flux"],
@@ -56,15 +56,15 @@ def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> 
     finally:
         process.compute_lock.release()
     arrays = {**encoded.outputs, "quality": encoded.quality}
-    with clock.part("write"):
+    with clock.phase("write"):
         write_region(encodings_url(root, model_name), shard, arrays)
-    with clock.part("checksum"):
+    with clock.phase("checksum"):
         record = record_of(shard, arrays)
     record |= {"device": process.device_name(process.device()), "spectra_checksums": checksums}
     record["packages"] = packages(("numpy", "torch", "zarr", "numcodecs"))
     if encoded.micro_batch != config.micro_batch:
         record["micro_batch"] = encoded.micro_batch
-    with clock.part("mark"):
+    with clock.phase("mark"):
         ledger = encode_ledger(root, plan, model_name)
         mark_shard(ledger, encodings_url(root, model_name), shard, arrays, record)
     return finish("encode", model_name, shard, record, arrays, clock)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.archive.reader import Archive
-from pipeline.archive.source import FetchCounters, Share, Source, default_concurrency
+from pipeline.archive.source import Allowance, FetchCounters, Source, default_concurrency
 from pipeline.catalog import targets
 from pipeline.compute.stages.record import Record, Timings, finish, mark_shard, packages, record_of, require_same
 from pipeline.planning.plan import Plan, Shard
@@ -31,7 +31,7 @@ SLOWEST = 1e6
 """Bytes per second of a connection that still counts as alive."""
 
 
-def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+def ingest_shard(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
     """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
 
     share: what this task may ask of the source; None: all that the plan allows. Returns the summary: the marker's
@@ -42,28 +42,30 @@ def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None 
     clock, counters = Timings(), FetchCounters()
     plan = read_plan(root)
     require_same(plan.ingest_fingerprint, fingerprint, "ingest")
-    with clock.part("targets"):
+    with clock.phase("targets"):
         rows = targets.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)
-    arrays = _ingest(plan, rows, share, clock, counters)
-    with clock.part("write"):
+    arrays = _ingest(plan, rows, allowance, clock, counters)
+    with clock.phase("write"):
         write_region(spectra_url(root), shard, arrays)
-    with clock.part("checksum"):
+    with clock.phase("checksum"):
         record = record_of(shard, arrays)
     record["packages"] = packages(("numpy", "zarr", "numcodecs"))
-    with clock.part("mark"):
+    with clock.phase("mark"):
         mark_shard(ingest_ledger(root, plan), spectra_url(root), shard, arrays, record)
     return finish("ingest", None, shard, record, arrays, clock, asdict(counters))
 
 
-def archive_of(plan: Plan, share: Share | None = None) -> Archive:
+def archive_of(plan: Plan, allowance: Allowance | None = None) -> Archive:
     """Return where a plan's spectra come from. share: what a task may ask of it; None: what the plan says."""
     config = plan.config
     layout = plan.survey.layouts[config.layout]
-    share = share or Share(config.concurrency or default_concurrency(config.source), config.max_requests_per_second)
+    allowance = allowance or Allowance(
+        config.concurrency or default_concurrency(config.source), config.max_requests_per_second
+    )
     source = Source(
         config.source,
-        concurrency=min(share.concurrency, layout.at_once),
-        per_second=share.per_second,
+        concurrency=min(allowance.concurrency, layout.at_once),
+        per_second=allowance.per_second,
         retries=config.retries,
         timeout=REQUEST_TIMEOUT + layout.size / SLOWEST,
         cache=config.cache,
@@ -72,7 +74,7 @@ def archive_of(plan: Plan, share: Share | None = None) -> Archive:
 
 
 def _ingest(
-    plan: Plan, rows: pd.DataFrame, share: Share | None, clock: Timings, counters: FetchCounters
+    plan: Plan, rows: pd.DataFrame, allowance: Allowance | None, clock: Timings, counters: FetchCounters
 ) -> dict[str, NDArray[Any]]:
     """Arrays of a chunk's spectra store, row by row of the targets."""
     grid = grid_of(plan.config.instrument)
@@ -81,9 +83,9 @@ def _ingest(
         name: np.empty([lengths[dim] for dim in variable.dims], variable.dtype)
         for name, variable in SPECTRA_VARIABLES.items()
     }
-    spectra = archive_of(plan, share).spectra(rows["target"].tolist(), clock.part, counters)
+    spectra = archive_of(plan, allowance).spectra(rows["target"].tolist(), clock.phase, counters)
     for i, (z, raw) in enumerate(zip(rows["z"].tolist(), spectra, strict=True)):
-        with clock.part("normalize"):
+        with clock.phase("normalize"):
             if isinstance(raw, Quality):
                 spectrum = normalize.empty(grid, raw)
             else:

@@ -61,9 +61,9 @@ def _run_chunks() -> Gauge:
     return Gauge("run_chunks", text, ("state",), namespace="spender", subsystem=SCHEDULER)
 
 
-def begin(total: int, already: int) -> None:
+def begin(total: int, done_before: int) -> None:
     """Say on a scheduler how many chunks a run has, and how many of them earlier runs have done."""
-    for state, chunks in (("pending", total - already), ("done", already), ("failed", 0)):
+    for state, chunks in (("pending", total - done_before), ("done", done_before), ("failed", 0)):
         _run_chunks().labels(state).set(chunks)
 
 

@@ -39,7 +39,7 @@ _loading = threading.Lock()
 _models: dict[tuple[str, str, str], SpectrumModel] = {}
 
 
-def prepare() -> None:
+def make_deterministic() -> None:
     """Fix what changes numbers beside the inputs: one thread per operation, deterministic convolutions.
 
     Not the precision, in which another thread may be computing: that is `spender_core.precision.arithmetic`'s.
@@ -72,19 +72,19 @@ def _keep_memory() -> None:
 
 
 @contextmanager
-def prepared() -> Iterator[None]:
-    """Do `prepare` for as long as the context lasts: work in the caller's own process leaves no trace there."""
+def deterministic() -> Iterator[None]:
+    """Call `make_deterministic`, and restore on leaving what it changed in the caller's process."""
     cudnn = torch.backends.cudnn
     threads = torch.get_num_threads()
     flags = cudnn.benchmark, cudnn.deterministic
-    turn = sys.getswitchinterval()
-    prepare()
+    interval = sys.getswitchinterval()
+    make_deterministic()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.deterministic = flags
-        sys.setswitchinterval(turn)
+        sys.setswitchinterval(interval)
 
 
 def wanted_device() -> str:

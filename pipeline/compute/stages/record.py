@@ -39,7 +39,7 @@ class Timings:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
         """Add the time that the context takes to a part."""
         start = time.perf_counter()
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from pipeline.archive.quota import Quota, turn
+from pipeline.archive.quota import Quota, slot
 from pipeline.archive.source import SourceError
 from pipeline.compute.stages import encode, ingest, metrics
-from pipeline.compute.stages.process import prepare
+from pipeline.compute.stages.process import make_deterministic
 from pipeline.compute.stages.record import Record
 from pipeline.errors import ConfigError, redacted
 from pipeline.planning.plan import Kind, Shard
@@ -69,7 +69,7 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
     if upstream is not None and upstream.reason is not None:
         metrics.fail(*task.kind)
         return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
-    prepare()
+    make_deterministic()
     tried = 1
 
     def warn(error: Exception, number: int) -> None:
@@ -99,8 +99,8 @@ def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
 
 def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:
     if task.model is None:
-        with turn(quota) as share:
-            return ingest.ingest_shard(root, fingerprint, task.shard, share)
+        with slot(quota) as allowance:
+            return ingest.ingest_shard(root, fingerprint, task.shard, allowance)
     return encode.encode_shard(root, fingerprint, task.model, task.shard)
 
 

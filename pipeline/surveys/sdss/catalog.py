@@ -75,8 +75,10 @@ def to_table(columns: Columns, url: str) -> pa.Table:
         return values.astype(np.int32)
 
     plate, mjd = integers("plate"), integers("mjd")
-    last = read_catalogids(columns[names["fiberid"]], names["fiberid"]) if is_sdss_v else integers("fiberid")
-    fiberid = np.zeros(size, np.int32) if is_sdss_v else last.astype(np.int32)
+    fiber_or_catalogid = (
+        read_catalogids(columns[names["fiberid"]], names["fiberid"]) if is_sdss_v else integers("fiberid")
+    )
+    fiberid = np.zeros(size, np.int32) if is_sdss_v else fiber_or_catalogid.astype(np.int32)
     run2d = read_run2d(columns[names["run2d"]])
     composed = np.zeros(size, np.uint64) if is_sdss_v else compose_specobjid(run2d, plate, mjd, fiberid)
     specobjid, is_beyond = composed, np.zeros(size, np.bool_)
@@ -89,7 +91,7 @@ def to_table(columns: Columns, url: str) -> pa.Table:
                 "plate": plate,
                 "mjd": mjd,
                 "fiberid": fiberid,
-                "last": last.astype(np.int64),
+                "fiber_or_catalogid": fiber_or_catalogid.astype(np.int64),
                 "run2d": run2d,
                 "ra": numbers("ra"),
                 "dec": numbers("dec"),
@@ -105,7 +107,7 @@ def to_table(columns: Columns, url: str) -> pa.Table:
 
 def compose_keys(table: pa.Table) -> pa.ChunkedArray:
     """Compose the targets' keys, run2d/plate-mjd-last."""
-    numbers = [table[name].cast(pa.string()) for name in ("plate", "mjd", "last")]
+    numbers = [table[name].cast(pa.string()) for name in ("plate", "mjd", "fiber_or_catalogid")]
     key = pc.binary_join_element_wise(*numbers, "-")
     return pc.binary_join_element_wise(table["run2d"].cast(pa.string()), key, "/")
 

@@ -24,7 +24,7 @@ class Ids(NamedTuple):
     run2d: str
     plate: int
     mjd: int
-    last: int
+    fiber_or_catalogid: int
 
 
 def is_sdss_v(run2d: str) -> bool:

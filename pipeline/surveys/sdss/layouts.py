@@ -35,23 +35,23 @@ def _reduction(run2d: str) -> str:
 
 def spec_path(ids: Ids, kind: str = "lite") -> str:
     """Return a target's spec file, relative to the release root. kind: "lite", or "full" with its exposures."""
-    folder = _reduction(ids.run2d)
-    sdss_v = SDSS_V.match(ids.run2d)
+    run2d, plate, mjd, number = ids
+    folder = _reduction(run2d)
+    sdss_v = SDSS_V.match(run2d)
     if sdss_v is None:
-        name = f"spec-{ids.plate:04d}-{ids.mjd}-{ids.last:04d}.fits"
-        return f"{folder}/spectra/{kind}/{ids.plate:04d}/{name}"
+        return f"{folder}/spectra/{kind}/{plate:04d}/spec-{plate:04d}-{mjd}-{number:04d}.fits"
     version = int(sdss_v[1])
     if version == 0:
-        return f"{folder}/spectra/{kind}/{ids.plate}p/{ids.mjd}/spec-{ids.plate}-{ids.mjd}-{ids.last:011d}.fits"
-    file = f"{ids.plate:06d}/{ids.mjd}/spec-{ids.plate:06d}-{ids.mjd}-{ids.last}.fits"
+        return f"{folder}/spectra/{kind}/{plate}p/{mjd}/spec-{plate}-{mjd}-{number:011d}.fits"
+    file = f"{plate:06d}/{mjd}/spec-{plate:06d}-{mjd}-{number}.fits"
     if version == 1:
         return f"{folder}/spectra/{kind}/{file}"
-    return f"{folder}/spectra/daily/{kind}/{ids.plate // 1000:03d}XXX/{file}"
+    return f"{folder}/spectra/daily/{kind}/{plate // 1000:03d}XXX/{file}"
 
 
-def spec_lite_path(run2d: str, plate: int, mjd: int, last: int) -> str:
-    """Return a target's spec-lite file, relative to the release root. last: fiberid, or SDSS-V's catalogid."""
-    return spec_path(Ids(run2d, plate, mjd, last))
+def spec_lite_path(run2d: str, plate: int, mjd: int, fiber_or_catalogid: int) -> str:
+    """Return a target's spec-lite file, relative to the release root, from its key's numbers."""
+    return spec_path(Ids(run2d, plate, mjd, fiber_or_catalogid))
 
 
 def plate_path(ids: Ids) -> str:
@@ -63,14 +63,18 @@ def plate_path(ids: Ids) -> str:
 
 
 def _numbers(ids: Ids) -> dict[str, int]:
-    return {"plate": ids.plate, "mjd": ids.mjd, "catalogid" if is_sdss_v(ids.run2d) else "fiberid": ids.last}
+    return {
+        "plate": ids.plate,
+        "mjd": ids.mjd,
+        "catalogid" if is_sdss_v(ids.run2d) else "fiberid": ids.fiber_or_catalogid,
+    }
 
 
 def _checked(raw: RawSpectrum, ids: Ids) -> RawSpectrum:
     """Refuse the spectrum of another target; an id that the file does not have contradicts nothing."""
     if raw.contradicts(_numbers(ids)):
-        last = raw.ids.get("catalogid" if is_sdss_v(ids.run2d) else "fiberid")
-        raise WrongSpectrum(f"the file is of {raw.ids.get('plate')}-{raw.ids.get('mjd')}-{last}")
+        fiber_or_catalogid = raw.ids.get("catalogid" if is_sdss_v(ids.run2d) else "fiberid")
+        raise WrongSpectrum(f"the file is of {raw.ids.get('plate')}-{raw.ids.get('mjd')}-{fiber_or_catalogid}")
     return raw
 
 
@@ -80,7 +84,7 @@ def _spec_spectrum(raw: RawSpectrum, key: str) -> RawSpectrum:
 
 def _plate_spectrum(plate: Plate, key: str) -> RawSpectrum:
     ids = ids_of(key)
-    return _checked(plate.spectrum(ids.last), ids)
+    return _checked(plate.spectrum(ids.fiber_or_catalogid), ids)
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -50,7 +50,9 @@ SDSS = Survey(
     instruments={"sdss": 3921, "boss": 4686},
     coordinates=COORDINATES,
     layouts=LAYOUTS,
-    catalog=CatalogColumns(choose_columns, to_table, ("run2d", "plate", "mjd", "last"), compose_keys, remarks),
+    catalog=CatalogColumns(
+        choose_columns, to_table, ("run2d", "plate", "mjd", "fiber_or_catalogid"), compose_keys, remarks
+    ),
     lookup=Lookup(
         names="PLATE-MJD-FIBER, RUN2D/PLATE-MJD-FIBER or specobjid",
         columns_of=_columns_of,

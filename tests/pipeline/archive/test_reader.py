@@ -48,7 +48,7 @@ def test_every_real_spectrum_is_found_by_its_key(mirror: Path, catalog: Path):
     keys = targets.read_targets(str(catalog))["target"].tolist()
     for key, raw in zip(keys, spectra(mirror, "spec-lite", *keys), strict=True):
         assert isinstance(raw, RawSpectrum), key
-        assert raw.ids["fiberid"] == ids_of(key).last
+        assert raw.ids["fiberid"] == ids_of(key).fiber_or_catalogid
 
 
 # --- plates ---

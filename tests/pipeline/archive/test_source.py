@@ -280,8 +280,8 @@ def test_the_cache_is_reached_as_the_runs_own_plan_says(tmp_path: Path, monkeypa
         return [StorageConfig(prefix="s3://cache", endpoint=endpoint)]
 
     def do() -> None:
-        storage.use(of("http://ours"))
-        other = threading.Thread(target=storage.use, args=(of("http://anothers"),))
+        storage.configure(of("http://ours"))
+        other = threading.Thread(target=storage.configure, args=(of("http://anothers"),))
         other.start()
         other.join()
         monkeypatch.setattr(storage, "read_bytes", reached)
@@ -289,7 +289,7 @@ def test_the_cache_is_reached_as_the_runs_own_plan_says(tmp_path: Path, monkeypa
         Source(str(tmp_path), cache="s3://cache").fetch(["a"])
 
     copy_context().run(do)
-    storage.use(())
+    storage.configure(())
     assert endpoints == ["http://ours", "http://ours"]
 
 

@@ -26,7 +26,7 @@ MakePlan = Callable[..., Plan]
 @pytest.fixture(autouse=True)
 def _storage_as_before() -> Iterator[None]:
     yield
-    storage.use(())
+    storage.configure(())
 
 
 @pytest.fixture

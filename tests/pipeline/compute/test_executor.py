@@ -14,7 +14,7 @@ from distributed import Client, Worker, WorkerPlugin
 
 from pipeline import storage
 from pipeline.archive.quota import divide
-from pipeline.archive.source import Share
+from pipeline.archive.source import Allowance
 from pipeline.catalog import targets
 from pipeline.compute import cluster, executor, job
 from pipeline.compute.executor import Summary
@@ -63,8 +63,8 @@ def test_all_pending_chunks_are_done_an_ingest_before_its_encoding(tmp_path: Pat
     root, plan = make_root(tmp_path, mirror)
     told = Told()
     summary = run(root, plan, told=told)
-    assert (summary.total, summary.already, summary.done, summary.failed) == (6, 0, 6, ())
-    assert (told.total, told.already, told.closed) == (6, 0, True)
+    assert (summary.total, summary.done_before, summary.done, summary.failed) == (6, 0, 6, ())
+    assert (told.total, told.done_before, told.closed) == (6, 0, True)
     assert [str(outcome.task) for outcome in told.outcomes] == [
         f"{stage} {index:06d}" for index in range(3) for stage in ("ingest", "encode random")
     ]
@@ -75,7 +75,7 @@ def test_nothing_pending_does_nothing(tmp_path: Path, mirror: Path) -> None:
     run(root, plan)
     told = Told()
     summary = run(root, plan, told=told)
-    assert (summary.total, summary.already, summary.done) == (6, 6, 0)
+    assert (summary.total, summary.done_before, summary.done) == (6, 6, 0)
     assert told.outcomes == []
     assert job.pending(root, plan, BOTH, ["random"]).kinds == set()
 
@@ -278,10 +278,10 @@ class Poison(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         ingest = stage.ingest_shard
 
-        def poisoned(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+        def poisoned(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
             if shard.index == self.index:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return ingest(root, fingerprint, shard, share)
+            return ingest(root, fingerprint, shard, allowance)
 
         stage.ingest_shard = poisoned
 

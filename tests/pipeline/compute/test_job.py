@@ -69,7 +69,7 @@ def test_in_a_new_root_everything_is_pending_a_chunks_ingest_before_its_encoding
     assert names(found) == [
         f"{stage} {index:06d}" for index in range(3) for stage in ("ingest", "encode first", "encode second")
     ]
-    assert (found.total, found.already, found.ingested, found.stale) == (9, 0, frozenset(), [])
+    assert (found.total, found.done_before, found.ingested, found.stale) == (9, 0, frozenset(), [])
 
 
 def test_to_look_writes_nothing(root: str, plan: Plan) -> None:
@@ -82,7 +82,7 @@ def test_what_has_a_marker_is_not_pending(root: str, plan: Plan) -> None:
     mark(encode_ledger(root, plan, "first"), 1)
     found = job.pending(root, plan, BOTH, ("first",))
     assert names(found) == ["encode first 000000", "ingest 000002", "encode first 000002"]
-    assert (found.total, found.already, found.ingested) == (6, 3, {0, 1})
+    assert (found.total, found.done_before, found.ingested) == (6, 3, {0, 1})
     assert found.stale == []
 
 
@@ -156,16 +156,16 @@ def test_markers_of_another_fingerprint_do_not_count(root: str, plan: Plan) -> N
     mark(ingest_ledger(root, plan), 0, 1, 2)
     mark(encode_ledger(root, plan, "first"), 0, 1, 2)
     other = replace(plan, targets_sha256="ef" * 32)
-    assert job.pending(root, other, BOTH, MODELS).already == 0
+    assert job.pending(root, other, BOTH, MODELS).done_before == 0
     encoded_otherwise = replace(plan, models=tuple(replace(each, precision="bf16") for each in plan.models))
-    assert job.pending(root, encoded_otherwise, BOTH, MODELS).already == 3
+    assert job.pending(root, encoded_otherwise, BOTH, MODELS).done_before == 3
 
 
 def test_failures_and_the_stores_own_marker_are_no_chunks(root: str, plan: Plan) -> None:
     ledger = ingest_ledger(root, plan)
     ledger.mark_store({})
     ledger.fail(1, {"reason": "no answer"})
-    assert job.pending(root, plan, ("ingest",), ()).already == 0
+    assert job.pending(root, plan, ("ingest",), ()).done_before == 0
 
 
 def test_a_task_is_done_under_the_fingerprint_of_its_stage(root: str, plan: Plan) -> None:
@@ -209,7 +209,7 @@ def test_every_chunk_is_pending_or_done_and_no_encoding_outlives_its_spectra(
         mark(encode_ledger(root, plan, "second"), *others)
         found = job.pending(root, plan, BOTH, model_names)
     pending = {(task.kind, task.shard.index) for task in found.tasks}
-    assert len(pending) == len(found.tasks) == found.total - found.already
+    assert len(pending) == len(found.tasks) == found.total - found.done_before
     assert {index for kind, index in pending if kind == ("ingest", None)} == {0, 1, 2} - ingested
     for name, marked in (("first", encoded), ("second", others)):
         if name in model_names:

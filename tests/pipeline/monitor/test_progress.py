@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.compute.stages import metrics
 from pipeline.compute.stages.tasks import Outcome, Task
-from pipeline.monitor.progress import LINE_SECONDS, Bar, Counted, Lines, Several, make_progress
+from pipeline.monitor.progress import LINE_SECONDS, Bar, LogLines, SchedulerCounters, Tee, make_progress
 from pipeline.planning.plan import Shard
 
 
@@ -25,14 +25,14 @@ def outcome(index: int, reason: str | None = None) -> Outcome:
 
 def test_a_terminal_gets_a_bar_and_a_log_gets_lines() -> None:
     assert isinstance(make_progress(Terminal()), Bar)
-    assert isinstance(make_progress(io.StringIO()), Lines)
+    assert isinstance(make_progress(io.StringIO()), LogLines)
 
 
 def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
     now = 0.0
     stream = io.StringIO()
-    lines = Lines(stream, clock=lambda: now)
-    lines.start(total=10, already=2)
+    lines = LogLines(stream, clock=lambda: now)
+    lines.start(total=10, done_before=2)
     for index in range(2, 10):
         now += LINE_SECONDS / 4
         lines.advance(outcome(index))
@@ -47,8 +47,8 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
 
 def test_failures_are_told_at_once() -> None:
     stream = io.StringIO()
-    lines = Lines(stream, clock=lambda: 0.0)
-    lines.start(total=2, already=0)
+    lines = LogLines(stream, clock=lambda: 0.0)
+    lines.start(total=2, done_before=0)
     lines.advance(outcome(0, "no answer"))
     lines.advance(outcome(1))
     assert "failed: ingest 000000: no answer" in stream.getvalue()
@@ -58,7 +58,7 @@ def test_failures_are_told_at_once() -> None:
 def test_the_bar_shows_chunks_and_failures() -> None:
     stream = Terminal()
     bar = Bar(stream)
-    bar.start(total=3, already=1)
+    bar.start(total=3, done_before=1)
     bar.advance(outcome(1))
     bar.advance(outcome(2, "no answer"))
     bar.close()
@@ -68,8 +68,8 @@ def test_the_bar_shows_chunks_and_failures() -> None:
 
 def test_several_are_told_the_same() -> None:
     streams = io.StringIO(), io.StringIO()
-    both = Several(*(Lines(stream, clock=lambda: 0.0) for stream in streams))
-    both.start(total=2, already=1)
+    both = Tee(*(LogLines(stream, clock=lambda: 0.0) for stream in streams))
+    both.start(total=2, done_before=1)
     both.advance(outcome(1))
     both.close()
     assert streams[0].getvalue() == streams[1].getvalue()
@@ -78,8 +78,8 @@ def test_several_are_told_the_same() -> None:
 
 def test_a_scheduler_counts_what_is_to_do_what_is_done_and_what_failed() -> None:
     calls: list[tuple[Any, ...]] = []
-    counted = Counted(lambda *call: calls.append(call))
-    counted.start(total=3, already=1)
+    counted = SchedulerCounters(lambda *call: calls.append(call))
+    counted.start(total=3, done_before=1)
     counted.advance(outcome(0))
     counted.advance(outcome(1, "no answer"))
     counted.close()
@@ -97,9 +97,9 @@ def test_a_scheduler_that_cannot_count_is_asked_once(caplog: pytest.LogCaptureFi
         calls.append(function)
         raise ModuleNotFoundError("No module named 'pipeline'")
 
-    counted = Counted(there)
+    counted = SchedulerCounters(there)
     with caplog.at_level(logging.WARNING, logger="pipeline.monitor.progress"):
-        counted.start(total=2, already=0)
+        counted.start(total=2, done_before=0)
         counted.advance(outcome(0))
         counted.advance(outcome(1))
     assert len(calls) == 1

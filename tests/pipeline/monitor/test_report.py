@@ -146,7 +146,7 @@ def test_text_from_outside_is_text(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, name="<b>run", source=f"https://host/{evil}")
     runs.ingest_ledger(root, plan).fail(1, {"reason": evil})
     writer = journal.Journal(root, {"command": evil})
-    writer.start(total=3, already=0)
+    writer.start(total=3, done_before=0)
     writer.close()
     outline = written(root, tmp_path / "report.html")
     assert {"b", "img", "script"} & outline.tags == set()

@@ -13,7 +13,7 @@ from pipeline.cli import main as cli
 from pipeline.compute import executor, job
 from pipeline.compute.stages.tasks import Outcome, Task
 from pipeline.monitor import run_log as journal
-from pipeline.monitor.progress import Several
+from pipeline.monitor.progress import Tee
 from pipeline.monitor.run_log import KEEP_SECONDS, Journal, read_logs
 from pipeline.planning.plan import Shard
 from pipeline.store import root as runs
@@ -49,7 +49,7 @@ def texts(root: Path) -> list[str]:
 
 def test_a_log_has_a_line_for_the_run_for_every_chunk_and_for_the_end(tmp_path: Path) -> None:
     writer = Journal(str(tmp_path), ASKED)
-    writer.start(total=4, already=1)
+    writer.start(total=4, done_before=1)
     writer.advance(outcome(1))
     writer.advance(outcome(2, "no answer"))
     writer.advance(outcome(3))
@@ -73,7 +73,7 @@ def test_a_log_has_a_line_for_the_run_for_every_chunk_and_for_the_end(tmp_path: 
 
 def test_a_run_with_nothing_to_do_writes_no_log(tmp_path: Path) -> None:
     writer = Journal(str(tmp_path), ASKED)
-    writer.start(total=4, already=4)
+    writer.start(total=4, done_before=4)
     writer.close()
     assert not (tmp_path / "logs").exists()
     assert read_logs(str(tmp_path)) == []
@@ -82,7 +82,7 @@ def test_a_run_with_nothing_to_do_writes_no_log(tmp_path: Path) -> None:
 def test_a_log_is_written_at_most_every_minute_and_at_the_end(tmp_path: Path) -> None:
     clock = Clock()
     writer = Journal(str(tmp_path), ASKED, clock)
-    writer.start(total=3, already=0)
+    writer.start(total=3, done_before=0)
     assert len(texts(tmp_path)) == 1
     clock.now = KEEP_SECONDS / 2
     writer.advance(outcome(0))
@@ -99,7 +99,7 @@ def test_a_log_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytes
     (tmp_path / "logs").write_text("a file in the folder's place")
     writer = Journal(str(tmp_path), ASKED)
     with caplog.at_level(logging.WARNING, logger="pipeline.monitor.run_log"):
-        writer.start(total=1, already=0)
+        writer.start(total=1, done_before=0)
         writer.advance(outcome(0))
         writer.close()
     assert "log could not be written" in caplog.text
@@ -110,7 +110,7 @@ DONE = {"event": "done", "at": "2026-01-01", "stage": "ingest", "model": None, "
 
 def test_lines_that_are_no_lines_are_counted_and_other_files_are_left_alone(tmp_path: Path) -> None:
     writer = Journal(str(tmp_path), ASKED)
-    writer.start(total=2, already=0)
+    writer.start(total=2, done_before=0)
     writer.advance(outcome(0))
     (file,) = (tmp_path / "logs").iterdir()
     first = texts(tmp_path)[0]
@@ -142,7 +142,7 @@ class Interrupts:
     def __init__(self, after: int) -> None:
         self._left = after
 
-    def start(self, total: int, already: int) -> None: ...
+    def start(self, total: int, done_before: int) -> None: ...
 
     def advance(self, outcome: Outcome) -> None:
         self._left -= 1
@@ -154,7 +154,7 @@ class Interrupts:
 
 def test_an_interrupted_run_leaves_its_log(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
-    progress = Several(Journal(root, ASKED), Interrupts(after=2))
+    progress = Tee(Journal(root, ASKED), Interrupts(after=2))
     with pytest.raises(KeyboardInterrupt):
         executor.run(job.pending(root, plan, ("ingest",), []), None, progress)
     (log,) = read_logs(root)

@@ -21,7 +21,7 @@ SECRET = "wJalrXUtnFEMI"
 @pytest.fixture(autouse=True)
 def _storage_as_before() -> Iterator[None]:
     yield
-    storage.use(())
+    storage.configure(())
 
 
 def config_of(tables: dict[str, dict[str, object]] | None = None) -> SurveyConfig:

@@ -32,7 +32,7 @@ def test_only_spectra_on_the_common_scale_are_learnt_from(tmp_path: Path, mirror
     spectra = read_status(root, runs.read_plan(root))[0]
     assert sample.usable.sum() <= 117 - spectra.quality["NO_NORM"]
     assert not EXCLUDED_FROM_TRAINING & Quality.FIBER_MASKED
-    assert sample.survey.steps("train", 10) > sample.survey.steps("valid", 10) > 0
+    assert sample.data.steps("train", 10) > sample.data.steps("valid", 10) > 0
 
 
 def test_a_run_that_is_not_ingested_is_refused(tmp_path: Path, mirror: Path) -> None:

@@ -22,7 +22,7 @@ Spectra = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], N
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    with worker.prepared():
+    with worker.deterministic():
         yield
 
 

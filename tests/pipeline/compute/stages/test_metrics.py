@@ -42,7 +42,7 @@ def test_failures_are_counted() -> None:
 
 
 def test_a_scheduler_knows_how_much_of_a_run_is_left() -> None:
-    metrics.begin(total=10, already=4)
+    metrics.begin(total=10, done_before=4)
     assert run_chunks() == {"pending": 6, "done": 4, "failed": 0}
     metrics.count("encode", "m-test", {"spectra": 3}, metrics.SCHEDULER)
     metrics.fail("encode", "m-test", metrics.SCHEDULER)
@@ -50,7 +50,7 @@ def test_a_scheduler_knows_how_much_of_a_run_is_left() -> None:
     metrics.count("encode", "m-test", {"spectra": 3})
     metrics.fail("encode", "m-test")
     assert run_chunks() == {"pending": 4, "done": 5, "failed": 1}, "what a worker does, the scheduler hears of once"
-    metrics.begin(total=5, already=5)
+    metrics.begin(total=5, done_before=5)
     assert run_chunks() == {"pending": 0, "done": 5, "failed": 0}, "the next run has chunks of its own"
 
 

@@ -30,7 +30,7 @@ def test_prepared_uses_one_thread_and_leaves_no_trace() -> None:
     torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
     try:
-        with worker.prepared():
+        with worker.deterministic():
             assert torch.get_num_threads() == 1
             assert not torch.backends.cudnn.benchmark
             assert torch.backends.cudnn.deterministic
@@ -43,7 +43,7 @@ def test_prepared_uses_one_thread_and_leaves_no_trace() -> None:
 
 def test_a_task_that_begins_leaves_the_precision_of_one_that_computes() -> None:
     with arithmetic("tf32", torch.device("cpu")):
-        thread = threading.Thread(target=worker.prepare)
+        thread = threading.Thread(target=worker.make_deterministic)
         thread.start()
         thread.join()
         assert torch.get_float32_matmul_precision() == "high"
@@ -54,7 +54,7 @@ def test_prepared_leaves_no_trace_of_work_that_failed() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ZeroDivisionError), worker.prepared():
+        with pytest.raises(ZeroDivisionError), worker.deterministic():
             _ = 1 / 0
         assert torch.get_num_threads() == 2
     finally:

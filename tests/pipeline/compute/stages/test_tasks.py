@@ -13,7 +13,7 @@ import pipeline
 from pipeline import retry
 from pipeline.archive import source as sources
 from pipeline.archive.quota import Quota
-from pipeline.archive.source import Share, SourceError
+from pipeline.archive.source import Allowance, SourceError
 from pipeline.compute.stages import tasks
 from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
@@ -22,7 +22,7 @@ from pipeline.planning.plan import Plan, Shard
 from pipeline.store.root import encode_ledger, ingest_ledger
 from tests.running import break_file, create_stores, make_root
 
-QUOTA = Quota(1, Share(4))
+QUOTA = Quota(1, Allowance(4))
 CHUNK = Shard(1, 2, 4)
 INGEST, ENCODE = Task("ingest", None, CHUNK), Task("encode", "random", CHUNK)
 
@@ -66,7 +66,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, *faults: BaseException) -> list[S
     """Have ingests fail with these faults, one each, and succeed afterwards; gives the calls."""
     calls: list[Shard] = []
 
-    def ingest_shard(root: str, fingerprint: str, shard: Shard, share: Share | None = None) -> Record:
+    def ingest_shard(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
         calls.append(shard)
         if len(calls) <= len(faults):
             raise faults[len(calls) - 1]

@@ -39,8 +39,8 @@ CASES = [
 def keywords(target: str, template: str) -> dict[str, str | int]:
     ids = ids_of(target)
     if template.startswith(("specLite", "specFull")):
-        return {"run2d": ids.run2d, "fieldid": ids.plate, "mjd": ids.mjd, "catalogid": ids.last}
-    return {"run2d": ids.run2d, "plateid": ids.plate, "mjd": ids.mjd, "fiberid": ids.last}
+        return {"run2d": ids.run2d, "fieldid": ids.plate, "mjd": ids.mjd, "catalogid": ids.fiber_or_catalogid}
+    return {"run2d": ids.run2d, "plateid": ids.plate, "mjd": ids.mjd, "fiberid": ids.fiber_or_catalogid}
 
 
 # Setting a release, sdss_access changes the environment of its whole process: it has one of its own.
