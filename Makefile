@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture quick test test-long long coverage docs lint types format lock audit clean
+.PHONY: help install demo notebook picture quick test test-long long coverage docs lint types format lock audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install ## encode two real galaxies and 300 mock spectra into ./demo
 	$(BIN)/python -m pipeline demo
+
+notebook: install ## open the first notebook in JupyterLab, on the demo's run
+	test -d demo/encodings || $(MAKE) demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
+	$(BIN)/jupyter lab notebooks/01_first_look.ipynb
 
 picture: demo ## draw the README's picture anew, from the demo
 	@mkdir -p notebooks/images
@@ -74,7 +79,7 @@ format: install ## apply ruff's fixes and formatting
 lock: ## write constraints.txt anew from the newest releases that pyproject.toml admits
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
-	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,docs,kubernetes,test]'
+	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,docs,kubernetes,notebook,test]'
 	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
 	mv constraints.new constraints.txt

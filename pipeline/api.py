@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.config import require_choice, require_positive
-from pipeline.errors import ChunksFailed, ConfigError
+from pipeline.errors import ChunksFailed, ConfigError, require_ending
 from pipeline.monitor.status import RunStatus, read_status
 from pipeline.storage import Place, place, require_writable
 from pipeline.store.root import read_plan
@@ -47,8 +47,8 @@ def select_targets(
     catalog: FITS, CSV or Parquet file. select: names of ready-made conditions, such as "main-galaxies"; where: a
     condition on the catalog's columns, such as "CLASS == 'GALAXY' and 0 < Z < 0.5"; all of them must hold. output:
     Parquet file to write the targets to. survey: whose catalog it is. Returns the targets, one row per spectrum, the
-    number of rows read, and remarks. Raises ConfigError for a catalog that cannot be read or lacks columns, and where
-    no row matches.
+    number of rows read, and remarks. Raises ConfigError for a catalog that cannot be read or lacks columns, for an
+    output that is not named .parquet, and where no row matches.
 
     >>> targets = select_targets("specObj-dr17.fits", select="main-galaxies")
     """
@@ -57,7 +57,9 @@ def select_targets(
     from pipeline.surveys.registry import get_survey
 
     if output is not None and place(catalog) == place(output):
-        raise ConfigError("--output", str(output), "another file than the catalog", "the catalog would be lost")
+        raise ConfigError("--output", str(output), "a file other than the catalog", "the catalog would be overwritten")
+    if output is not None:
+        require_ending("--output", place(output), ".parquet")
     known = get_survey(survey)
     condition = combined(known.selections, _listed(select), where)
     found = targets.find_targets(os.fspath(catalog), condition, survey=known)
@@ -244,10 +246,11 @@ def verify(root: Place, *, repair: bool = False) -> Findings:
 def report(root: Place, output: Place) -> str:
     """Write the report of a run as one HTML file that needs nothing beside it; return where it is.
 
-    root: folder of the run. output: file to write, .html.
+    root: folder of the run. output: file to write, .html. Raises ConfigError for another ending.
     """
     from pipeline.monitor.report import write_page
 
+    require_ending("--output", place(output), ".html", ".htm")
     write_page(place(root), place(output))
     return place(output)
 

@@ -16,7 +16,7 @@ _RELEASE = re.compile(r"(?<![a-z0-9])(e?dr\d+)(?![a-z0-9])", re.IGNORECASE)
 _PREFIX = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/(?!\.{0,2}(/|\Z))[^/?#:@\s]+)*\Z")
 _ENDPOINT = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?\Z")
 _CREDENTIAL = re.compile(r"key|secret|token|passw|pwd|credential|auth", re.IGNORECASE)
-_IN_ENVIRONMENT = "credentials come from the AWS variables or a profile: this file is copied into plan.json"
+_IN_ENVIRONMENT = "give credentials by the AWS variables or a profile: this file is copied into plan.json"
 
 
 def release_of(url: str) -> str:
@@ -56,7 +56,7 @@ class StorageConfig:
                 raise ConfigError(f"{key}.{name}", value, "true or false")
         if self.anonymous and (self.profile is not None or self.requester_pays):
             other = "profile" if self.profile is not None else "requester_pays"
-            raise ConfigError(f"{key}.anonymous", True, f"no {other} beside it", f"{other} needs an identity")
+            raise ConfigError(f"{key}.anonymous", True, f"no {other} with it", f"{other} needs an identity")
 
     def covers(self, url: str) -> bool:
         """Tell whether a URL is the prefix or lies below it, by whole parts of the path."""
@@ -70,7 +70,9 @@ class StorageConfig:
             raise ConfigError("storage", prefix, expected, _IN_ENVIRONMENT)
         checked = checked_keys(cls, {**values, "prefix": prefix}, f"storage.{prefix}")
         if "prefix" in values:
-            raise ConfigError(f"storage.{prefix}.prefix", values["prefix"], "no such key", "the table's name says it")
+            raise ConfigError(
+                f"storage.{prefix}.prefix", values["prefix"], "no such key", "the table's name is the prefix"
+            )
         return cls(**checked)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class SurveyConfig:
             require_positive("max_requests_per_second", self.max_requests_per_second)
         require_count("retries", self.retries, 0)
         if self.cache is not None:
-            require_text("cache", self.cache, "the URL of a folder or bucket", "pass --cache URL, or nothing")
+            require_text("cache", self.cache, "the URL of a folder or bucket", "pass --cache URL, or leave it out")
             require_place("cache", self.cache, with_query=False)
 
     def to_dict(self) -> dict[str, Any]:

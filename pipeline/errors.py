@@ -115,8 +115,14 @@ def require_place(key: str, url: str, with_query: bool = True) -> None:
         return
     query = _QUERY.search(url)
     if _USER.search(url) or (query and not (with_query and _PLAIN_QUERY.match(query[0]))):
-        remedy = "it is written down for others: for credentials use ~/.netrc, or the AWS variables or a profile"
+        remedy = "plan.json and logs would show it to others: use ~/.netrc, or the AWS variables or a profile"
         raise ConfigError(key, url, "a URL without user name, password and query", remedy)
+
+
+def require_ending(key: str, place: str, *endings: str) -> None:
+    """Refuse a file whose name promises another format than the one that is written. Raises ConfigError."""
+    if not place.lower().endswith(endings):
+        raise ConfigError(key, place, f"a name that ends in {' or '.join(endings)}", f"the format is {endings[0][1:]}")
 
 
 def _named(chunks: Sequence[int], most: int = 8) -> str:

@@ -202,7 +202,7 @@ def _refusal(url: str, error: Exception, code: str) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     told = text if code in text else f"{code}: {text}"
     clock = "; this machine's clock differs from the server's: set it" if code == "RequestTimeTooSkewed" else ""
-    return f"{told}, said {where} to {_identity(fs)}{clock}"
+    return f"{told} (from {where}, for {_identity(fs)}){clock}"
 
 
 def _identity(fs: fsspec.AbstractFileSystem) -> str:
@@ -216,7 +216,7 @@ def _identity(fs: fsspec.AbstractFileSystem) -> str:
         except BotoCoreError:
             found = None
         if found is None:
-            return "nobody: no credentials were found"
+            return "an unsigned request: no credentials were found"
         key, method = found.access_key, found.method
     return f"access key {key[:4]}...{key[-2:]} ({method})"
 

@@ -106,7 +106,7 @@ def read_checkpoint(file: str | Path, sha256: str | None = None) -> bytes:
     if published is None:
         data = _read(name)
     else:
-        data = _read_published(published)
+        data = _read_published(name, published)
         _check_hash(data, published.sha256, name)
     if sha256 is not None:
         _check_hash(data, sha256, name)
@@ -125,23 +125,23 @@ def _read(name: str) -> bytes:
             data: bytes = stream.read()
     except FileNotFoundError as error:
         raise WeightsError(
-            f"model {name!r} is neither a file nor a published model; those are {', '.join(PUBLISHED)}"
+            f"model {name!r} is neither a file nor a published model; the published models are {', '.join(PUBLISHED)}"
         ) from error
     except (OSError, ValueError, ImportError) as error:
         raise WeightsError(f"model {name!r} cannot be read: {error or type(error).__name__}") from error
     return data
 
 
-def _read_published(published: Published) -> bytes:
+def _read_published(name: str, published: Published) -> bytes:
     """Read through torch.hub's cache folder, where earlier releases of upstream put the same files."""
     if published.revision is None:
-        return _read(published.url)
+        return _fetch(name, published)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / published.file
     if cached.exists():
         data = cached.read_bytes()
         _check_hash(data, published.sha256, str(cached))
         return data
-    data = _read(published.url)
+    data = _fetch(name, published)
     _check_hash(data, published.sha256, published.url)
     cached.parent.mkdir(parents=True, exist_ok=True)
     temporary = cached.with_name(f"{cached.name}.{os.getpid()}.part")
@@ -150,12 +150,24 @@ def _read_published(published: Published) -> bytes:
     return data
 
 
+def _fetch(name: str, published: Published) -> bytes:
+    try:
+        with fsspec.open(published.url, "rb") as stream:
+            data: bytes = stream.read()
+    except (OSError, ValueError, ImportError) as error:  # FileNotFoundError, too: fsspec's for a network that is down
+        reason = str(error.__cause__ or error) or type(error).__name__
+        raise WeightsError(
+            f"model {name!r} could not be fetched from {published.url} ({reason}): try again, or give a file of it"
+        ) from error
+    return data
+
+
 def _check_hash(data: bytes, expected: str, name: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if not found.startswith(expected.lower()):
         raise WeightsError(
             f"model {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or another"
-            " one; remove it from where it was read, fetch it again, or plan anew if the change is meant"
+            " one; remove it from where it was read, fetch it again, or plan again if the change is meant"
         )
 
 

@@ -178,7 +178,7 @@ class _Run:
         return content
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in one of the threads, which reaches storage as this run's plan says (`storage.use`)."""
+        """Call a function in one of the threads, which reaches storage as this run's plan says (`storage.configure`)."""
         within = copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self.threads, within, function, *arguments)
 
@@ -209,7 +209,7 @@ class _Run:
                 if faults > source.retries or _is_permanent(error) or asked_in_sum > MAX_RETRY_AFTER:
                     reason = f"{type(error).__name__}: {redacted(str(error))}"
                     if asked:
-                        reason += f", and asks to be left alone for {asked:.0f} s"
+                        reason += f", and asks for a pause of {asked:.0f} s"
                     raise SourceError(f"{path}: {reason} (attempt {attempt + 1})") from error
             if asked:
                 # every request of this process: the server is busy, not the file
@@ -226,7 +226,7 @@ class _Run:
         content = bytes(await asyncio.wait_for(get(), self.source.timeout))
         if content[:_PROBE].lstrip().startswith(b"<"):
             # from a login or maintenance page with status 200: the file itself may be well
-            raise OSError("the server gives a web page in the file's place")
+            raise OSError("the server returned a web page instead of the file")
         return content
 
 

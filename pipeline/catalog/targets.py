@@ -143,7 +143,9 @@ def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
     schema = schema_of(survey)
     missing = [name for name in schema.names if name not in frame.columns]
     if missing:
-        remedy = f"they are those of the survey {survey.name}: make them with select_targets(..., survey=...)"
+        remedy = (
+            f"these are the columns of the survey {survey.name}: make the table with select_targets(..., survey=...)"
+        )
         raise ConfigError("targets", "a frame", f"a frame with the columns {', '.join(missing)}", remedy)
     try:
         table = pa.table({name: pa.array(frame[name], from_pandas=True) for name in schema.names})
@@ -152,9 +154,7 @@ def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
     found: pd.DataFrame = _checked(table, "a frame", survey, 0).to_pandas()
     twice = found["target"][found["target"].duplicated()]
     if len(twice):
-        raise ConfigError(
-            "targets", twice.iloc[0], "each target once", f"{len(twice)} rows repeat another: remove them"
-        )
+        raise ConfigError("targets", twice.iloc[0], "each target once", f"{len(twice)} rows are repeats: remove them")
     return found
 
 

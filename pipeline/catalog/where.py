@@ -89,7 +89,7 @@ def names(expression: str) -> frozenset[str]:
     tree = _parse(expression)
     found = frozenset(node.id.lower() for node in ast.walk(tree) if isinstance(node, ast.Name))
     if not found:
-        raise ConfigError("where", _shorten(expression), "a condition on columns of the catalog: this names none")
+        raise ConfigError("where", _shorten(expression), "a condition that names a column of the catalog")
     return found
 
 

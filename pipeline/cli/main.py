@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from pipeline.cli.arguments import Verb, describe, is_expected
 from pipeline.cli.demo import DEMO
+from pipeline.cli.parser import Parser
 from pipeline.cli.plan import PLAN
 from pipeline.cli.plot import PLOT
 from pipeline.cli.report import REPORT
@@ -69,7 +70,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     except Exception as error:
         if not is_expected(error):
             raise
-        logging.getLogger(__name__).info("where it happened", exc_info=True)
+        logging.getLogger(__name__).info("traceback of the error", exc_info=True)
         print(f"error: {describe(error)}", file=sys.stderr)
         return ExitStatus.REFUSED
 
@@ -79,7 +80,7 @@ def _verb(name: str) -> Verb:
 
 
 def _interrupted(verb: Verb, error: BaseException) -> int:
-    resumes = "; the same command resumes" if verb.resumes else ""
+    resumes = "; run the same command again to resume" if verb.resumes else ""
     # Zarr's event loop, in a thread of its own, reports at exit what it was writing; nothing of that is marked as done.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     terminated = isinstance(error, Terminated)
@@ -114,15 +115,18 @@ class _Redacting(logging.Formatter):
         return redacted(super().format(record))
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all verbs; the command-line reference of the pages is made from it."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-v", "--verbose", action="store_true", help="log lines with timings on stderr")
-    whole = argparse.ArgumentParser(
+    text = "write log lines with timings to stderr"
+    common = Parser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=text)
+    whole = Parser(
         prog="spender-pipeline",
         description="Encode a whole spectroscopic survey into spender latents and restframe spectra.",
         epilog="ROOT, CATALOG, URL and M are paths or any fsspec URL: file, http(s), s3, hf, ...",
     )
+    # before the verb or after it: where it is left out after the verb, what stands before the verb counts
+    whole.add_argument("-v", "--verbose", action="store_true", help=text)
     whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for verb in VERBS:

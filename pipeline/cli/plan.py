@@ -1,4 +1,4 @@
-"""`plan`: say what a run is to do, or add a model to it."""
+"""`plan`: define what a run does, or add a model to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SURVEY_OPTIONS = (
 
 
 def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="URL", help="the same options written down, TOML")
+    parser.add_argument("--config", metavar="URL", help="TOML file with the same options")
     for option, metavar, text in _SURVEY_OPTIONS:
         parser.add_argument(option, metavar=metavar, help=text)
     parser.add_argument(
@@ -32,15 +32,28 @@ def _add_options(parser: ArgumentParser) -> None:
         help="checkpoint: a file, a URL or a published name; NAME labels it; may be given more than once "
         "(default for new plans on the sdss grid: sdss-demo)",
     )
-    parser.add_argument("--variables", metavar="A,B", help="what lands: latents,restframe,reconstruction,chi2,...")
-    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), help="arithmetic of the model")
+    parser.add_argument(
+        "--variables", metavar="A,B", help="outputs to store: latents,restframe,reconstruction,chi2,..."
+    )
+    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), help="numerical precision of the model")
     parser.add_argument("--micro-batch", metavar="N", type=int, help="spectra per forward pass")
     parser.add_argument("--shard", metavar="N", type=int, help="spectra per task, at most 4096")
-    parser.add_argument("--chunk", metavar="N", type=int, help="spectra per unit of reading; divides --shard")
-    parser.add_argument("--concurrency", metavar="N", type=int, help="files in flight per task (default 64; 8 on disk)")
-    parser.add_argument("--max-requests", metavar="N", type=int, help="files in flight of the whole run (default 256)")
+    parser.add_argument(
+        "--chunk", metavar="N", type=int, help="spectra per Zarr chunk, the unit of reading; a divisor of --shard"
+    )
+    parser.add_argument(
+        "--concurrency",
+        metavar="N",
+        type=int,
+        help="files that a task fetches at the same time (default 64; 8 from a disk)",
+    )
+    parser.add_argument(
+        "--max-requests", metavar="N", type=int, help="files that the whole run fetches at the same time (default 256)"
+    )
     add_rate(parser)
-    parser.add_argument("--cache", metavar="URL", help="folder or bucket to look in first and to fill, as a mirror")
+    parser.add_argument(
+        "--cache", metavar="URL", help="folder or bucket that keeps fetched files; it is read before the source"
+    )
 
 
 def _execute(args: Namespace) -> int:
@@ -69,4 +82,4 @@ def _execute(args: Namespace) -> int:
     return 0
 
 
-PLAN = Verb("plan", "say what a run is to do, or add a model to it", _execute, _add_options)
+PLAN = Verb("plan", "define what a run does, or add a model to it", _execute, _add_options)

@@ -15,17 +15,19 @@ from pipeline.errors import ChunksFailed, ExitStatus
 def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool = True) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: one per core)")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="use the Dask cluster there, such as tcp://host:8786")
-    where.add_argument("--serial", action="store_true", help="work in this process, for debugging")
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="address of the Dask scheduler to use, such as tcp://host:8786"
+    )
+    where.add_argument("--serial", action="store_true", help="run in this process, for debugging")
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
-    text = "how long to wait for a scheduler, its first worker and, with --gpu, its first GPU (default 50 in all)"
+    text = "how long to wait for a scheduler, its first worker and, with --gpu, its first GPU (default 50 s in total)"
     parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
     if fetches:
         add_rate(parser)
     if models:
         parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
         parser.add_argument(
-            "--gpu", action="store_true", help="encode on a GPU or not at all (default: where there is one)"
+            "--gpu", action="store_true", help="require a GPU to encode (default: use one where available)"
         )
 
 
@@ -60,7 +62,7 @@ def _execute(args: Namespace) -> int:
         print(f"error: {error}:", file=sys.stderr)
         for task, reason in error.reasons.items():
             print(f"  {task}: {reason}", file=sys.stderr)
-        print("the same command resumes with these; nothing that is done is repeated", file=sys.stderr)
+        print("run the same command again to retry them; finished chunks are not repeated", file=sys.stderr)
         return ExitStatus.SOME_FAILED
     found = api.status(root)
     print_status(found.stages)
@@ -78,7 +80,7 @@ def _finalize(args: Namespace) -> int:
 
 RUN = Verb(
     "run",
-    "do what is pending: ingest and encode, then finalize",
+    "ingest and encode what is pending, then finalize",
     _execute,
     _add_options,
     resumes=True,
@@ -100,4 +102,6 @@ ENCODE = Verb(
     resumes=True,
     works=True,
 )
-FINALIZE = Verb("finalize", "check that all is done, write provenance, consolidate metadata", _finalize, resumes=True)
+FINALIZE = Verb(
+    "finalize", "check that all chunks are done, write provenance, consolidate metadata", _finalize, resumes=True
+)

@@ -14,7 +14,7 @@ from pipeline.spectra.quality import Quality
 
 
 def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _execute(args: Namespace) -> int:

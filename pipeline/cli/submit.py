@@ -11,29 +11,42 @@ from pipeline.errors import ConfigError
 
 
 def _add_submit(parser: ArgumentParser) -> None:
-    image = "image of every pod, or of those without a GPU (default: as the manifests have it)"
+    image = "container image of all pods, or of those without a GPU (default: as in the manifests)"
     parser.add_argument("--image", metavar="IMAGE", help=image)
-    parser.add_argument("--gpu-image", metavar="IMAGE", help="image of the GPU workers (default: theirs, or the same)")
+    parser.add_argument(
+        "--gpu-image",
+        metavar="IMAGE",
+        help="container image of the GPU workers (default: as in the manifests, or --image)",
+    )
     _add_counts(parser)
-    parser.add_argument("--namespace", metavar="NAME", help="(default: as the manifests have it)")
+    parser.add_argument("--namespace", metavar="NAME", help="Kubernetes namespace (default: as in the manifests)")
     manifests = "kustomization to fill in: a folder like deploy/overlays/eks (default: deploy/base)"
     parser.add_argument("--manifests", metavar="DIR", help=manifests)
-    operator = "use Kubernetes' own resources alone, where Dask's are not allowed"
+    operator = "create only Kubernetes' own resources, for a cluster without the Dask operator"
     parser.add_argument("--no-operator", action="store_true", help=operator)
-    parser.add_argument("--dry-run", action="store_true", help="print the manifests, and change nothing")
-    parser.add_argument("--detach", action="store_true", help="return when all is created, without following the run")
-    parser.add_argument("--keep", action="store_true", help="leave the objects of a run that has ended in the cluster")
+    parser.add_argument("--dry-run", action="store_true", help="print the manifests and change nothing")
+    parser.add_argument(
+        "--detach", action="store_true", help="return once everything is created, without following the run"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the run's Kubernetes objects after it has ended")
     add_rate(parser)
 
 
 def _add_scale(parser: ArgumentParser) -> None:
     _add_counts(parser)
-    parser.add_argument("--namespace", metavar="NAME", default="spender", help="(default: spender)")
+    parser.add_argument(
+        "--namespace", metavar="NAME", default="spender", help="Kubernetes namespace (default: spender)"
+    )
 
 
 def _add_counts(parser: ArgumentParser) -> None:
-    parser.add_argument("--cpu-workers", metavar="N", type=int, help="workers that ingest, and encode without GPUs")
-    parser.add_argument("--gpu-workers", metavar="N", type=int, help="workers that encode, with a GPU each; 0: none")
+    parser.add_argument(
+        "--cpu-workers",
+        metavar="N",
+        type=int,
+        help="workers without a GPU: they ingest, and encode if there are no GPU workers",
+    )
+    parser.add_argument("--gpu-workers", metavar="N", type=int, help="workers with one GPU each: they encode; 0: none")
 
 
 def _execute_submit(args: Namespace) -> int:
@@ -64,13 +77,13 @@ def _execute_submit(args: Namespace) -> int:
     submitted = submission.Submitted(root, prepared.plan, prepared.name, api)
     submission.create(submitted, documents)
     print(f"submitted as {prepared.name} in the namespace {api.namespace}")
-    print(f"how far it is, from anywhere: spender-pipeline status {root}", flush=True)
+    print(f"to see its progress: spender-pipeline status {root}", flush=True)
     if args.detach:
         return 0
     try:
         ended: int = submission.follow(submitted)
     except BaseException:
-        print(f"\nthe run goes on; to end it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
+        print(f"\nthe run continues; to stop it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
         raise
     if not args.keep:
         try:
@@ -93,7 +106,7 @@ def _submission() -> ModuleType:
 
 def _execute_scale(args: Namespace) -> int:
     if args.cpu_workers is None and args.gpu_workers is None:
-        raise ConfigError("--cpu-workers, --gpu-workers", None, "at least one of them", "say how many there shall be")
+        raise ConfigError("--cpu-workers, --gpu-workers", None, "at least one of them", "give the number of workers")
     submission = _submission()
     api = submission.connect(args.namespace)
     for group, (before, after) in submission.scale(args.root, api, args.cpu_workers, args.gpu_workers).items():
@@ -101,5 +114,5 @@ def _execute_scale(args: Namespace) -> int:
     return 0
 
 
-SUBMIT = Verb("submit", "do the same as `run` as a job on Kubernetes, and follow it", _execute_submit, _add_submit)
-SCALE = Verb("scale", "change how many workers a submitted run has", _execute_scale, _add_scale)
+SUBMIT = Verb("submit", "do what `run` does as a job on Kubernetes, and follow it", _execute_submit, _add_submit)
+SCALE = Verb("scale", "change the number of workers of a submitted run", _execute_scale, _add_scale)

@@ -11,13 +11,23 @@ from pipeline.errors import redacted, require_place
 
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("roots", metavar="ROOT", nargs="+", help="folders of runs, one per instrument")
-    parser.add_argument("--output", metavar="FILE", required=True, help="checkpoint to write; resumed if it is there")
+    parser.add_argument(
+        "--output", metavar="FILE", required=True, help="checkpoint to write; an existing one is resumed"
+    )
     parser.add_argument("--start", metavar="M", help="checkpoint to start from (default: random weights)")
-    parser.add_argument("--latents", metavar="S", type=int, default=8, help="number of latents (default 8)")
-    parser.add_argument("--epochs", metavar="N", type=int, default=100, help="(default 100)")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="(default 64)")
-    parser.add_argument("--learning-rate", metavar="X", type=float, default=1e-3, help="peak (default 0.001)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default 0)")
+    parser.add_argument("--latents", metavar="S", type=int, help="number of latents of a new model (default 8)")
+    parser.add_argument("--epochs", metavar="N", type=int, default=100, help="passes over the spectra (default 100)")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="spectra per step (default 64)")
+    parser.add_argument(
+        "--learning-rate", metavar="X", type=float, default=1e-3, help="peak learning rate (default 0.001)"
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="of the random weights and the order of the spectra (default 0)",
+    )
 
 
 def _execute(args: Namespace) -> int:

@@ -11,7 +11,9 @@ from pipeline.errors import ExitStatus
 
 
 def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--repair", action="store_true", help="have `run` do again what is not as it should be")
+    parser.add_argument(
+        "--repair", action="store_true", help="remove the markers of damaged chunks, so that `run` does them again"
+    )
 
 
 def _execute(args: Namespace) -> int:
@@ -19,16 +21,20 @@ def _execute(args: Namespace) -> int:
     for problem in found.problems:
         print(problem)
     if not found.problems:
-        print(f"verified: every chunk of {args.root} is as its marker says")
+        print(f"verified: every chunk of {args.root} matches its marker")
         return 0
+    if found.pending == len(found.problems):
+        rest = f"nothing that is done is damaged; to do the rest: spender-pipeline run {args.root}"
+        print(f"error: {args.root} is not finished; {rest}", file=sys.stderr)
+        return ExitStatus.SOME_FAILED
     counted = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''} found in {args.root}"
     if not args.repair:
-        remedy = f"to mend what is damaged: spender-pipeline verify {args.root} --repair, then run"
+        remedy = f"to repair: spender-pipeline verify {args.root} --repair, then run"
         print(f"error: {counted}; {remedy}", file=sys.stderr)
         return ExitStatus.SOME_FAILED
-    repaired = [f"coordinates and descriptions written again: {label}" for label in found.restored]
+    repaired = [f"coordinates and metadata rewritten: {label}" for label in found.restored]
     repaired += [f"{found.unmarked} markers removed"] if found.unmarked else []
-    what = f"{'; '.join(repaired) or 'nothing to repair'}; spender-pipeline run {args.root} does the rest"
+    what = f"{'; '.join(repaired) or 'nothing to repair'}; to do the rest: spender-pipeline run {args.root}"
     print(f"{counted}; {what}", file=sys.stderr)
     return ExitStatus.SOME_FAILED
 

@@ -81,7 +81,7 @@ def place_of_work(
     """
     if client is not None:
         if (workers, scheduler, memory_limit, serial) != (None, None, None, False):
-            raise ConfigError("client", client, "no workers, scheduler, memory_limit or serial beside it")
+            raise ConfigError("client", client, "no workers, scheduler, memory_limit or serial with it")
         if not isinstance(client, Client):
             raise ConfigError("client", client, "a Dask client", "for the address of a scheduler, say scheduler=")
         if client.asynchronous:
@@ -139,10 +139,9 @@ def connect(
 def _require_one_place(workers: int | None, scheduler: str | None, serial: bool) -> None:
     if sum((workers is not None, scheduler is not None, serial)) > 1:
         raise ConfigError(
-            "--workers, --scheduler, --serial",
-            "several of them",
-            "at most one",
-            "they name three different places to run in",
+            "the place to run",
+            "given more than once",
+            "at most one of --workers, --scheduler and --serial",
         )
 
 
@@ -267,7 +266,9 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
         with ThreadPoolExecutor(1) as pool:  # a caller in a notebook has a running loop of its own
             found = pool.submit(asyncio.run, _ask_what_it_is(address, wait or CONNECT_TIMEOUT)).result()
         if found != "Scheduler":
-            raise ConfigError("--scheduler", address, expected, f"a {found} answers there: name its scheduler")
+            raise ConfigError(
+                "--scheduler", address, expected, f"a {found} answers there: give its scheduler's address"
+            )
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except ConfigError:
         raise
@@ -276,9 +277,9 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
             str(error) if isinstance(error, ValueError) else f"no Dask scheduler answered: {_first_line(error, wait)}"
         )
         if isinstance(_root(error), ssl.SSLError):
-            remedy = f"its certificate and ours do not fit; {_TLS_REMEDY}"
+            remedy = f"its TLS certificate and ours do not match; {_TLS_REMEDY}"
         else:
-            remedy = "start one with: dask scheduler; one with certificates is at tls://"
+            remedy = "start one with: dask scheduler; with TLS certificates its address begins with tls://"
         raise ConfigError("--scheduler", address, expected, f"{reason}; {remedy}") from error
     with client:
         while not workers_of(client):
@@ -300,7 +301,7 @@ async def _ask_what_it_is(address: str, timeout: float) -> str:
     """
     arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
     if parse_address(address)[0] == "tls" and arguments["ssl_context"] is None:
-        expected = "certificates beside the address of a scheduler that asks for them"
+        expected = "TLS certificates for a scheduler that uses TLS"
         raise ConfigError("--scheduler", address, expected, f"{_TLS_REMEDY} files")
 
     async def ask() -> str:

@@ -245,8 +245,8 @@ def _killed_reason(future: Future[Outcome]) -> str:
     error = future.exception()  # type: ignore[no-untyped-call]
     deaths = 2 * (error.allowed_failures + 1) if isinstance(error, KilledWorker) else 0
     return (
-        f"quarantined: {deaths} worker processes died while they did it, the last ones with nothing else to do:"
-        " out of memory, or a fault in compiled code"
+        f"quarantined: {deaths} worker processes died while processing it, the last ones without any other task:"
+        " out of memory, or a crash in compiled code"
     )
 
 

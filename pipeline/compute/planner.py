@@ -57,7 +57,7 @@ def plan(
     for key, value in wishes.items():
         if not models and value is not None:
             option = f"--{key.replace('_', '-')}"
-            raise ConfigError(option, value, "a --model beside it", "say which model it is for")
+            raise ConfigError(option, value, "a --model with it", "name the model that it applies to")
     if config is not None:
         survey_config, asked = _from_file(config, beside=bool(settings or models or targets is not None))
     else:
@@ -85,7 +85,7 @@ def _existing_plan(root: str) -> Plan | None:
 def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]:
     """Read a survey file. beside: whether anything else was said."""
     if beside:
-        raise ConfigError("--config", url, "no other options beside it", "write them into the file")
+        raise ConfigError("--config", url, "no other options with it", "write them into the file")
     try:
         config, written = read_toml(storage.read_bytes(url).decode())
     except (FileNotFoundError, UnicodeDecodeError) as error:
@@ -111,7 +111,7 @@ def _survey_config(
         return SurveyConfig.from_dict({**existing.config.to_dict(), **said, "release": release})
     for key in ("targets", "source"):
         if key not in said:
-            raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {root} holds none yet")
+            raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {root} has no plan yet")
     return SurveyConfig.from_dict(with_defaults(said))
 
 
@@ -119,7 +119,7 @@ def _release(source: str | None, config: SurveyConfig) -> str:
     """Read the release from a new source for an existing plan: a mirror whose URL names none is one of the same."""
     new = release_of(source) if source else ""
     if new and config.release and new != config.release:
-        remedy = "files of another release are other spectra: plan it in another ROOT"
+        remedy = "another release has other spectra: plan it in another ROOT"
         raise ConfigError("source", source, f"a mirror of {config.release}, the release of the plan", remedy)
     return new or config.release
 

@@ -76,12 +76,12 @@ def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE)
     if with_gpu:
         answers = on_workers(client, _device_problem, with_gpu, DEVICE_ANSWER)
         if not answers:
-            remedy = "see what their logs say"
+            remedy = "read their logs"
             raise ConfigError("workers with a GPU", f"silent for {DEVICE_ANSWER:.0f} s", "one that answers", remedy)
         for address, problem in answers.items():
             if problem:
-                remedy = "mend its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU all the same"
-                raise ConfigError(f"worker {address}", problem, "a GPU that works, since it offers one", remedy)
+                remedy = "fix its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU"
+                raise ConfigError(f"worker {address}", problem, "a working GPU, since it offers one", remedy)
 
 
 def _device_problem() -> str:

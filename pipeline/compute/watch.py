@@ -18,7 +18,7 @@ SILENCE = 30.0
 """Seconds without a sign of life after which a worker counts as not there: they give one every half second, in large
 clusters as many hundredths of a second as there are workers."""
 
-_ADVICE = "Ctrl-C ends the run, and the same command resumes it"
+_ADVICE = "Ctrl-C stops the run; the same command resumes it"
 
 
 class Watch:
@@ -55,7 +55,7 @@ class Watch:
         if missing and missing != self._told:
             self._say(f"waiting: {missing}")
         elif self._told and not missing:
-            self._say("going on: workers are there again")
+            self._say("continuing: workers are available again")
         self._told = missing
 
     def _missing(self, kinds: set[Kind]) -> str:
@@ -74,13 +74,14 @@ class Watch:
             place = self._place(kind)
             able = set(offering(workers, place) if place else workers)
             if not able:
-                return f"none of the workers offers the resource {place}, needed to {kind[0]}; Ctrl-C ends the run"
+                return f"none of the workers offers the resource {place}, needed to {kind[0]}; Ctrl-C stops the run"
             idle = {address for address in able if workers[address]["status"] != "running"}
             if able <= silent:
-                return f"no worker that could {kind[0]} was heard of for {SILENCE:.0f} s; {_ADVICE}"
+                return f"no worker that can {kind[0]} has answered for {SILENCE:.0f} s; {_ADVICE}"
             if able <= silent | idle:
                 states = ", ".join(sorted({workers[address]["status"] for address in idle}))
-                return f"no worker that could {kind[0]} takes tasks ({states}: short of memory, or ending); {_ADVICE}"
+                why = f"{states}: short of memory, or shutting down"
+                return f"no worker that can {kind[0]} accepts tasks ({why}); {_ADVICE}"
         return ""
 
     def _silent(self, workers: Workers) -> set[str]:
@@ -96,5 +97,6 @@ def lost(client: Client) -> ConnectionError:
     """Say that a client's scheduler is gone."""
     address = client.scheduler.address if client.scheduler is not None else "of the run"
     return ConnectionError(
-        f"the Dask scheduler {address} is gone; what is marked is done, and the same command resumes, with a scheduler"
+        f"the Dask scheduler {address} is gone; finished chunks are kept:"
+        " run the same command again with a new scheduler"
     )

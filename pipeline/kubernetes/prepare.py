@@ -79,5 +79,5 @@ def _refuse_places_on_this_machine(root: str, made: Plan) -> None:
     }
     for key, url in places.items():
         if url is not None and ("://" not in url or storage.local_path(url) is not None or url.startswith("memory:")):
-            remedy = "pods have no part of this machine's disk: use a bucket, and plan with it"
+            remedy = "pods cannot read this machine's disk: use a bucket, and plan with it"
             raise ConfigError(key, url, "a URL that every pod reaches, such as s3://bucket/dr17", remedy)

@@ -132,7 +132,7 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
             refusal = error.__cause__
             unknown = isinstance(refusal, kr8s.ServerError) and _code(refusal) == 404
             if unknown and document["kind"].startswith("Dask"):
-                expected, remedy = "a cluster with the Dask operator", "install it, or say --no-operator"
+                expected, remedy = "a cluster with the Dask operator", "install it, or pass --no-operator"
                 raise ConfigError("kubernetes", f"no {document['kind']}", expected, remedy) from error
             raise
         if document["kind"] == "Job":
@@ -189,9 +189,7 @@ def _require_certificates(run: Submitted) -> None:
             secret.refresh()
     except kr8s.NotFoundError as error:
         expected = f"a Secret of that name in the namespace {run.api.namespace}"
-        remedy = (
-            "make namespace and certificates as deploy/README.md says: deploy/certificates/make.sh, or cert-manager"
-        )
+        remedy = "create the namespace and the certificates: deploy/README.md says how"
         raise ConfigError(f"Secret {_TLS_SECRET}", None, expected, remedy) from error
 
 
@@ -229,7 +227,7 @@ def follow(run: Submitted, say: Callable[[str], None] = _say, clock: Callable[[]
         try:
             ended = watch.look()
         except _PASSING as error:
-            watch.note("faults", f"nothing is seen of the run, which goes on: {_reason(error, None)}")
+            watch.note("faults", f"the run continues, but cannot be observed: {_reason(error, None)}")
             ended = None
         if ended is not None:
             return ended
@@ -301,7 +299,7 @@ class _Watch:
     def _without_driver(self) -> int | None:
         self._missed += 1
         if self._seen and self._missed > 1:
-            self._say("the driver's pod is gone; what is marked is done: submit again to resume")
+            self._say("the driver's pod is gone; finished chunks are kept: submit again to resume")
             return ExitStatus.REFUSED
         if self._clock() - self._started > OPERATOR_PATIENCE:
             hint = _EVENTS.format(self._run.api.namespace)
@@ -367,7 +365,7 @@ def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | 
     names = {str(group.to_dict()["metadata"]["labels"][RUN_LABEL]) for group in groups}
     if len(names) != 1:
         several = f"{', '.join(sorted(names))} are: kubectl scale changes the workers of one of them"
-        remedy = several if names else "submit one, or say --namespace"
+        remedy = several if names else "submit one, or pass --namespace"
         raise ConfigError("ROOT", root, f"one run of it in the namespace {api.namespace}", remedy)
     (name,) = names
     wishes = {f"{name}-default": cpu_workers, f"{name}-gpu": gpu_workers}

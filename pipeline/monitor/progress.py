@@ -175,7 +175,7 @@ class SchedulerCounters:
         try:
             self._there(function, *arguments)
         except Exception as error:  # of whatever kind, such as that this package is not installed there
-            logger.warning("the scheduler does not count: %s: %s", type(error).__name__, error)
+            logger.warning("the scheduler's counters were not updated: %s: %s", type(error).__name__, error)
             self._there = None
 
     def say(self, text: str) -> None:

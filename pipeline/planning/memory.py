@@ -44,9 +44,7 @@ def _of_model(plan: Plan, model: ModelConfig) -> tuple[int, int]:
     try:
         architecture = get_architecture(model.architecture)
     except ValueError as error:
-        raise ConfigError(
-            f"model {model.name}", model.architecture, "an architecture that is here", str(error)
-        ) from error
+        raise ConfigError(f"model {model.name}", model.architecture, "an installed architecture", str(error)) from error
     return architecture.projected_memory(
         n_pixels=plan.n_pixels,
         n_latent=model.n_latent or 0,

@@ -28,7 +28,7 @@ class ModelConfig:
     """One model of a plan: what the user asked for and, once resolved, what the checkpoint turned out to be.
 
     name: label of the encodings store. checkpoint: path, fsspec URL or published name.
-    variables: what lands in the store. precision: arithmetic of the model.
+    variables: what lands in the store. precision: numerical precision of the model.
     micro_batch: spectra per forward pass; None lets the plan choose.
     sha256, n_latent, n_rest, architecture: of the checkpoint, filled in by `resolve`.
     """

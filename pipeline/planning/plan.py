@@ -196,7 +196,7 @@ class Plan:
         for known in self.models:
             differences = _model_differences(model, known) if known.name == model.name else []
             if differences:
-                remedy = "give the model another --name, or plan it in another ROOT"
+                remedy = "label the model with another name (--model NAME=M), or plan it in another ROOT"
                 raise ConfigError(
                     "model", model.name, f"the model that the plan holds ({'; '.join(differences)})", remedy
                 )
@@ -253,7 +253,7 @@ class Plan:
         }
         for key, ours in expected.items():
             if values.get(key) != ours:
-                remedy = "use the release that wrote it, or plan again in another ROOT"
+                remedy = "use the version of this package that wrote it, or plan again in another ROOT"
                 raise ConfigError(f"plan.json {key}", values.get(key), str(ours), remedy)
         try:
             plan = cls(

@@ -90,7 +90,9 @@ def _load(
             continue
     paths = [(layout.path(key), key) for key in keys]
     if storage.protocol(folder) in ("http", "https"):
-        raise FileNotFoundError(f"{paths[0][0]}: not in {folder}, which cannot be written")
+        raise FileNotFoundError(
+            f"{paths[0][0]}: not in {folder}, and nothing can be fetched into it: it cannot be written"
+        )
     for path, key in paths:
         data = Source(source).fetch([path])[0]
         if isinstance(data, bytes):

@@ -104,5 +104,5 @@ class Run:
             raise ConfigError(what, url, "a store", "start the run first") from error
         if opened.attrs.get("fingerprint") != fingerprint:
             found = str(opened.attrs.get("fingerprint"))[:12]
-            raise ConfigError(f"fingerprint of {what}", found, f"{fingerprint[:12]}, the plan's", "run the plan anew")
+            raise ConfigError(f"fingerprint of {what}", found, f"{fingerprint[:12]}, the plan's", "run the plan again")
         return opened

@@ -62,7 +62,9 @@ class Grid:
             return cls(exact.astype(np.float32), instrument.loglam0, instrument.log_step, skyline)
         step = (exact[-1] - exact[0]) / (len(exact) - 1)
         if not np.allclose(np.diff(exact), step, rtol=1e-3, atol=0):
-            raise ValueError(f"the wavelengths of instrument {instrument.name!r} are uniform in no scale")
+            raise ValueError(
+                f"the bins of instrument {instrument.name!r} are uniform neither in wavelength nor in its logarithm"
+            )
         return cls(exact.astype(np.float32), float(exact[0]), float(step), skyline, is_log=False)
 
 

@@ -58,7 +58,7 @@ MEANINGS: dict[Quality, str] = {
     Quality.BAD_FILE: "The file exists but cannot be read as a spectrum.",
     Quality.WRONG_FILE: "Plate, MJD or fiber in the file are not the target's: nothing of the file is used.",
     Quality.FIBER_MASKED: (
-        "and_mask has fiber-level bits (SPPIXMASK 0-15). They speak of exposures, not pixels: none is masked."
+        "and_mask has fiber-level bits (SPPIXMASK 0-15). They describe exposures, not pixels: they mask no pixel."
     ),
     Quality.TRUNCATED: "The file reaches beyond the wavelength grid; the pixels outside are cut.",
     Quality.OFF_GRID: "No pixel of the file falls on the wavelength grid.",

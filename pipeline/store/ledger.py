@@ -141,7 +141,7 @@ def is_whole(record: Mapping[str, Any]) -> bool:
 
 
 def _damaged(url: str) -> ConfigError:
-    remedy = "it is damaged: remove it, or have verify --repair do so, and the same run does its chunk again"
+    remedy = "it is damaged: run verify --repair, which removes it, then run"
     return ConfigError("ledger", url, "a marker", remedy)
 
 

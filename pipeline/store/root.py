@@ -29,9 +29,7 @@ def use_storage(root: str, config: SurveyConfig) -> None:
     """Reach storage as a configuration says, from now on. Raises ConfigError for a [storage] table that covers ROOT."""
     for table in config.storage:
         if table.covers(root):
-            remedy = (
-                "ROOT is reached by the environment alone (AWS_ENDPOINT_URL, AWS_PROFILE, ...): the plan lies there"
-            )
+            remedy = "set AWS_ENDPOINT_URL, AWS_PROFILE, ... for ROOT: its plan.json is read before any table is known"
             raise ConfigError(f"storage.{table.prefix}", root, "a prefix that ROOT does not lie below", remedy)
     storage.configure(config.storage)
 

@@ -105,9 +105,9 @@ def _stands(root: str, store: Store) -> bool:
         return True
     _refuse_another_plans(store, fingerprint)
     if created or done:
-        remedy = f"to have them agree: spender-pipeline verify {root} --repair, then run"
+        remedy = f"to make them agree: spender-pipeline verify {root} --repair, then run"
         told_by = store.url if created else store.ledger.folder
-        raise ConfigError("ROOT", told_by, "a store and a ledger that tell of each other", remedy)
+        raise ConfigError("ROOT", told_by, "a store and a ledger that agree", remedy)
     return False
 
 

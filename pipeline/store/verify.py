@@ -33,13 +33,14 @@ Progress = Callable[[Iterator[list[str]]], Iterable[list[str]]]
 class Findings:
     """What is wrong with a run, one sentence each, and what was done about it.
 
-    restored: the stores whose coordinates and descriptions were written again; unmarked: how many chunks are to be done
-    again.
+    restored: the stores whose coordinates and metadata were rewritten; unmarked: how many chunks are to be done again.
+    pending: how many of the problems only say that something is not done yet.
     """
 
     problems: tuple[str, ...]
     restored: tuple[str, ...] = ()
     unmarked: int = 0
+    pending: int = 0
 
 
 def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | None = None) -> Findings:
@@ -53,6 +54,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     problems = _targets_problems(root, plan)
     restorable = repair and not problems
     restored: list[str] = []
+    pending = 0
     bad: list[tuple[Store, Shard]] = []
     spectra, *encodings = stores.stores_of(root, plan)
 
@@ -63,6 +65,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
         marked = store.ledger.done()
         if not marked and not store.ledger.store_created():
             problems.append(f"{store.label}: not begun")
+            pending += 1
             continue
         damaged = store_problems(store)
         problems += damaged
@@ -78,6 +81,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
             found = pool.map(partial(judge, store), chunks)
             for shard, some in zip(chunks, progress(found) if progress else found, strict=True):
                 problems += some
+                pending += len(some) if shard.index not in marked else 0
                 # where what describes the arrays is damaged, chunks look so, too
                 if some and shard.index in marked and not damaged:
                     bad.append((store, shard))
@@ -86,7 +90,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
         if judge(store, shard):  # still: another run may have mended it
             store.ledger.unmark(shard.index)
             unmarked += 1
-    return Findings(tuple(problems), tuple(restored), unmarked)
+    return Findings(tuple(problems), tuple(restored), unmarked, pending)
 
 
 def store_problems(store: Store) -> list[str]:
@@ -123,23 +127,23 @@ def _description_problems(store: Store, expected: Mapping[str, str | None], attr
         group = storage.read_json(storage.join(store.url, METADATA))
         copies = (group.get("consolidated_metadata") or {}).get("metadata")
         if group["attributes"]["fingerprint"] != store.ledger.fingerprint:
-            return [f"{store.label}: its store is another plan's"]
+            return [f"{store.label}: its store belongs to another plan"]
         if any(group["attributes"].get(key) != value for key, value in attributes.items() if key != "history"):
-            return [f"{store.label}: what describes its store is not what was written"]
+            return [f"{store.label}: the metadata of its store is not what was written"]
     except Exception as error:
-        return [f"{store.label}: what describes its store cannot be read ({_damage(error)})"]
+        return [f"{store.label}: the metadata of its store cannot be read ({_damage(error)})"]
     problems = []
     for name in sorted(expected):
         try:
             content = storage.read_bytes(storage.join(store.url, name, METADATA))
             described = {key: json.loads(content)[key] for key in _COMPARED}
         except Exception as error:
-            problems.append(f"{store.label}: what describes {name} cannot be read ({_damage(error)})")
+            problems.append(f"{store.label}: the metadata of {name} cannot be read ({_damage(error)})")
             continue
         if expected[name] not in (None, digest(content)):
-            problems.append(f"{store.label}: what describes {name} is not what was written")
+            problems.append(f"{store.label}: the metadata of {name} is not what was written")
         elif copies is not None and {key: copies.get(name, {}).get(key) for key in _COMPARED} != described:
-            problems.append(f"{store.label}: the copy of what describes {name} is not the same")
+            problems.append(f"{store.label}: the consolidated metadata of {name} differs")
     return problems
 
 
@@ -184,7 +188,7 @@ def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], whe
         return []
     made_from = record.get("spectra_checksums") or {}
     stale = any(present["checksums"].get(name) != value for name, value in made_from.items())
-    return [f"{where}: its spectra have been ingested anew since"] if stale else []
+    return [f"{where}: its spectra have been ingested again since"] if stale else []
 
 
 def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[str]:
@@ -196,7 +200,7 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[s
     except ValueError as error:
         return [f"{where}: its marker cannot be read ({_damage(error)})"]
     if not is_whole(record):
-        return [f"{where}: its marker does not tell all that it should"]
+        return [f"{where}: its marker is incomplete"]
     expected: dict[str, str] = record["checksums"]
     names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
     problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]

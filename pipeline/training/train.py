@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.compute.stages.process import device
 from pipeline.errors import ConfigError
@@ -25,6 +26,9 @@ from spender_core.instrument import Instrument, get_instrument
 from spender_core.model import SpectrumModel
 from spender_core.training import History, Settings, SpectrumDataset, fit
 from spender_core.weights import load_model
+
+N_LATENT = 8
+"""Latents of a new model, unless chosen."""
 
 EXCLUDED_FROM_TRAINING = Quality.UNUSABLE | Quality.NO_NORM | Quality.NEGATIVE_NORM | Quality.FEW_PIXELS
 """Spectra with any of these bits are left out: nothing to learn from, or on a scale of their own."""
@@ -47,22 +51,31 @@ class Sample:
 
 
 def train(
-    roots: Sequence[str], output: str, settings: Settings, *, n_latent: int, start: str | None = None
+    roots: Sequence[str], output: str, settings: Settings, *, n_latent: int | None = None, start: str | None = None
 ) -> tuple[int, History]:
     """Train one model on runs of different instruments, which share a decoder.
 
     output: checkpoint to write, on a local disk; training goes on from it if it is there. start: checkpoint to begin
-    with, else random weights with n_latent latents. Returns the number of spectra and the history of the losses.
-    Raises ConfigError for runs that are not ingested or hold nothing to learn from, WeightsError for `start`.
+    with, else random weights with n_latent latents, default N_LATENT. Returns the number of spectra and the history of
+    the losses. Raises ConfigError, before the first step, for an output that cannot be written, for runs that are not
+    ingested or have no usable spectra, and for n_latent with `start`; WeightsError for `start`.
     """
+    if start is not None and n_latent is not None:
+        raise ConfigError("--latents", n_latent, "no --latents with --start", "the checkpoint says how many there are")
+    _require_output(output)
     samples = [read_sample(root) for root in roots]
-    models = _start_models(samples, start) if start is not None else _new_models(samples, n_latent, settings.seed)
-    Path(output).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
+    models = (
+        _start_models(samples, start)
+        if start is not None
+        else _new_models(samples, N_LATENT if n_latent is None else n_latent, settings.seed)
+    )
     models_and_data = [(model.to(device()), sample.data) for model, sample in zip(models, samples, strict=True)]
     try:
         history = fit(models_and_data, settings, Path(output).expanduser(), progress=sys.stderr.isatty())
     except (ValueError, FloatingPointError) as error:
-        raise ConfigError("train", ", ".join(roots), "a training that can go on", str(error)) from error
+        raise ConfigError(
+            "train", ", ".join(roots), "settings and spectra that can be trained on", str(error)
+        ) from error
     return sum(int(np.count_nonzero(sample.usable)) for sample in samples), history
 
 
@@ -77,13 +90,23 @@ def read_sample(root: str) -> Sample:
     quality = read_region(url, ["quality"], 0, plan.n_spectra)["quality"]
     usable = (quality & np.uint32(EXCLUDED_FROM_TRAINING)) == 0
     if not usable.any():
-        raise ConfigError("ROOT", root, "a run with spectra that can be learnt from", "see its status for the reasons")
+        raise ConfigError("ROOT", root, "a run with usable spectra", "spender-pipeline status counts the reasons")
     handle = open_handle(url)
     z = rows["z"].to_numpy(np.float32)
     column = plan.survey.lookup.id_column
     ids = _ids([0] * len(rows) if column is None else rows[column].tolist(), rows["target"].tolist())
     data = SpectrumDataset(handle.array("flux"), handle.array("ivar"), z, ids, usable, block=max(plan.shard, 1024))
     return Sample(root, plan, z, usable, data)
+
+
+def _require_output(output: str) -> None:
+    """Refuse a place that no checkpoint can be written to. Raises ConfigError."""
+    local = storage.local_path(output)
+    if local is None:
+        raise ConfigError("--output", output, "a file on this machine", "train into a file, then copy it")
+    if local.is_dir():
+        raise ConfigError("--output", output, "a file, not a folder", "add a name, such as model.pt")
+    storage.require_writable("--output", str(local.parent))
 
 
 def _ids(own_ids: Sequence[int], target: Sequence[str]) -> NDArray[np.uint64]:

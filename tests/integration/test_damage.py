@@ -206,7 +206,7 @@ def test_what_has_not_begun_is_said_once(tmp_path: Path, mirror: Path, capsys: p
     assert told.splitlines() == [
         "ingest: not begun",
         "encode random: not begun",
-        f"2 problems found in {root}; nothing to repair; spender-pipeline run {root} does the rest",
+        f"error: {root} is not finished; nothing that is done is damaged; to do the rest: spender-pipeline run {root}",
     ]
 
 

@@ -134,7 +134,7 @@ def test_a_table_for_root_is_refused(tmp_path: Path, mirror: Path, server: s3.Se
     config = survey(tmp_path, mirror, str(mirror), f'[storage."s3://{bucket}"]\nendpoint = "{server.endpoint}"\n')
     line = told(command("plan", f"s3://{bucket}/run", "--config", config, **server.environment))
     assert f"storage.s3://{bucket} is 's3://{bucket}/run'" in line
-    assert "by the environment alone" in line
+    assert "set AWS_ENDPOINT_URL, AWS_PROFILE" in line
 
 
 # --- what goes out: each setting by the standard variable and by the table, seen by a proxy ---
@@ -178,7 +178,7 @@ ASK = """
 import json, sys
 from pipeline import storage
 from pipeline.config import StorageConfig
-storage.use([StorageConfig.from_dict("s3://bucket", json.loads(sys.argv[1]))] if sys.argv[1] else [])
+storage.configure([StorageConfig.from_dict("s3://bucket", json.loads(sys.argv[1]))] if sys.argv[1] else [])
 try:
     storage.read_bytes("s3://bucket/folder/object")
 except FileNotFoundError:
@@ -264,7 +264,7 @@ def test_wrong_credentials_name_the_server_and_the_identity(
     variables = {**server.environment, "AWS_SHARED_CREDENTIALS_FILE": str(file), **change}
     for name in (*COMMANDS, "status"):
         line = told(command(name, root, **variables))
-        assert f"said {server.endpoint} to {shown}" in line
+        assert f"(from {server.endpoint}, for {shown})" in line
         assert not any(secret in line for secret in (s3.SECRET, "wrong-secret-1234", "secret-of-the-file"))
 
 
@@ -278,7 +278,7 @@ def test_a_bucket_that_may_only_be_read_is_refused_before_any_worker_starts(
     for name in COMMANDS[:2]:
         line = told(command(name, root, "--workers", "1", **variables))
         assert "a place that can be written" in line
-        assert f"{server.endpoint} to access key read...ey (env)" in line
+        assert f"{server.endpoint}, for access key read...ey (env)" in line
     assert not scratch.exists()
 
 
@@ -291,7 +291,7 @@ def test_an_expired_session_is_told_as_that(tmp_path: Path) -> None:
     with recording(400, "ExpiredToken", "The provided token has expired.") as (endpoint, recorder):
         for name in COMMANDS:
             line = told(command(name, "s3://bucket/run", AWS_ENDPOINT_URL=endpoint, **temporary))
-            assert f"ExpiredToken: The provided token has expired, said {endpoint}" in line
+            assert f"ExpiredToken: The provided token has expired (from {endpoint}" in line
             assert "access key ASIA...XY (env)" in line
             assert TOKEN not in line
             assert "temporary-secret" not in line
@@ -314,4 +314,4 @@ def test_a_clock_that_is_wrong_is_told_as_that(
     root = planned(tmp_path, mirror, client, bucket)
     line = told(python(SKEWED, "run", root, **server.environment))
     assert "this machine's clock differs from the server's" in line
-    assert f"said {server.endpoint} to access key test...ey (env)" in line
+    assert f"(from {server.endpoint}, for access key test...ey (env))" in line

@@ -89,6 +89,14 @@ def test_nothing_is_printed(finished: Path, tmp_path: Path, capfd: pytest.Captur
     assert (captured.out, captured.err) == ("", "")
 
 
+def test_a_file_is_never_written_under_the_name_of_another_format(tmp_path: Path, catalog: Path) -> None:
+    with pytest.raises(pipeline.ConfigError, match=r"expected a name that ends in \.parquet"):
+        pipeline.select_targets(catalog, output=tmp_path / "targets.csv")
+    with pytest.raises(pipeline.ConfigError, match=r"expected a name that ends in \.html or \.htm"):
+        pipeline.report(tmp_path, tmp_path / "report.pdf")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_client_of_ones_own_does_the_work_and_stays_open(
     finished: Path, mirror: Path, tmp_path: Path, threads: Client
 ) -> None:
@@ -150,7 +158,7 @@ def test_models_may_be_settings(finished: Path) -> None:
 
 
 def test_settings_without_a_model_are_refused(finished: Path) -> None:
-    with pytest.raises(pipeline.ConfigError, match="a --model beside it"):
+    with pytest.raises(pipeline.ConfigError, match="a --model with it"):
         pipeline.plan(finished, precision="bf16")
 
 

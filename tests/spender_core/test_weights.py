@@ -303,7 +303,9 @@ def test_grid_of_another_instrument_is_refused(tmp_path):
 
 
 def test_unknown_name_is_refused_with_the_published_ones():
-    with pytest.raises(WeightsError, match="neither a file nor a published model; those are sdss-demo, sdss_I"):
+    with pytest.raises(
+        WeightsError, match="neither a file nor a published model; the published models are sdss-demo, sdss_I"
+    ):
         load_model("sdss_III", SDSS())
 
 
@@ -325,6 +327,14 @@ def test_published_name_is_read_from_the_cache_and_its_hash_checked(tmp_path, mo
     entry = weights.Published(cached.name, checkpoint_sha256(cached)[:8], "sdss")
     monkeypatch.setitem(PUBLISHED, "sdss_II", entry)
     assert load_model("sdss_II", SDSS())[0].n_latent == 6
+
+
+def test_a_published_model_that_cannot_be_fetched_is_not_called_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights, "_REPOSITORY", "http://127.0.0.1:1")  # where no server is
+    expected = r"'sdss_II' could not be fetched from http://127.0.0.1:1/main/.* \(Cannot connect .*\): .* a file of it"
+    with pytest.raises(WeightsError, match=expected):
+        load_model("sdss_II", SDSS())
 
 
 def test_published_names_carry_their_hash_in_the_file_name():

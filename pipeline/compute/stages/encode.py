@@ -82,7 +82,7 @@ def _require_undamaged(root: str, plan: Plan, shard: Shard, found: Mapping[str, 
     if damaged:
         raise ConfigError(
             f"spectra of chunk {shard.index}",
-            f"other {', '.join(damaged)} than ingest wrote",
-            "the spectra that the ledger tells of",
+            f"different in {', '.join(damaged)}",
+            "the spectra whose checksums ingest recorded",
             "the store is damaged: run verify --repair, then run",
         )

@@ -62,7 +62,7 @@ def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDAr
             return
     except (FileNotFoundError, ValueError, KeyError):
         pass  # removed or damaged since
-    logger.warning("chunk %d is marked by another run, with other data: writing it again", shard.index)
+    logger.warning("chunk %d was marked by another run with different data: rewriting it", shard.index)
     write_region(url, shard, arrays)
     ledger.replace(shard.index, record)
 
@@ -81,7 +81,7 @@ def require_same(found: str, expected: str, what: str) -> None:
             f"fingerprint of {what}",
             found[:12],
             f"{expected[:12]}, that of the run",
-            "the plan has been changed while this run was going: start the run again",
+            "the plan was changed during this run: start the run again",
         )
 
 

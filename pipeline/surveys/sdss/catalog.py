@@ -25,7 +25,9 @@ def choose_columns(available: Sequence[str], url: str) -> dict[str, str]:
     by_lower: dict[str, str] = {}
     for name in available:
         if name.lower() in by_lower and any(name.lower() in names for names in ALIASES.values()):
-            raise ConfigError("CATALOG", url, "one of two columns", f"{by_lower[name.lower()]} and {name} say the same")
+            raise ConfigError(
+                "CATALOG", url, "one column", f"{by_lower[name.lower()]} and {name} differ only in case: remove one"
+            )
         by_lower.setdefault(name.lower(), name)
     found = {ours: [by_lower[alias] for alias in names if alias in by_lower] for ours, names in ALIASES.items()}
     chosen = {ours: names[0] for ours, names in found.items() if names}

@@ -184,7 +184,7 @@ def test_failed_chunks_end_with_3_and_the_same_command_resumes(
     told = capsys.readouterr().err
     assert "2 of" in told
     assert broken.name in told
-    assert "same command resumes" in told
+    assert "run the same command again to retry them" in told
     assert cli.main(["status", str(tmp_path / "run")]) == 0
     assert broken.name in capsys.readouterr().out
     broken.unlink()
@@ -327,7 +327,7 @@ def test_an_interrupted_run_ends_at_once_with_a_short_message(
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         told, _ = process.communicate(timeout=30)
     assert process.returncode == status
-    assert told.splitlines()[-1] == f"{word}; the same command resumes"
+    assert told.splitlines()[-1] == f"{word}; run the same command again to resume"
     assert "Traceback" not in told
     assert "distributed" not in told
 

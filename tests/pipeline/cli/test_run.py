@@ -18,7 +18,7 @@ from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
 from tests.running import break_file, file_hashes, make_root
 
 Capture = pytest.CaptureFixture[str]
-RESUMES = "the same command resumes with these; nothing that is done is repeated"
+RESUMES = "run the same command again to retry them; finished chunks are not repeated"
 
 
 @dataclass(frozen=True)

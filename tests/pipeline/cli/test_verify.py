@@ -46,24 +46,36 @@ def damage(root: Path, index: int) -> None:
 def test_a_sound_run_ends_with_0_and_one_line(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
     for options in ((), ("--repair",)):
         found = verify(tmp_path, capsys, *options)
-        assert found == (0, [f"verified: every chunk of {tmp_path} is as its marker says"], "")
+        assert found == (0, [f"verified: every chunk of {tmp_path} matches its marker"], "")
 
 
 def test_root_is_named_as_it_was_given(
     tmp_path: Path, ledger: Ledger, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)
-    assert f"every chunk of ./{tmp_path.name} is" in verify(f"./{tmp_path.name}", capsys)[1][0]
+    assert f"every chunk of ./{tmp_path.name} matches" in verify(f"./{tmp_path.name}", capsys)[1][0]
 
 
 def test_a_problem_ends_with_3_and_the_remedy(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
-    ledger.unmark(1)
+    damage(tmp_path, 0)
     before = file_hashes(tmp_path)
     status, lines, message = verify(tmp_path, capsys)
-    assert (status, lines) == (3, ["ingest chunk 1: not done"])
-    remedy = f"to mend what is damaged: spender-pipeline verify {tmp_path} --repair, then run"
+    assert status == 3
+    assert lines[0].startswith("ingest chunk 0")
+    remedy = f"to repair: spender-pipeline verify {tmp_path} --repair, then run"
     assert message == f"error: 1 problem found in {tmp_path}; {remedy}"
     assert file_hashes(tmp_path) == before, "without --repair nothing is changed"
+
+
+@pytest.mark.parametrize("options", [(), ("--repair",)])
+def test_what_is_not_done_yet_is_not_called_damaged(
+    tmp_path: Path, ledger: Ledger, capsys: Capture, options: tuple[str, ...]
+) -> None:
+    ledger.unmark(1)
+    status, lines, message = verify(tmp_path, capsys, *options)
+    assert (status, lines) == (3, ["ingest chunk 1: not done"])
+    rest = f"nothing that is done is damaged; to do the rest: spender-pipeline run {tmp_path}"
+    assert message == f"error: {tmp_path} is not finished; {rest}"
 
 
 def test_every_problem_is_a_line_and_all_are_counted(tmp_path: Path, ledger: Ledger, capsys: Capture) -> None:
@@ -81,7 +93,7 @@ def test_repair_removes_markers_says_how_many_and_still_ends_with_3(
     damage(tmp_path, 0)
     status, lines, message = verify(tmp_path, capsys, "--repair")
     assert (status, len(lines)) == (3, 1)
-    done_again = f"spender-pipeline run {tmp_path} does the rest"
+    done_again = f"to do the rest: spender-pipeline run {tmp_path}"
     assert message == f"1 problem found in {tmp_path}; 1 markers removed; {done_again}"
     assert ledger.done() == {1}
 
@@ -90,18 +102,9 @@ def test_repair_says_which_descriptions_it_has_written(tmp_path: Path, ledger: L
     (tmp_path / "spectra.zarr" / "flux" / "zarr.json").unlink()
     status, lines, message = verify(tmp_path, capsys, "--repair")
     assert status == 3
-    assert lines[0].startswith("ingest: what describes flux cannot be read")
-    assert "; coordinates and descriptions written again: ingest; spender-pipeline run" in message
+    assert lines[0].startswith("ingest: the metadata of flux cannot be read")
+    assert "; coordinates and metadata rewritten: ingest; to do the rest: spender-pipeline run" in message
     assert ledger.done() == {0, 1}
-
-
-def test_repair_of_what_is_only_pending_says_that_there_is_nothing_to_repair(
-    tmp_path: Path, ledger: Ledger, capsys: Capture
-) -> None:
-    ledger.unmark(1)
-    status, _, message = verify(tmp_path, capsys, "--repair")
-    assert status == 3
-    assert "; nothing to repair; spender-pipeline run" in message
 
 
 def test_a_root_without_a_plan_ends_with_1(tmp_path: Path, capsys: Capture) -> None:

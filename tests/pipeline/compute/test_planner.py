@@ -74,7 +74,7 @@ def test_a_new_plan_needs_targets_and_a_source(
         planner.plan(root, targets=targets and frame, settings=settings)
     error = caught.value
     assert (error.key, error.value, error.expected) == (key, None, "a URL")
-    assert error.remedy == f"a new plan needs it: {root} holds none yet"
+    assert error.remedy == f"a new plan needs it: {root} has no plan yet"
     assert not Path(root).exists()
 
 

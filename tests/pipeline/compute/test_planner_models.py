@@ -60,7 +60,7 @@ def test_a_config_file_beside_other_options_is_refused(
         replan(root, config=file, **{beside: others[beside]})
     error = caught.value
     assert (error.key, error.value) == ("--config", file)
-    assert (error.expected, error.remedy) == ("no other options beside it", "write them into the file")
+    assert (error.expected, error.remedy) == ("no other options with it", "write them into the file")
     assert not Path(root).exists()
 
 
@@ -95,7 +95,7 @@ def test_settings_of_a_model_are_refused_without_one(
     with pytest.raises(ConfigError) as caught:
         make_plan(**wishes)
     assert (caught.value.key, caught.value.value) == (option, *wishes.values())
-    assert caught.value.expected == "a --model beside it"
+    assert caught.value.expected == "a --model with it"
     assert not Path(root).exists()
 
 

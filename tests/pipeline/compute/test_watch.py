@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 INGEST: Kind = ("ingest", None)
 ENCODE: Kind = ("encode", "random")
-AGAIN = "going on: workers are there again"
+AGAIN = "continuing: workers are available again"
 
 
 def place(kind: Kind) -> str:
@@ -37,7 +37,7 @@ def test_work_that_no_worker_may_do_is_told(tmp_path: Path) -> None:
             looking.look({INGEST, ENCODE})
             looking.look({ENCODE})
     assert said == [
-        "waiting: none of the workers offers the resource CPU, needed to ingest; Ctrl-C ends the run",
+        "waiting: none of the workers offers the resource CPU, needed to ingest; Ctrl-C stops the run",
         AGAIN,
     ]
 
@@ -61,17 +61,17 @@ def test_workers_that_are_paused_or_silent_do_not_count(monkeypatch: pytest.Monk
 
     workers |= {"a": of("paused"), "b": of("closing_gracefully"), "c": of(resource="GPU")}
     looking.look({INGEST})
-    assert said.pop().startswith("waiting: no worker that could ingest takes tasks (closing_gracefully, paused: ")
+    assert said.pop().startswith("waiting: no worker that can ingest accepts tasks (closing_gracefully, paused: ")
     workers["b"] = of()
     looking.look({INGEST})
     assert said.pop() == AGAIN
     now[0] = SILENCE
     workers["a"] = of("paused", last_seen=1.0)
     looking.look({INGEST})  # one is paused and the other silent
-    assert "takes tasks (paused" in said.pop()
+    assert "accepts tasks (paused" in said.pop()
     now[0] = 2 * SILENCE
     looking.look({INGEST})
-    assert said.pop().startswith(f"waiting: no worker that could ingest was heard of for {SILENCE:.0f} s; ")
+    assert said.pop().startswith(f"waiting: no worker that can ingest has answered for {SILENCE:.0f} s; ")
     workers["b"] = of(last_seen=2.0)
     looking.look({INGEST})
     assert said == [AGAIN]
@@ -91,7 +91,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_are_noticed(tmp_path: Path, mo
             looking = Watch(client, lambda kind: None, said.append)
             looking.look({INGEST})
             assert said == []
-            _stopped(worker.pid, looking, said, "was heard of")
+            _stopped(worker.pid, looking, said, "has answered for")
             _stopped(running.scheduler.pid, looking, said, "the scheduler does not answer")
 
 

@@ -151,7 +151,7 @@ def test_a_root_on_this_machine_is_refused(plan: Plan, tmp_path: Path, root: str
     error = refused(url)
     assert (error.key, error.value) == ("ROOT", url)
     assert error.expected == "a URL that every pod reaches, such as s3://bucket/dr17"
-    assert error.remedy == "pods have no part of this machine's disk: use a bucket, and plan with it"
+    assert error.remedy == "pods cannot read this machine's disk: use a bucket, and plan with it"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_without_certificates_nothing_of_the_run_is_created(
     api: kubernetes.Api, submitted: submission.Submitted, root: str
 ) -> None:
     api.objects.clear()
-    with pytest.raises(submission.ConfigError, match=r"Secret dask-tls.*deploy/certificates"):
+    with pytest.raises(submission.ConfigError, match=r"Secret dask-tls.*deploy/README.md"):
         submission.create(submitted, documents(root))
     assert api.names("DaskJob") == []
 
@@ -206,7 +206,7 @@ def test_an_api_server_that_is_away_for_a_while_ends_nothing(
     ended, lines = told(submitted)
     later.join()
     assert ended == 0
-    assert [line for line in lines if "nothing is seen of the run" in line]
+    assert [line for line in lines if "the run continues, but cannot be observed" in line]
 
 
 def test_an_answer_that_is_none_ends_nothing(api: kubernetes.Api, submitted: submission.Submitted) -> None:
@@ -217,7 +217,7 @@ def test_an_answer_that_is_none_ends_nothing(api: kubernetes.Api, submitted: sub
     ended, lines = told(submitted)
     later.join()
     assert ended == 0
-    assert [line for line in lines if "nothing is seen of the run" in line]
+    assert [line for line in lines if "the run continues, but cannot be observed" in line]
 
 
 def test_a_bucket_that_is_busy_ends_nothing(

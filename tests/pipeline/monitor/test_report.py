@@ -137,7 +137,7 @@ def test_markers_in_a_log_and_damaged_lines_are_no_obstacle(tmp_path: Path, mirr
     file.write_text(f"{run}\n{first}\n{marker}\nhalf a li")
     text = written(root, tmp_path / "report.html").text
     assert "1 line of the logs could not be read" in text
-    assert "going on, or killed" in text
+    assert "running, or killed" in text
     assert "Not all is done" in text
 
 

@@ -69,7 +69,7 @@ def test_a_grid_uniform_in_wavelength_is_taken_and_one_uniform_in_no_scale_refus
     assert not grid.is_log
     assert (len(grid.wavelength), grid.start, grid.step) == (7781, 3600.0, pytest.approx(0.8))
     uneven = Uneven(wave_obs=np.array([3600.0, 3600.8, 3602.4]), skyline_mask=np.zeros(3, bool))
-    with pytest.raises(ValueError, match="'uneven' are uniform in no scale"):
+    with pytest.raises(ValueError, match="'uneven' are uniform neither in wavelength nor in its logarithm"):
         Grid.of(uneven)
 
 

@@ -148,7 +148,7 @@ def test_a_ledger_whose_store_is_gone_is_refused_with_the_remedy(created: tuple[
     store = store_of(created, INGEST)
     shutil.rmtree(store.url)
     error = refused(created)
-    assert (error.value, error.expected) == (store.url, "a store and a ledger that tell of each other")
+    assert (error.value, error.expected) == (store.url, "a store and a ledger that agree")
     assert f"spender-pipeline verify {created[0]} --repair, then run" in error.remedy
 
 

@@ -63,7 +63,7 @@ def test_the_trained_checkpoint_loads_and_the_run_is_repeatable(tmp_path: Path, 
 def test_training_starts_from_a_checkpoint(tmp_path: Path, mirror: Path) -> None:
     root = ingest(tmp_path, mirror, n=6, shard=6)
     start = str(random_checkpoint(tmp_path))
-    count, _ = train([root], str(tmp_path / "m.pt"), Settings(epochs=0), n_latent=99, start=start)
+    count, _ = train([root], str(tmp_path / "m.pt"), Settings(epochs=0), start=start)
     rows = targets.read_rows(runs.targets_url(root), 0, 6)
     assert count <= len(rows)
 
@@ -81,3 +81,22 @@ def test_a_spectrum_without_an_id_gets_one_of_its_key() -> None:
     assert ids[0] == np.uint64(2**64 - 1)
     assert len(set(ids.tolist())) == 3
     assert (_ids([0], ["b"]) == ids[1]).all()
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/model.pt", "https://host/model.pt"])
+def test_a_checkpoint_elsewhere_is_refused_before_anything_is_read(output: str) -> None:
+    with pytest.raises(ConfigError, match="--output is '.*', expected a file on this machine"):
+        train(["nowhere"], output, Settings(1, 8))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--output is '.*', expected a place that can be written"):
+        train(["nowhere"], str(tmp_path / "file" / "model.pt"), Settings(1, 8))
+    with pytest.raises(ConfigError, match="--output is '.*', expected a file, not a folder"):
+        train(["nowhere"], str(tmp_path), Settings(1, 8))
+
+
+def test_latents_beside_a_checkpoint_to_start_from_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--latents is 4, expected no --latents with --start"):
+        train(["nowhere"], str(tmp_path / "model.pt"), Settings(1, 8), n_latent=4, start="sdss-demo")

@@ -135,5 +135,5 @@ def test_a_legacy_catalog_with_catalogids_beside_stays_legacy(tmp_path: Path):
 
 
 def test_two_columns_that_say_the_same_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="PLATE and plate say the same"):
+    with pytest.raises(ConfigError, match="PLATE and plate differ only in case"):
         targets.read_targets(csv(tmp_path, plate=[1, 2, 3]))
