@@ -244,7 +244,7 @@ def verify(root: Place, *, repair: bool = False) -> Findings:
 
 
 def report(root: Place, output: Place) -> str:
-    """Write the report of a run as one HTML file that needs nothing beside it; return where it is.
+    """Write the report of a run as one HTML file that needs no other file; return where it is.
 
     root: folder of the run. output: file to write, .html. Raises ConfigError for another ending.
     """

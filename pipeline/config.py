@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pipeline.errors import ConfigError, require_place
+from pipeline.errors import ConfigError, RefusedError, require_place
 
 MAX_CONCURRENCY = 100  # connections that fsspec's HTTP client opens at once
 _RELEASE = re.compile(r"(?<![a-z0-9])(e?dr\d+)(?![a-z0-9])", re.IGNORECASE)
@@ -44,10 +44,10 @@ class StorageConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", self.prefix.rstrip("/"))
         if not _PREFIX.match(self.prefix):
-            raise ConfigError("storage", self.prefix, 'tables named by a URL, [storage."s3://bucket"]')
+            raise ConfigError("storage", self.prefix, 'one table per URL, such as [storage."s3://bucket"]')
         key = f"storage.{self.prefix}"
         if self.endpoint is not None and not (isinstance(self.endpoint, str) and _ENDPOINT.match(self.endpoint)):
-            raise ConfigError(f"{key}.endpoint", self.endpoint, "such as https://s3.example.org", _IN_ENVIRONMENT)
+            raise ConfigError(f"{key}.endpoint", self.endpoint, "a URL such as https://s3.example.org", _IN_ENVIRONMENT)
         if self.profile is not None:
             require_text(f"{key}.profile", self.profile, "the name of an AWS profile", "")
         for name in ("anonymous", "requester_pays", "path_style"):
@@ -66,7 +66,7 @@ class StorageConfig:
     def from_dict(cls, prefix: str, values: object) -> Self:
         """Build one table's configuration. Raises ConfigError for unknown keys, most of all for credentials."""
         if not isinstance(values, Mapping):
-            expected = 'tables named by a URL, [storage."s3://bucket"]'
+            expected = 'one table per URL, such as [storage."s3://bucket"]'
             raise ConfigError("storage", prefix, expected, _IN_ENVIRONMENT)
         checked = checked_keys(cls, {**values, "prefix": prefix}, f"storage.{prefix}")
         if "prefix" in values:
@@ -137,7 +137,7 @@ class SurveyConfig:
             require_positive("max_requests_per_second", self.max_requests_per_second)
         require_count("retries", self.retries, 0)
         if self.cache is not None:
-            require_text("cache", self.cache, "the URL of a folder or bucket", "pass --cache URL, or leave it out")
+            require_text("cache", self.cache, "the URL of a folder or bucket", "give --cache a URL, or do not pass it")
             require_place("cache", self.cache, with_query=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class SurveyConfig:
         checked = checked_keys(cls, values, "survey")
         tables = checked.pop("storage", {})
         if not isinstance(tables, Mapping):
-            raise ConfigError("storage", tables, 'tables named by a URL, [storage."s3://bucket"]')
+            raise ConfigError("storage", tables, 'one table per URL, such as [storage."s3://bucket"]')
         storage = tuple(StorageConfig.from_dict(prefix, tables[prefix]) for prefix in sorted(tables))
         if len({table.prefix for table in storage}) < len(storage):
             raise ConfigError("storage", sorted(tables), "each prefix once")
@@ -163,10 +163,16 @@ def checked_keys(cls: type, values: Mapping[str, Any], table: str) -> dict[str, 
     known = ", ".join(fields)
     for key in values:
         if key not in fields and _CREDENTIAL.search(key):
-            raise ConfigError(f"{table}.{key}", "***", f"one of the keys {known}", _IN_ENVIRONMENT)
+            raise RefusedError(
+                f"{table}.{key}", f"{table}.{key} is not a known key", f"{_IN_ENVIRONMENT}; the keys are {known}"
+            )
         if key not in fields:
-            value = "..." if isinstance(values[key], (dict, list)) else values[key]  # nobody knows what is in a table
-            raise ConfigError(f"{table}.{key}", value, f"one of the keys {known}", "remove or correct the key")
+            value = "..." if isinstance(values[key], (dict, list)) else values[key]  # a table may hold a secret
+            raise RefusedError(
+                f"{table}.{key}",
+                f"{table}.{key} (with the value {value!r}) is not a known key",
+                f"the keys are {known}",
+            )
     for key, field in fields.items():
         if field.default is field.default_factory is dataclasses.MISSING and key not in values:
             raise ConfigError(f"{table}.{key}", None, "a value", "the key is required")

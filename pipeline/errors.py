@@ -1,4 +1,4 @@
-"""Errors that a user can mend, the exit statuses of the commands, and secrets kept out of every message."""
+"""Errors that a user can correct, the exit statuses of the commands, and secrets kept out of every message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ExitStatus(IntEnum):
 
     DONE = 0
     REFUSED = 1
-    """Refused or failed, with one message on stderr."""
+    """RefusedError or failed, with one message on stderr."""
     SOME_FAILED = 3
     """Ended, but some chunks are not done: they failed, or SIGTERM came first."""
     INTERRUPTED = 130
@@ -60,7 +60,7 @@ _QUERY_IN_TEXT = re.compile(
 
 
 class ConfigError(ValueError):
-    """A setting that the user can mend: which key, what it is, what was expected, and the remedy."""
+    """A setting that the user can correct: which key, what it is, what was expected, and the remedy."""
 
     def __init__(self, key: str, value: object, expected: str, remedy: str = "") -> None:
         super().__init__(key, value, expected, remedy)
@@ -72,6 +72,18 @@ class ConfigError(ValueError):
     def __str__(self) -> str:
         text = f"{self.key} is {self.value!r}, expected {self.expected}"
         return redacted(f"{text}; {self.remedy}" if self.remedy else text)
+
+
+class RefusedError(ConfigError):
+    """A setting that the user can correct, where no value shows what is wrong: which key, the problem, the remedy."""
+
+    def __init__(self, key: str, problem: str, remedy: str = "") -> None:
+        super().__init__(key, None, "", remedy)
+        self.args = (key, problem, remedy)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return redacted(f"{self.problem}; {self.remedy}" if self.remedy else self.problem)
 
 
 class Unfinished(RuntimeError):  # noqa: N818 - a state of the run, not a fault of the program
@@ -110,7 +122,7 @@ def redacted(text: str) -> str:
 
 
 def require_place(key: str, url: str, with_query: bool = True) -> None:
-    """Refuse a URL that tells more than a place: it is written into plan.json, logs and names of tasks."""
+    """Refuse a URL that holds more than a place: it is written into plan.json, logs and names of tasks."""
     if "://" not in url:
         return
     query = _QUERY.search(url)

@@ -46,7 +46,7 @@ _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
 
 def is_backend_error(error: BaseException) -> bool:
-    """Tell what a storage client raised of its own, in classes that nobody else knows; see `answering`."""
+    """Tell whether a storage client raised one of its own classes; see `translated_errors`."""
     return type(error).__module__.split(".")[0] in _CLIENTS
 
 
@@ -54,7 +54,7 @@ def is_backend_error(error: BaseException) -> bool:
 PARTIAL_SUFFIX = ".partial"
 
 # The plan that a task works on decides: a worker may serve two runs at once. The threads of a pool, which have no
-# context of their own, take the tables that this process was told of last.
+# own context, take the tables that this process was given last.
 _tables: ContextVar[tuple[StorageConfig, ...]] = ContextVar("storage tables")
 _latest_tables: tuple[StorageConfig, ...] = ()
 
@@ -116,7 +116,7 @@ def absolute(url: str) -> str:
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the filesystem of a URL and the path in it. Raises ConfigError for a scheme nobody handles."""
+    """Return the filesystem of a URL and the path in it. Raises ConfigError for an unknown scheme."""
     path = local_path(url)
     if path is not None:
         return fsspec.filesystem("file"), os.path.abspath(path)
@@ -144,7 +144,7 @@ def join(url: str, *parts: str) -> str:
 
 
 def is_misconfigured(error: BaseException) -> bool:
-    """Tell whether what a storage client raised is the user's to mend: no credentials, no such profile, ..."""
+    """Tell whether what a storage client raised is for the user to correct: no credentials, no such profile, ..."""
     return isinstance(error, BotoCoreError) and not isinstance(error, (HTTPClientError, BotoConnectionError))
 
 
@@ -173,7 +173,7 @@ _REFUSED = frozenset(
 
 @contextmanager
 def translated_errors(url: str) -> Iterator[None]:
-    """Turn what storage clients raise of their own into what our callers expect.
+    """Turn the errors of storage clients into what our callers expect.
 
     Missing credentials and the like become AccessError, faults of the connection OSError, which is worth a retry;
     PermissionError says which server refused whom.
@@ -190,7 +190,7 @@ def translated_errors(url: str) -> Iterator[None]:
         told = f"{type(error).__name__}: {error}"
         if not is_misconfigured(error):
             raise OSError(f"{url}: {told}") from error
-        remedy = "check the credentials and the endpoint, the standard AWS variables or profile"
+        remedy = "check the credentials and the endpoint: the AWS variables or the profile"
         raise AccessError(errno.EACCES, f"{remedy} ({told})", url) from error
 
 

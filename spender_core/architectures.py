@@ -77,7 +77,7 @@ def describe(model: SpectrumModel) -> dict[str, Any]:
     except (TypeError, ValueError):
         plain = False
     if not plain:
-        raise ValueError(f"architecture {model.architecture!r} has arguments {arguments}, expected values of JSON")
+        raise ValueError(f"architecture {model.architecture!r} has arguments {arguments}, expected what JSON can hold")
     return {"architecture": model.architecture, "arguments": arguments}
 
 

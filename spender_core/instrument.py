@@ -98,7 +98,7 @@ def _log_grid(start: float, stop: float, count: int) -> Tensor:
     """
     grid: Tensor = 10 ** torch.arange(start, stop, LOG_STEP)
     if len(grid) != count:
-        raise AssertionError(f"wavelength grid has {len(grid)} bins, the pinned count is {count}")
+        raise AssertionError(f"wavelength grid has {len(grid)} bins, expected {count}")
     return grid
 
 

@@ -16,7 +16,7 @@ ROWS = 64
 class PackedLinear(nn.Linear):
     """nn.Linear, up to 1.8 times as fast for large weights in float32 on a CPU, where no gradient is wanted.
 
-    The packed weights are made anew when the parameter is another or was changed in place. Changes behind autograd's
+    The packed weights are made again when the parameter is another or was changed in place. Changes behind autograd's
     back, through `.data`, are noticed in every 64th row.
     """
 

@@ -1,4 +1,4 @@
-"""What float32 means on a device: all of it, unless somebody asks for less."""
+"""What float32 means on a device: all of it, unless less is asked for."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def _check(models_and_data: ModelsAndData, settings: Settings) -> None:
             f"the models are {descriptions[0]} and {different[0]}, expected the same architecture and arguments for all"
         )
     if any(model.decoder is not models_and_data[0][0].decoder for model, _ in models_and_data):
-        raise ValueError("the models have decoders of their own, expected one decoder shared by all instruments")
+        raise ValueError("the models have different decoders, expected one decoder shared by all instruments")
     names = [model.encoder.instrument.name for model, _ in models_and_data]
     if len(set(names)) < len(names):
         raise ValueError(f"instruments {names} repeat, expected one model per instrument")
@@ -217,8 +217,8 @@ def _check(models_and_data: ModelsAndData, settings: Settings) -> None:
     ]
     if empty:
         raise ValueError(
-            f"no spectra to train {', '.join(empty)} on: none is usable, or the hash of the ids puts all of them"
-            " among those for validation (are the ids distinct?)"
+            f"no spectra to train on for {', '.join(empty)}: none is usable, or all are kept for validation"
+            " (a hash of each id decides: check that the ids are distinct)"
         )
 
 

@@ -157,7 +157,7 @@ def _fetch(name: str, published: Published) -> bytes:
     except (OSError, ValueError, ImportError) as error:  # FileNotFoundError, too: fsspec's for a network that is down
         reason = str(error.__cause__ or error) or type(error).__name__
         raise WeightsError(
-            f"model {name!r} could not be fetched from {published.url} ({reason}): try again, or give a file of it"
+            f"model {name!r} could not be fetched from {published.url} ({reason}): try again, or give its file"
         ) from error
     return data
 
@@ -166,8 +166,8 @@ def _check_hash(data: bytes, expected: str, name: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if not found.startswith(expected.lower()):
         raise WeightsError(
-            f"model {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or another"
-            " one; remove it from where it was read, fetch it again, or plan again if the change is meant"
+            f"model {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or was"
+            " replaced; remove it and fetch it again, or plan again if the change is meant"
         )
 
 
@@ -192,8 +192,8 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
     except Exception as error:  # torch raises anything on bytes that are not its own
         # not torch's own words, which advise to execute what the file holds
         raise WeightsError(
-            f"model {name!r} is not a checkpoint of tensors alone ({type(error).__name__}, {len(data)} bytes):"
-            " it is another kind of file, is damaged, or holds objects that would have to be executed"
+            f"model {name!r} is not a checkpoint with only tensors ({type(error).__name__}, {len(data)} bytes):"
+            " it is another kind of file, is damaged, or holds Python objects, which are never loaded"
         ) from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise WeightsError(f"model {name!r} has no entry 'model', expected a dictionary with 'model' and 'losses'")

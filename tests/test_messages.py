@@ -43,7 +43,7 @@ def test_no_message_names_an_option_that_does_not_exist() -> None:
 
 def test_no_message_names_a_verb_that_does_not_exist() -> None:
     verbs = {verb.name for verb in VERBS}
-    named = {word for message in MESSAGES for word in re.findall(r"spender-pipeline ([a-z]+)", message.text)}
+    named = {word for message in MESSAGES for word in re.findall(r"spender-pipeline ([a-z]+)\b(?! the)", message.text)}
     assert named <= verbs
     assert len(named) > 4
 

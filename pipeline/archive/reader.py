@@ -47,7 +47,7 @@ class Archive:
 
         timer: takes the time of "fetch" (waiting for files) and "parse". counters: count what the source is asked for
         and gives. Raises SourceError where a file cannot be fetched although it may be there, ConfigError for a source
-        that nobody can open.
+        that cannot be opened.
         """
         paths = self.paths(keys)
         if self.layout.shared:

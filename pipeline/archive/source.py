@@ -39,7 +39,7 @@ MAX_RETRY_AFTER = 600.0
 AHEAD = 2
 REMOTE_CONCURRENCY, LOCAL_CONCURRENCY = 64, 8
 _PROBE = 80  # bytes; a FITS file's first card
-_PROBE_RETRIES = 2  # who has mistyped a URL is told soon
+_PROBE_RETRIES = 2  # a mistyped URL is reported soon
 _PERMANENT_STATUS = frozenset({400, 401, 402, 403, 405, 406, 410, 411, 414, 416, 451, 501, 505})
 _PERMANENT_ERRORS = (PermissionError, NotADirectoryError, NotImplementedError)
 
@@ -103,7 +103,7 @@ class Source:
         """Fetch files, in the order of `paths`; for one that the source does not have, its FileNotFoundError.
 
         Raises SourceError, naming the file, when one cannot be fetched after all retries or access is denied; the
-        others of the call are then given up. Raises ConfigError for a source that nobody can open.
+        others of the call are then given up. Raises ConfigError for a source that cannot be opened.
         """
         return list(self.stream(paths))
 
@@ -149,7 +149,7 @@ class Source:
                 return
         except SourceError as error:
             raise ConfigError("source", url, expected, str(error)) from error
-        raise ConfigError("source", url, expected, f"it has none of {len(paths)} files tried, such as {paths[0]}")
+        raise ConfigError("source", url, expected, f"none of the {len(paths)} files tried is there, such as {paths[0]}")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class _Run:
         return content
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in one of the threads, which reaches storage as this run's plan says (`storage.configure`)."""
+        """Call a function in one of the threads that reach storage as this plan says (`storage.configure`)."""
         within = copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self.threads, within, function, *arguments)
 
@@ -201,7 +201,7 @@ class _Run:
             except ConfigError:
                 raise
             except Exception as error:
-                # every backend raises classes of its own, and no fault of theirs may pass for a missing file
+                # every backend raises its own classes, and none of its faults may pass for a missing file
                 asked = _retry_after(error)
                 faults += not asked
                 wait = min(source.backoff * 2**attempt, MAX_BACKOFF) * random.uniform(0.5, 1.0)
@@ -232,7 +232,7 @@ class _Run:
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give threads for what waits on a disk; at the end, nobody waits for them."""
+    """Give threads for what waits on a disk; they are not waited for at the end."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -242,9 +242,9 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def _quick_turns() -> Iterator[None]:
-    """Let the event loop have its turn soon while the caller computes: at Python's 5 ms, connections lie idle.
+    """Let the event loop run soon while the caller computes: at Python's 5 ms, connections lie idle.
 
-    Measured with 64 files in flight: 720-830 files/s fetched and prepared by one process, 510-610 without.
+    It fetches a third more files (benchmarks/RESULTS.md, "Ingest").
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, 2e-4))
@@ -255,7 +255,7 @@ def _quick_turns() -> Iterator[None]:
 
 
 def default_concurrency(url: str) -> int:
-    """Return the files in flight when nobody chose: many hide the latency of a network, a disk has next to none."""
+    """Return the files in flight by default: many hide the latency of a network, a disk has next to none."""
     return LOCAL_CONCURRENCY if storage.local_path(url) is not None else REMOTE_CONCURRENCY
 
 

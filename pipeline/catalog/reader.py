@@ -137,7 +137,13 @@ def _patient(fetch: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
 
     def fetched(start: int, stop: int) -> bytes:
         def warn(error: Exception, number: int) -> None:
-            logger.warning("bytes %d to %d of the catalog: %s: %s", start, stop, type(error).__name__, error)
+            logger.warning(
+                "reading bytes %d to %d of the catalog failed, trying again: %s: %s",
+                start,
+                stop,
+                type(error).__name__,
+                error,
+            )
 
         return retried(lambda: fetch(start, stop), attempts=1 + RETRIES, may_pass=_may_pass, failed=warn)
 
@@ -175,7 +181,7 @@ def _fits_table(file: IO[bytes]) -> tuple[fits.ColDefs, int]:
     columns = fits.BinTableHDU.fromstring(header.tostring().encode("ascii")).columns
     size = columns.dtype.itemsize
     if size != header["NAXIS1"] or not size:
-        raise ValueError(f"columns fill {size} bytes of rows of {header['NAXIS1']}")
+        raise ValueError(f"the columns take {size} bytes per row, but the header says {header['NAXIS1']}")
     return columns, int(header["NAXIS2"])
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.catalog.reader import BLOCK, Kinds, read_blocks
 from pipeline.catalog.where import names, select
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import DEFAULT, get_survey
 from pipeline.surveys.survey import Survey
@@ -127,7 +127,7 @@ def read_rows(url: str, start: int, stop: int, survey: Survey | None = None) -> 
         sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
         ends = np.cumsum([0, *sizes])
         if not 0 <= start <= stop <= ends[-1]:
-            raise ValueError(f"rows {start} to {stop} of a table of {ends[-1]} rows")
+            raise ValueError(f"rows {start} to {stop} are not in the table of {ends[-1]} rows")
         groups = [i for i in range(len(sizes)) if ends[i] < stop and ends[i + 1] > start]
         if not groups:
             return schema.empty_table().to_pandas()
@@ -150,7 +150,7 @@ def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
     try:
         table = pa.table({name: pa.array(frame[name], from_pandas=True) for name in schema.names})
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ConfigError("targets", "a frame", "columns of one type each", str(error)) from error
+        raise RefusedError("targets", f"a column of targets has values of several types ({error})") from error
     found: pd.DataFrame = _checked(table, "a frame", survey, 0).to_pandas()
     twice = found["target"][found["target"].duplicated()]
     if len(twice):
@@ -179,7 +179,7 @@ def _of_our_types(rows: pa.Table, url: str, schema: pa.Schema) -> pa.Table:
         if pa.types.is_floating(field.type):
             column = column.fill_null(math.nan)  # what many writers make of NaN
         if column.null_count:
-            raise ConfigError(key, url, f"a value in every row, not {column.null_count} null")
+            raise ConfigError(key, url, f"a value in every row ({column.null_count} rows have none)")
         columns.append(column)
     return pa.table(columns, schema=schema)
 

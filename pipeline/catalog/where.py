@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 
 MAX_LENGTH = 10_000
 
@@ -107,7 +107,7 @@ def select(expression: str, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.b
     """
     tree = _parse(expression)
     if not columns:
-        raise ConfigError("where", expression, "a catalog with columns")
+        raise RefusedError("where", "the catalog has no columns to select by")
     size = len(next(iter(columns.values())))
     evaluator = _Evaluator(_rewrite(expression), columns)
     try:
@@ -141,7 +141,7 @@ def _parse(expression: str) -> ast.expr:
     except (ValueError, RecursionError, MemoryError) as error:
         raise ConfigError("where", _shorten(expression), "a readable expression", str(error)) from error
     for node in ast.walk(tree):
-        if isinstance(node, ast.expr):  # operators have no place of their own in the source: shown with their operands
+        if isinstance(node, ast.expr):  # operators have no position in the source: shown with their operands
             operators = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
             if not all(isinstance(part, _ALLOWED) for part in (node, *operators)):
                 _refuse(source, node, "only columns, numbers, strings, comparisons and arithmetic")

@@ -125,9 +125,7 @@ def main(mocks: int = MOCKS) -> int:
     if not real:
         print(f"real    pip install 'spender-pipeline[demo]', remove ./{FOLDER}, and start again for two real galaxies")
     if not shutil.which("spender-pipeline"):
-        print(
-            f"command source {Path(sys.executable).parent}/activate, and this command is on the path: spender-pipeline"
-        )
+        print(f"command source {Path(sys.executable).parent}/activate    (puts spender-pipeline on the path)")
     return 0
 
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from pipeline.cli.arguments import Verb, describe, is_expected
 from pipeline.cli.demo import DEMO
-from pipeline.cli.parser import Parser
 from pipeline.cli.plan import PLAN
 from pipeline.cli.plot import PLOT
 from pipeline.cli.report import REPORT
 from pipeline.cli.run import ENCODE, FINALIZE, INGEST, RUN
+from pipeline.cli.spelling import Parser
 from pipeline.cli.status import STATUS
 from pipeline.cli.submit import SCALE, SUBMIT
 from pipeline.cli.targets import TARGETS
@@ -81,7 +81,7 @@ def _verb(name: str) -> Verb:
 
 def _interrupted(verb: Verb, error: BaseException) -> int:
     resumes = "; run the same command again to resume" if verb.resumes else ""
-    # Zarr's event loop, in a thread of its own, reports at exit what it was writing; nothing of that is marked as done.
+    # Zarr's event loop, in its own thread, reports at exit what it was writing; nothing of that is marked as done.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     terminated = isinstance(error, Terminated)
     print(f"\n{'terminated' if terminated else 'interrupted'}{resumes}", file=sys.stderr)
@@ -125,7 +125,7 @@ def parser() -> Parser:
         description="Encode a whole spectroscopic survey into spender latents and restframe spectra.",
         epilog="ROOT, CATALOG, URL and M are paths or any fsspec URL: file, http(s), s3, hf, ...",
     )
-    # before the verb or after it: where it is left out after the verb, what stands before the verb counts
+    # before the verb or after it
     whole.add_argument("-v", "--verbose", action="store_true", help=text)
     whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, redacted
 def _add_options(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--id", metavar="ID", help="PLATE-MJD-FIBER, RUN2D/PLATE-MJD-FIBER or a SPECOBJID")
-    which.add_argument("--row", metavar="N", type=int, help="position along `spectrum`")
+    which.add_argument("--row", metavar="N", type=int, help="row number of the spectrum in the run, from 0")
     parser.add_argument("--model", metavar="NAME", help="model of the plan (default: its only one)")
     parser.add_argument("--output", metavar="FILE", required=True, help="figure to write: .png, .pdf, .svg")
 

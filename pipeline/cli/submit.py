@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from types import ModuleType
 
 from pipeline.cli.arguments import Verb, add_rate, describe, root_of
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 
 
 def _add_submit(parser: ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def _add_submit(parser: ArgumentParser) -> None:
     )
     _add_counts(parser)
     parser.add_argument("--namespace", metavar="NAME", help="Kubernetes namespace (default: as in the manifests)")
-    manifests = "kustomization to fill in: a folder like deploy/overlays/eks (default: deploy/base)"
+    manifests = "kustomization to start from: a folder like deploy/overlays/eks (default: deploy/base)"
     parser.add_argument("--manifests", metavar="DIR", help=manifests)
     operator = "create only Kubernetes' own resources, for a cluster without the Dask operator"
     parser.add_argument("--no-operator", action="store_true", help=operator)
@@ -46,7 +46,9 @@ def _add_counts(parser: ArgumentParser) -> None:
         type=int,
         help="workers without a GPU: they ingest, and encode if there are no GPU workers",
     )
-    parser.add_argument("--gpu-workers", metavar="N", type=int, help="workers with one GPU each: they encode; 0: none")
+    parser.add_argument(
+        "--gpu-workers", metavar="N", type=int, help="workers with one GPU each: they encode (0 for none)"
+    )
 
 
 def _execute_submit(args: Namespace) -> int:
@@ -89,7 +91,10 @@ def _execute_submit(args: Namespace) -> int:
         try:
             submission.remove(submitted)
         except ConfigError as error:
-            print(f"error: {describe(error)}\nto remove it: {submitted.ending(not args.no_operator)}", file=sys.stderr)
+            print(
+                f"error: {describe(error)}\nto remove what was created: {submitted.ending(not args.no_operator)}",
+                file=sys.stderr,
+            )
     if ended != 0:
         print(f"error: the run has ended with {ended}; submit it again to resume", file=sys.stderr)
     return ended
@@ -100,7 +105,7 @@ def _submission() -> ModuleType:
         from pipeline.kubernetes import submit as submission
     except ModuleNotFoundError as error:
         remedy = "pip install 'spender-pipeline[kubernetes]'"
-        raise ConfigError("kubernetes", f"no module {error.name}", "a client of Kubernetes", remedy) from error
+        raise RefusedError("kubernetes", f"the module {error.name} is not installed", remedy) from error
     return submission
 
 
@@ -114,5 +119,5 @@ def _execute_scale(args: Namespace) -> int:
     return 0
 
 
-SUBMIT = Verb("submit", "do what `run` does as a job on Kubernetes, and follow it", _execute_submit, _add_submit)
+SUBMIT = Verb("submit", "run as a job on Kubernetes, and show its progress", _execute_submit, _add_submit)
 SCALE = Verb("scale", "change the number of workers of a submitted run", _execute_scale, _add_scale)

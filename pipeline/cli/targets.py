@@ -27,7 +27,7 @@ def _execute(args: Namespace) -> int:
     found = api.select_targets(
         args.catalog, select=args.select, where=args.where, output=args.output, survey=args.survey
     )
-    print(f"{len(found.frame)} targets of {found.rows} rows written to {redacted(args.output)}")
+    print(f"{len(found.frame)} targets, selected from {found.rows} rows, written to {redacted(args.output)}")
     for remark, count in found.remarks.items():
         print(f"{count} {remark}")
     return 0

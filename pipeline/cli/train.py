@@ -26,7 +26,7 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="of the random weights and the order of the spectra (default 0)",
+        help="seed of the random weights and the order of the spectra (default 0)",
     )
 
 

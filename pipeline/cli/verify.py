@@ -24,12 +24,12 @@ def _execute(args: Namespace) -> int:
         print(f"verified: every chunk of {args.root} matches its marker")
         return 0
     if found.pending == len(found.problems):
-        rest = f"nothing that is done is damaged; to do the rest: spender-pipeline run {args.root}"
+        rest = f"what is done is undamaged; to do the rest: spender-pipeline run {args.root}"
         print(f"error: {args.root} is not finished; {rest}", file=sys.stderr)
         return ExitStatus.SOME_FAILED
     counted = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''} found in {args.root}"
     if not args.repair:
-        remedy = f"to repair: spender-pipeline verify {args.root} --repair, then run"
+        remedy = f"to repair: spender-pipeline verify {args.root} --repair, then spender-pipeline run {args.root}"
         print(f"error: {counted}; {remedy}", file=sys.stderr)
         return ExitStatus.SOME_FAILED
     repaired = [f"coordinates and metadata rewritten: {label}" for label in found.restored]

@@ -45,7 +45,7 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_TH
 _SCHEDULER_OPTIONS = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
 
 _TLS_REMEDY = (
-    "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__TLS__CLIENT__CERT and ...__TLS__CLIENT__KEY to the cluster's"
+    "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ...__TLS__CLIENT__CERT and ...__TLS__CLIENT__KEY to the cluster's files"
 )
 
 _LOCAL_SETTINGS = {
@@ -60,7 +60,7 @@ _LOCAL_SETTINGS = {
     "distributed.scheduler.no-workers-timeout": "2 minutes",
 }
 
-# Dask reports at these names what the executor handles and tells in its own words: restarts, lost connections.
+# Dask reports at these names what the executor handles and reports itself: restarts, lost connections.
 _NOISY = ("distributed", "tornado", "asyncio", "bokeh")
 
 
@@ -81,9 +81,9 @@ def place_of_work(
     """
     if client is not None:
         if (workers, scheduler, memory_limit, serial) != (None, None, None, False):
-            raise ConfigError("client", client, "no workers, scheduler, memory_limit or serial with it")
+            raise ConfigError("client", client, "no workers=, scheduler=, memory_limit= or serial= with it")
         if not isinstance(client, Client):
-            raise ConfigError("client", client, "a Dask client", "for the address of a scheduler, say scheduler=")
+            raise ConfigError("client", client, "a Dask client", "give an address as scheduler=ADDRESS")
         if client.asynchronous:
             raise ConfigError("client", client, "a client that is not asynchronous", "make one with Client(address)")
         yield client
@@ -171,7 +171,7 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
     cluster = None
     with _scratch() as scratch, dask.config.set({**_LOCAL_SETTINGS, "temporary-directory": scratch}):
         try:
-            # Whoever else is on this machine reaches the loopback too, and a scheduler runs what it is told: a key
+            # Whoever else is on this machine reaches the loopback too, and a scheduler runs what it is sent: a key
             # that this process alone holds, and hands to its workers, keeps them out. It costs a tenth of a second.
             security = Security.temporary()  # type: ignore[no-untyped-call]
             # Interrupted half-way, a cluster would be left to the interpreter's end, and tell of it at length.
@@ -263,7 +263,7 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
         # Looked at first: a client that never got an address waits 40 s when it is thrown away, and one that talks to
         # something else than a scheduler may wait for ever.
         parse_host_port(parse_address(address)[1])
-        with ThreadPoolExecutor(1) as pool:  # a caller in a notebook has a running loop of its own
+        with ThreadPoolExecutor(1) as pool:  # a caller in a notebook has its own running loop
             found = pool.submit(asyncio.run, _ask_what_it_is(address, wait or CONNECT_TIMEOUT)).result()
         if found != "Scheduler":
             raise ConfigError(
@@ -302,7 +302,7 @@ async def _ask_what_it_is(address: str, timeout: float) -> str:
     arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
     if parse_address(address)[0] == "tls" and arguments["ssl_context"] is None:
         expected = "TLS certificates for a scheduler that uses TLS"
-        raise ConfigError("--scheduler", address, expected, f"{_TLS_REMEDY} files")
+        raise ConfigError("--scheduler", address, expected, f"{_TLS_REMEDY}")
 
     async def ask() -> str:
         comm = await open_comm(address, timeout=timeout, **arguments)  # type: ignore[no-untyped-call]
@@ -329,7 +329,7 @@ def _first_line(error: BaseException, wait: float | None) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's own log lines off a user's terminal."""
-    # Dask's configuration gives some children, such as distributed.client, a level of their own.
+    # Dask's configuration gives some children, such as distributed.client, their own level.
     names = {name for name in logging.root.manager.loggerDict if name.split(".")[0] in _NOISY} | set(_NOISY)
     loggers = [logging.getLogger(name) for name in sorted(names)]
     before = [logger.level for logger in loggers]

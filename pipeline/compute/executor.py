@@ -39,7 +39,7 @@ class Summary:
 
 
 class Progress(Protocol):
-    """What a run tells while it goes on."""
+    """What a run reports while it goes on."""
 
     def start(self, total: int, done_before: int) -> None:
         """Announce the number of chunks, and of those that are done."""
@@ -105,7 +105,7 @@ def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
 def _earlier_failures(job: Job, kind: Kind) -> set[int]:
     """List the pending chunks that have failed before. Records of chunks that were done after all are removed.
 
-    Such are left when a run ends between the failure of a chunk and the work of another, a worker of its own perhaps.
+    Such are left when a run ends between the failure of a chunk and the work of another run, or of a worker.
     """
     ledger = job.ledgers[kind]
     failures = ledger.failed()
@@ -126,8 +126,8 @@ def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
         elif failed_before:
             ledger.clear_failure(outcome.task.shard.index)
     except OSError as error:
-        # The summary tells of the failure in any case, and the other chunks may still be done.
-        logger.warning("%s: its record could not be kept: %s", outcome.task, reason_of(error))
+        # The summary has the failure in any case, and the other chunks may still be done.
+        logger.warning("%s: the record of its failure could not be written: %s", outcome.task, reason_of(error))
 
 
 def _serial(job: Job) -> Iterator[Outcome]:
@@ -183,7 +183,7 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
     """Do the tasks on a cluster; a task whose worker dies is given to another by the scheduler.
 
     After some such deaths the scheduler gives a task up. It may only have shared its worker with the one that kills
-    workers: when all others have ended, those given up are tried once more, one at a time, and told apart.
+    workers: when all others have ended, those given up are tried once more, one at a time, to find out which.
     """
     scheduler.stop_profiling(client)
     workers = scheduler.workers_of(client)
@@ -225,7 +225,7 @@ def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
 def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
     """Take a task's outcome from its future; None when workers died while they did it.
 
-    Raises TimeoutError when the worker that held it is gone, and nobody has done it again yet.
+    Raises TimeoutError when the worker that held it is gone, and it has not been done again yet.
     """
     try:
         outcome = future.result(timeout=LOOK)
@@ -235,7 +235,7 @@ def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
         if isinstance(error, TimeoutError) and future.status != "error":
             raise
         return Outcome(task, None, reason_of(error))
-    # Workers log where they run; here the client tells the same to who watches it.
+    # Workers log where they run; here the client shows the same to the user.
     logger.info("%s: %s", task, outcome.record or outcome.reason)
     return outcome
 
@@ -246,7 +246,7 @@ def _killed_reason(future: Future[Outcome]) -> str:
     deaths = 2 * (error.allowed_failures + 1) if isinstance(error, KilledWorker) else 0
     return (
         f"quarantined: {deaths} worker processes died while processing it, the last ones without any other task:"
-        " out of memory, or a crash in compiled code"
+        " probably out of memory, or a crash in compiled code"
     )
 
 
@@ -267,7 +267,7 @@ def _as_completed(
             continue
         if future.status == "cancelled":
             raise lost(cluster.client)
-        if watch.due:  # also while there is news: of ingests, perhaps, when nobody is there to encode
+        if watch.due:  # also while there is news: of ingests, perhaps, while no worker can encode
             watch.look({task.kind for task in futures.values()})
         task = futures[future]
         while True:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.compute.stages.tasks import Task
-from pipeline.errors import ConfigError
+from pipeline.errors import RefusedError
 from pipeline.planning.plan import Kind, Plan
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import encode_ledger, ingest_ledger
@@ -17,7 +17,7 @@ class Job:
     """A run's pending tasks, a chunk's ingest before its encodings, and the ledgers that know of them.
 
     ledgers: of the stages and models asked for. ingested: the chunks whose spectra are there. stale: markers to be
-    removed before anything is done, of encodings whose spectra are to be ingested anew, whatever was asked for.
+    removed before anything is done, of encodings whose spectra are to be ingested again, whatever was asked for.
     """
 
     root: str
@@ -50,7 +50,7 @@ class Job:
 def pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[str]) -> Job:
     """List what has no marker, of some stages ("ingest", "encode") and models.
 
-    Spectra that are ingested anew are encoded anew, so that the two stores never tell of different data. Raises
+    Spectra that are ingested again are encoded again, so that the two stores always agree. Raises
     ConfigError for encodings asked for where no spectra are ingested.
     """
     ingest: Kind = ("ingest", None)
@@ -64,6 +64,6 @@ def pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[
     done = {kind: indices & ingested if ingest in asked else indices for kind, indices in marked.items()}
     tasks = [Task(*kind, shard) for shard in plan.shards() for kind in asked if shard.index not in done[kind]]
     if tasks and ingest not in asked and not ingested:
-        raise ConfigError("encode", root, "a ROOT whose spectra are ingested", "run ingest first")
+        raise RefusedError("ROOT", f"the spectra of {root} are not ingested", "run ingest first")
     stale = [(ledgers[kind], index) for kind, indices in marked.items() for index in sorted(indices - done[kind])]
     return Job(root, plan, {kind: ledgers[kind] for kind in asked}, tasks, frozenset(ingested), stale)

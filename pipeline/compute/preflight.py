@@ -17,7 +17,7 @@ from pipeline.compute.scheduler import offering, on_workers, workers_of
 from pipeline.compute.stages import process
 from pipeline.compute.stages.ingest import archive_of
 from pipeline.compute.stages.process import wanted_device
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.plan import Kind, Plan, Shard, targets_sha256
 from pipeline.store.root import ingest_ledger, targets_url
@@ -76,16 +76,18 @@ def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE)
     if with_gpu:
         answers = on_workers(client, _device_problem, with_gpu, DEVICE_ANSWER)
         if not answers:
-            remedy = "read their logs"
-            raise ConfigError("workers with a GPU", f"silent for {DEVICE_ANSWER:.0f} s", "one that answers", remedy)
+            problem = f"no worker with a GPU has answered for {DEVICE_ANSWER:.0f} s"
+            raise RefusedError("--gpu", problem, "read the workers' logs")
         for address, problem in answers.items():
             if problem:
                 remedy = "fix its image or driver; or set SPENDER_DEVICE=cpu there, to encode on the CPU"
-                raise ConfigError(f"worker {address}", problem, "a working GPU, since it offers one", remedy)
+                raise RefusedError(
+                    "--gpu", f"the worker {address} offers a GPU, but cannot compute on one: {problem}", remedy
+                )
 
 
 def _device_problem() -> str:
-    """Say, on a worker that offers a GPU, why it would not compute there; nothing when it would, or is told not to."""
+    """Say, on a worker that offers a GPU, why it would not compute there; nothing when it would, or is set not to."""
     try:
         device = process.device()
     except ConfigError as error:
@@ -99,10 +101,10 @@ def check_targets(root: str, plan: Plan) -> None:
     try:
         found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra, plan.survey), plan.survey)
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigError("targets.parquet", url, "the table that was planned", f"restore it ({error})") from error
+        raise RefusedError("targets.parquet", f"{url} cannot be read ({error})", "restore the file") from error
     if found != plan.targets_sha256:
         remedy = "restore the file, or plan again in another ROOT"
-        raise ConfigError("targets.parquet", f"{url} ({found[:12]}...)", f"{plan.targets_sha256[:12]}...", remedy)
+        raise RefusedError("targets.parquet", f"{url} is not the table that the plan was made with", remedy)
 
 
 def check_source(root: str, plan: Plan, pending: Sequence[Shard], ingested: Iterable[int]) -> None:

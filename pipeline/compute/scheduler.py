@@ -63,7 +63,8 @@ def _asked(client: Client, function: Callable[..., Awaitable[Any]], *arguments: 
     except TimeoutError as error:
         address = client.scheduler.address if client.scheduler is not None else "of the run"
         raise TimeoutError(
-            f"the Dask scheduler {address}, or a worker asked through it, has not answered for {ANSWER:.0f} s"
+            f"the Dask scheduler {address}, or one of its workers, has not answered for {ANSWER:.0f} s:"
+            " check that it runs, then start the same command again"
         ) from error
 
 
@@ -96,4 +97,6 @@ def stop_profiling(client: Client) -> None:
     try:
         _asked(client, client._register_worker_plugin, _Unprofiled(), _Unprofiled.name, True)
     except Exception as error:  # of whatever kind: it is a precaution
-        logger.warning("workers go on profiling: %s: %s", type(error).__name__, error)
+        logger.warning(
+            "could not switch off the profiler of the workers, which may hang: %s: %s", type(error).__name__, error
+        )

@@ -1,4 +1,4 @@
-"""Look at a cluster now and then, and say when nobody is there to do the work."""
+"""Look at a cluster now and then, and say when no worker is there to do the work."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ADVICE = "Ctrl-C stops the run; the same command resumes it"
 
 
 class Watch:
-    """Tells of a cluster once when nobody could do what is left, and once when somebody can.
+    """Says once when no worker of a cluster can do what is left, and once when one can again.
 
-    place: names the resource that workers must offer to do a kind of task, None where any may. say: tells the user.
+    place: names the resource that workers must offer to do a kind of task, None where any may. say: shows a line.
     """
 
     def __init__(

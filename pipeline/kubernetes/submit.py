@@ -14,7 +14,7 @@ import httpx
 import kr8s
 from kr8s.objects import APIObject, Pod, object_from_spec
 
-from pipeline.errors import ConfigError, ExitStatus
+from pipeline.errors import ConfigError, ExitStatus, RefusedError
 from pipeline.kubernetes.manifests import ROOT_LABEL, RUN_LABEL, Document, root_label, split
 from pipeline.monitor.units import duration
 from pipeline.planning.plan import Plan
@@ -39,7 +39,7 @@ TAIL = 30
 
 
 _FAULTS = (kr8s.APITimeoutError, kr8s.ConnectionClosedError, kr8s.ServerError, httpx.HTTPError)
-# A busy bucket, credentials that a plug-in gets anew, an answer that is none: what may be better at the next look.
+# A busy bucket, credentials that a plug-in renews, an answer that is empty: what may be better at the next look.
 _PASSING = (*_FAULTS, OSError, RuntimeError, ValueError)
 _TLS_SECRET = "dask-tls"
 _EVENTS = "kubectl get events --namespace {} shows what was refused"
@@ -74,15 +74,15 @@ class Submitted:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Tell what the API server refuses, and a server that is not there, as what a user can mend."""
+    """Turn what the API server refuses, and a server that is not there, into errors that a user can correct."""
     try:
         yield
     except kr8s.ServerError as error:
         remedy = "kubectl auth can-i --list shows what you may do" if _code(error) in (401, 403) else None
-        raise ConfigError("kubernetes", what, "to be accepted by the API server", _reason(error, remedy)) from error
+        raise RefusedError("kubernetes", f"the API server refused {what}", _reason(error, remedy)) from error
     except (httpx.HTTPError, kr8s.APITimeoutError, kr8s.ConnectionClosedError) as error:
-        expected = "an API server that answers"
-        raise ConfigError("kubernetes", what, expected, _reason(error, "see kubectl cluster-info")) from error
+        problem = f"the API server did not answer to {what}"
+        raise RefusedError("kubernetes", problem, _reason(error, "see kubectl cluster-info")) from error
 
 
 def _code(error: kr8s.ServerError) -> int:
@@ -110,7 +110,7 @@ def connect(namespace: str) -> kr8s.Api:
 def create(run: Submitted, documents: Iterable[Document]) -> None:
     """Create a run's objects, and those that stand in its namespace where they are missing.
 
-    What stands already is left as it is. Raises ConfigError for what the API server refuses, and where certificates or
+    What exists already is left as it is. Raises ConfigError for what the API server refuses, and where certificates or
     the operator are missing.
     """
     standing, of_run = split(documents)
@@ -132,8 +132,8 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
             refusal = error.__cause__
             unknown = isinstance(refusal, kr8s.ServerError) and _code(refusal) == 404
             if unknown and document["kind"].startswith("Dask"):
-                expected, remedy = "a cluster with the Dask operator", "install it, or pass --no-operator"
-                raise ConfigError("kubernetes", f"no {document['kind']}", expected, remedy) from error
+                problem = f"the cluster does not know {document['kind']}, a resource of the Dask operator"
+                raise RefusedError("kubernetes", problem, "install the operator, or pass --no-operator") from error
             raise
         if document["kind"] == "Job":
             owner = made.to_dict()
@@ -144,7 +144,7 @@ def _name(document: Document) -> str:
 
 
 def _stand(run: Submitted, document: Document) -> None:
-    """Create what stands for all runs, unless it does."""
+    """Create what all runs share, unless it is there."""
     wanted = _object(run, document)
     with _told(_name(document)):
         try:
@@ -218,7 +218,7 @@ def _find(api: kr8s.Api, kind: str, selector: str) -> list[APIObject]:
 def follow(run: Submitted, say: Callable[[str], None] = _say, clock: Callable[[], float] = time.monotonic) -> int:
     """Tell how far a run is until its driver has ended; returns the exit status of `spender-pipeline run`.
 
-    How far it is stands in the ledger; how it ended, with the driver's pod: a DaskJob may say Running for ever
+    The ledger has its progress, the driver's pod how it ended: a DaskJob may say Running for ever
     (dask-kubernetes issue 975). The API server may be away for a while.
     """
     watch = _Watch(run, say, clock)
@@ -235,7 +235,7 @@ def follow(run: Submitted, say: Callable[[str], None] = _say, clock: Callable[[]
 
 
 class _Watch:
-    """What has been seen of a run, and told."""
+    """What has been seen of a run, and shown."""
 
     def __init__(self, run: Submitted, say: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._run = run
@@ -260,7 +260,7 @@ class _Watch:
         return self._ended(drivers[0], status) if status.get("phase") in ("Succeeded", "Failed") else None
 
     def note(self, about: str, text: str) -> None:
-        """Tell something, unless it was the last thing told about that."""
+        """Show a line, unless it is the last one shown of that kind."""
         if self._notes.get(about) != text:
             self._notes[about] = text
             if text:
@@ -355,7 +355,7 @@ def _log_of(pod: APIObject) -> list[str]:
 def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | None) -> dict[str, tuple[int, int]]:
     """Change how many workers the run of a ROOT has; gives the numbers before and after by group.
 
-    Workers that go hand their chunks back: nothing is lost, and what they had begun another begins anew. Raises
+    Workers that go hand their chunks back: nothing is lost, and what they had begun, another starts again. Raises
     ConfigError when no run of that ROOT, or more than one, is there.
     """
     selector = f"{ROOT_LABEL}={root_label(root)}"
@@ -364,9 +364,11 @@ def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | 
         groups = _find(api, _GROUPS, selector) or _find(api, "deployments", f"{selector},dask.org/component=worker")
     names = {str(group.to_dict()["metadata"]["labels"][RUN_LABEL]) for group in groups}
     if len(names) != 1:
-        several = f"{', '.join(sorted(names))} are: kubectl scale changes the workers of one of them"
-        remedy = several if names else "submit one, or pass --namespace"
-        raise ConfigError("ROOT", root, f"one run of it in the namespace {api.namespace}", remedy)
+        if names:
+            remedy = "use kubectl scale on one of them"
+            raise RefusedError("ROOT", f"the runs {', '.join(sorted(names))} are all of {root}", remedy)
+        remedy = "submit one, or pass --namespace"
+        raise RefusedError("ROOT", f"no run of {root} is in the namespace {api.namespace}", remedy)
     (name,) = names
     wishes = {f"{name}-default": cpu_workers, f"{name}-gpu": gpu_workers}
     for missing in {each for each, count in wishes.items() if count is not None} - {group.name for group in groups}:

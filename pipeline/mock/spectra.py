@@ -184,7 +184,7 @@ def observe(
     wavelength = 10**loglam
     if wavelength[0] < wave_rest[0] * (1 + z) or wavelength[-1] > wave_rest[-1] * (1 + z):
         raise ValueError(
-            f"a restframe of {wave_rest[0]:.0f}-{wave_rest[-1]:.0f} Angstrom does not cover redshift {z:.4f}"
+            f"a restframe range of {wave_rest[0]:.0f}-{wave_rest[-1]:.0f} Angstrom does not cover redshift {z:.4f}"
         )
     model = level * np.interp(wavelength, wave_rest * (1 + z), restframe)
     wdisp = np.interp(wavelength, _NODES[0], _NODES[3])

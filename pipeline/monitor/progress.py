@@ -1,4 +1,4 @@
-"""How a run tells what it is doing: a bar on a terminal, plain lines in a log, counters on a scheduler."""
+"""How a run shows what it is doing: a bar on a terminal, plain lines in a log, counters on a scheduler."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 
 
 def _in_notebook() -> bool:
-    """Tell whether this process is the kernel of a notebook, where tqdm.auto draws a bar of its own kind."""
+    """Tell whether this process is the kernel of a notebook, where tqdm.auto draws its own kind of bar."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config
@@ -77,7 +77,7 @@ class Bar:
             self._bar.write(text, file=self._stream)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
 
@@ -169,7 +169,7 @@ class SchedulerCounters:
             self._tell(metrics.count, stage, model, outcome.record, metrics.SCHEDULER)
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
-        """Have the scheduler call a function; one that cannot is told no more."""
+        """Have the scheduler call a function; one that cannot is not asked again."""
         if self._there is None:
             return
         try:

@@ -95,7 +95,7 @@ def _run(log: Log) -> dict[str, Any]:
         "log": log,
         "seconds": seconds,
         "rates": {name: count / seconds for name, count in spectra.items()} if seconds > 0 else {},
-        "end": ("all tried" if complete else "interrupted") if log.ended else "running, or killed",
+        "end": ("finished" if complete else "interrupted") if log.ended else "running, or killed",
         **{key: sum(line.get(key, 0) for line in log.done) for key in ("fetched", "requests", "retries")},
     }
 

@@ -117,7 +117,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class Log:
-    """What a run's log tells. unread: lines that are not as they should be. ended: False while it goes on, or killed.
+    """What a run's log holds. unread: lines that are not as they should be. ended: False while it goes on, or killed.
 
     asked: the first line. done, failed: the lines of chunks. Every line has "at", a datetime.
     """

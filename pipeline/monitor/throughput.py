@@ -31,10 +31,10 @@ class Throughput:
 
 
 def throughput(logs: Sequence[Log]) -> Throughput | None:
-    """Add up what the logs' chunks took part in; None when no chunk is told of.
+    """Add up what the logs' chunks took part in; None when the logs have no chunk.
 
     A chunk's spectra are spread evenly over the seconds that it took before its end came to the client: its worker's
-    clock, which may be wrong, has no say.
+    clock, which may be wrong, is not used.
     """
     lines = [line for log in logs for line in log.done]
     if not lines:

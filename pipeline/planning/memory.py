@@ -13,8 +13,8 @@ from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import MICRO_BATCH, Kind, Plan
 
-# Memory of a task, bytes. Measured: an interpreter with torch, Zarr, Dask and a model; what writing a shard of noise
-# takes over the array itself (2.1 to 2.5 times).
+# Memory of a task, bytes: an interpreter with torch, Zarr, Dask and a model; what writing a shard takes, as a multiple
+# of the array itself (benchmarks/RESULTS.md, "Plans of five million spectra").
 RESERVED = 450 * 2**20
 WRITE_COPIES = 2.5
 
@@ -29,7 +29,7 @@ def projected_memory(plan: Plan, stage: str, model: ModelConfig | None = None) -
     if stage == "ingest":
         return RESERVED + sum(inputs) + max(int(WRITE_COPIES * max(inputs)), _files_in_memory(plan)) + _kept(plan)
     if model is None:
-        raise ValueError("the memory of an encode task depends on its model")
+        raise ValueError("the memory of an encode task is not known without its model")
     outputs = _sizes(plan, {**schema.OUTPUTS, "quality": schema.ENCODING_QUALITY}, model)
     # The inputs stay until the outputs are written; activations and copies never meet.
     kept, at_once = _of_model(plan, model)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipeline.config import SurveyConfig, checked_keys, require_choice, require_count, require_text
-from pipeline.errors import ConfigError, require_place
+from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.schema import OUTPUTS, default_outputs
 from pipeline.surveys.registry import DEFAULT, get_survey
 
@@ -97,7 +97,7 @@ def read_toml(text: str) -> tuple[SurveyConfig, tuple[ModelConfig, ...]]:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError("config", str(error), "valid TOML") from error
+        raise RefusedError("config", f"the survey file is not valid TOML: {error}") from error
     tables = values.pop("model", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ConfigError("model", tables, "[[model]] tables", "write [[model]] with double brackets")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pipeline.config import SurveyConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.storage import canonical_json
@@ -38,11 +38,8 @@ COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones ro
 
 MAX_SHARD = 4096
 MIN_SHARDS = 16
-# Spectra per inner chunk, measured by benchmarks/chunking.py on shards of 1024 real spectra (flux and ivar, local disk,
-# one busy core). Reading one spectrum takes 2.0 ms from chunks of 16, 2.6 of 32 and 64, 3.9 of 128, 6.6 of 256 and 21
-# from a shard of one chunk, and fetches 0.36, 0.7, 1.4, 2.9, 5.7 and 23 MB: at 32 that is still less time than one
-# request to an object store costs. Whole shards are read at 0.6 GB/s from chunks of 8, 0.7 of 16, 0.9 of 32 and 1.0-1.1
-# above; one spectrum per chunk reads at 0.1 and writes at a third of the rate.
+# Spectra per inner chunk: small enough that one spectrum is read in less time than a request to an object store takes,
+# large enough to read whole shards fast (benchmarks/RESULTS.md, "Chunks and compression").
 CHUNK = 32
 # Spectra per forward pass. More are no faster on a CPU, where the encoder works through 64 at a time.
 MICRO_BATCH = 64
@@ -94,7 +91,7 @@ def choose_shard(n_spectra: int, shard: int | None = None, chunk: int | None = N
 
 
 def choose_micro_batch(shard: int) -> int:
-    """Return the spectra per forward pass when nobody chose: MICRO_BATCH, fewer when a task holds fewer."""
+    """Return the spectra per forward pass by default: MICRO_BATCH, fewer when a task holds fewer."""
     return min(MICRO_BATCH, shard)
 
 
@@ -243,7 +240,7 @@ class Plan:
             values: dict[str, Any] = json.loads(text)
             values["plan_version"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError("plan.json", str(error), "a plan written by this program") from error
+            raise RefusedError("plan.json", f"plan.json is not a plan of this program: {error}") from error
         # A run of one release must not go on under another that gives other numbers.
         expected = {
             "plan_version": PLAN_VERSION,
@@ -267,7 +264,7 @@ class Plan:
         except ConfigError:
             raise
         except KeyError as error:
-            raise ConfigError("plan.json", str(error), "a plan with that key", "plan again") from error
+            raise RefusedError("plan.json", f"plan.json has no key {error}", "plan again in another ROOT") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError("plan.json", str(error), "values of the right types", "undo the edit") from error
         remedy = "undo the edit, or plan again in another ROOT"

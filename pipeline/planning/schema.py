@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # Rows per chunk of a coordinate along `spectrum`: one object for all but the largest surveys, five for 5 M
-# rows (8 MiB each at most, text aside), instead of one request per task's rows whenever somebody reads a column.
+# rows (8 MiB each at most, text aside), instead of one request per task's rows for every read of a column.
 COORDINATE_ROWS = 2**20
 
 _FLUX_UNITS = "1e-17 erg s-1 cm-2 Angstrom-1"

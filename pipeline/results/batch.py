@@ -48,7 +48,7 @@ def make_batch(
         raise ValueError(f"survey {survey!r} has no ids to make a batch from: plan a run instead")
     instrument = instrument or next(iter(known.instruments))
     if instrument not in known.instruments:
-        raise ValueError(f"survey {survey!r} has no instrument {instrument!r}: {', '.join(known.instruments)}")
+        raise ValueError(f"survey {survey!r} has no instrument {instrument!r}, only {', '.join(known.instruments)}")
     grid = Grid.of(get_instrument(instrument))
     numbers = [lookup.numbers_of(entry) for entry in ids]
     where = place(folder)
@@ -91,7 +91,7 @@ def _load(
     paths = [(layout.path(key), key) for key in keys]
     if storage.protocol(folder) in ("http", "https"):
         raise FileNotFoundError(
-            f"{paths[0][0]}: not in {folder}, and nothing can be fetched into it: it cannot be written"
+            f"{paths[0][0]} is not in {folder}, and cannot be fetched: the folder cannot be written"
         )
     for path, key in paths:
         data = Source(source).fetch([path])[0]

@@ -254,7 +254,7 @@ def _draw_observed(axes: Axes, spectrum: Spectrum) -> None:
 
 def _say_why(axes: Axes, spectrum: Spectrum) -> None:
     unusable = spectrum.quality & int(Quality.UNUSABLE)
-    reason = f"no latents: {_words(unusable)}" if unusable else "the run holds no restframe to reconstruct from"
+    reason = f"no latents: {_words(unusable)}" if unusable else "the run has no restframe spectra to reconstruct from"
     box = {"facecolor": "white", "edgecolor": _MODEL, "boxstyle": "round,pad=0.6"}
     axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", fontsize=18, color=_MODEL, bbox=box)
 
@@ -326,7 +326,7 @@ def _name_lines(axes: Axes, lines: Lines, *, base: float, step: float, span: tup
 def summary_table(run: Run, rows: Sequence[int] = (), model: str | None = None) -> str:
     """Describe the encodings of a run in a few lines of text, and some of its spectra one by one.
 
-    rows: indices along `spectrum` that get a line of their own. model: default the plan's only one.
+    rows: indices along `spectrum` that get their own line. model: default the plan's only one.
     """
     encodings = run.encodings(model)
     names = [

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pipeline import storage
 from pipeline.catalog import targets
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.storage import Place, place
 from pipeline.store.arrays import encodings_url, open_dataset, spectra_url
 from pipeline.store.root import read_plan
@@ -71,7 +71,7 @@ class Run:
             example = self._targets["target"].iloc[0]
             raise ConfigError("id", target, expected, f"the first target is {example}")
         keys = ", ".join(self._targets["target"].iloc[rows[:5]])
-        raise ConfigError("id", target, expected, f"it means {len(rows)} targets: {keys}")
+        raise ConfigError("id", target, expected, f"it matches {len(rows)} targets: {keys}")
 
     @cached_property
     def _targets(self) -> pd.DataFrame:
@@ -101,8 +101,9 @@ class Run:
         try:
             opened = open_dataset(url)
         except FileNotFoundError as error:
-            raise ConfigError(what, url, "a store", "start the run first") from error
+            raise RefusedError(what, f"there is no store {url} yet", "start the run first") from error
         if opened.attrs.get("fingerprint") != fingerprint:
             found = str(opened.attrs.get("fingerprint"))[:12]
-            raise ConfigError(f"fingerprint of {what}", found, f"{fingerprint[:12]}, the plan's", "run the plan again")
+            problem = f"{what} is of another plan (fingerprint {str(found)[:12]}, the plan has {fingerprint[:12]})"
+            raise RefusedError("fingerprint", problem, "start the run again, or open another ROOT")
         return opened

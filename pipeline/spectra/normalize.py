@@ -83,7 +83,7 @@ class NormalizedSpectrum:
 
 
 def empty(grid: Grid, quality: Quality) -> NormalizedSpectrum:
-    """Return what stands for no spectrum at all: flux NaN, ivar 0, norm NaN, as the stores' fill values."""
+    """Return what is stored for a missing spectrum: flux NaN, ivar 0, norm NaN, as the stores' fill values."""
     size = len(grid.wavelength)
     return NormalizedSpectrum(
         np.full(size, np.nan, np.float32), np.zeros(size, np.float32), np.float32(np.nan), quality

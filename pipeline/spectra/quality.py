@@ -64,23 +64,23 @@ MEANINGS: dict[Quality, str] = {
     Quality.OFF_GRID: "No pixel of the file falls on the wavelength grid.",
     Quality.BAD_PIXELS: "Pixels with a flux or ivar that is not finite, or a negative ivar: zeroed, weight 0.",
     Quality.FEW_PIXELS: (
-        "Fewer pixels carry weight than `normalize.MIN_PIXELS`: latents exist, with little behind them."
+        "Fewer pixels carry weight than `normalize.MIN_PIXELS`: it has latents, but they are unreliable."
     ),
-    Quality.NO_PIXELS: "No pixel carries weight. With nothing to scale by, norm is 1 and flux as in the file.",
+    Quality.NO_PIXELS: "No pixel carries weight. There is nothing to scale by: norm is 1, flux is as in the file.",
     Quality.NO_REDSHIFT: "The target's redshift is not finite or not above -1.",
     Quality.NO_NORM: "No valid pixel in restframe 5300-5850 Angstrom: scaled by the median of all valid flux.",
     Quality.NEGATIVE_NORM: (
         "The median that should scale the spectrum is not positive: scaled by the median of |flux| instead."
     ),
     Quality.ZERO_FLUX: "The flux of every valid pixel is zero: there is nothing to scale, norm is 1.",
-    Quality.OUT_OF_RANGE: "Some weighted pixels lie outside the model's restframe; they take no part in chi2.",
-    Quality.NO_OVERLAP: "All weighted pixels lie outside the model's restframe.",
+    Quality.OUT_OF_RANGE: "Some weighted pixels lie outside the model's restframe range; they take no part in chi2.",
+    Quality.NO_OVERLAP: "All weighted pixels lie outside the model's restframe range.",
     Quality.NOT_FINITE: "The model returned latents that are not finite.",
     Quality.AMPLITUDE_FITTED: (
-        "Without the norm window, the amplitude of the decoded model was fitted by weighted least squares."
+        "The norm window has no valid pixel: the amplitude of the decoded model was fitted by weighted least squares."
     ),
     Quality.NEGATIVE_AMPLITUDE: (
-        "The amplitude fitted is not positive: the model does not describe this spectrum. Latents exist, no restframe."
+        "The fitted amplitude is not positive: the model does not fit the spectrum. It has latents, but no restframe."
     ),
 }
 """What each bit means for a spectrum."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.store.template import Encoding
 
 # Not stored in the array's metadata: every handle must say it, or a chunk that equals the fill is dropped
-# and cannot be told from one that was never written.
+# and looks like one that was never written.
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ _handles_lock = threading.Lock()
 def open_handle(url: str, *, writable: bool = False) -> Handle:
     """Return this process's handle on a store, the same one every time while the store is the same.
 
-    A long-lived worker may meet a store that was made anew since; one small read of the group's metadata,
-    which holds the fingerprint, tells. Raises FileNotFoundError when there is no store.
+    A long-lived worker may meet a store that was made again since; one small read of the group's metadata,
+    which holds the fingerprint, shows it. Raises FileNotFoundError when there is no store.
     """
     metadata = storage.read_bytes(storage.join(url, METADATA))
     with _handles_lock:
@@ -194,7 +194,7 @@ def _check_region(array: zarr.Array[Any], shard: Shard, values: NDArray[Any], na
     aligned = shard.stop % size == 0 or shard.stop == rows
     if not (0 <= shard.start < shard.stop <= rows and shard.start % size == 0 and aligned):
         raise AlignmentError(
-            f"rows {shard.start} to {shard.stop} of {name} are not whole shards of {size} of {rows} rows"
+            f"rows {shard.start} to {shard.stop} of {name} ({rows} rows) do not begin and end at a shard of {size} rows"
         )
     expected = (shard.stop - shard.start, *array.shape[1:])
     if values.shape != expected or values.dtype != array.dtype:

@@ -6,7 +6,7 @@
         failed/000009.json   chunk 9 failed for good in some run, with the reason
 
 Markers hold no times and no machine names: two runs of one plan write the same bytes. A chunk is done when
-its marker stands and never because data stand.
+its marker is there, never because data are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 
 _STORE = "store.json"
 _FAILED = "failed"
@@ -52,7 +52,7 @@ class Ledger:
         return storage.create_bytes(url, data) or storage.read_bytes(url) == data
 
     def replace(self, index: int, record: Mapping[str, Any]) -> None:
-        """Write the marker of a chunk in place of whatever stands."""
+        """Write the marker of a chunk, in place of one that may be there."""
         storage.write_json(storage.join(self.folder, _name(index)), self._content(index, record))
 
     def read(self, index: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Ledger:
         storage.remove(storage.join(self.folder, _FAILED, _name(index)))
 
     def store_created(self) -> bool:
-        """Tell whether the empty store was completed; without its marker it is made anew."""
+        """Tell whether the empty store was completed; without its marker it is made again."""
         return storage.exists(storage.join(self.folder, _STORE))
 
     def mark_store(self, record: Mapping[str, Any]) -> None:
@@ -141,8 +141,8 @@ def is_whole(record: Mapping[str, Any]) -> bool:
 
 
 def _damaged(url: str) -> ConfigError:
-    remedy = "it is damaged: run verify --repair, which removes it, then run"
-    return ConfigError("ledger", url, "a marker", remedy)
+    remedy = "spender-pipeline verify ROOT --repair removes it, and the next run does its chunk again"
+    return RefusedError("ledger", f"the marker {url} is damaged", remedy)
 
 
 def _name(index: int) -> str:

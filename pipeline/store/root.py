@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline import storage
 from pipeline.config import SurveyConfig
-from pipeline.errors import ConfigError, require_place
+from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.plan import Plan
 from pipeline.store.ledger import Ledger
 
@@ -12,7 +12,7 @@ from pipeline.store.ledger import Ledger
 def read_plan(root: str) -> Plan:
     """Read the plan of a run, and reach storage as it says. Raises ConfigError when there is none at ROOT.
 
-    Also for a ROOT that tells a user's name or a password: it is written into logs, and the names of Dask's tasks.
+    Also for a ROOT that holds a user's name or a password: it is written into logs, and the names of Dask's tasks.
     """
     require_place("ROOT", root, with_query=False)
     try:
@@ -29,8 +29,9 @@ def use_storage(root: str, config: SurveyConfig) -> None:
     """Reach storage as a configuration says, from now on. Raises ConfigError for a [storage] table that covers ROOT."""
     for table in config.storage:
         if table.covers(root):
-            remedy = "set AWS_ENDPOINT_URL, AWS_PROFILE, ... for ROOT: its plan.json is read before any table is known"
-            raise ConfigError(f"storage.{table.prefix}", root, "a prefix that ROOT does not lie below", remedy)
+            key = f"storage.{table.prefix}"
+            remedy = "set AWS_ENDPOINT_URL, AWS_PROFILE, ... for ROOT: its plan.json is read before its tables"
+            raise RefusedError(key, f"the table {key} covers ROOT, {root}", remedy)
     storage.configure(config.storage)
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pipeline import storage
 from pipeline.catalog import targets
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Kind, Plan
 from pipeline.store import arrays as dataset
@@ -85,7 +85,7 @@ _UNREADABLE = "unreadable"
 
 
 def _fingerprint(store: Store) -> str | None:
-    """Read the fingerprint of what stands; None for nothing, "unreadable" for what is no store's description."""
+    """Read the fingerprint of the store; None for nothing, "unreadable" for what is no store's description."""
     try:
         found = storage.read_json(storage.join(store.url, METADATA))["attributes"]["fingerprint"]
     except (FileNotFoundError, NotADirectoryError):
@@ -106,8 +106,11 @@ def _stands(root: str, store: Store) -> bool:
     _refuse_another_plans(store, fingerprint)
     if created or done:
         remedy = f"to make them agree: spender-pipeline verify {root} --repair, then run"
-        told_by = store.url if created else store.ledger.folder
-        raise ConfigError("ROOT", told_by, "a store and a ledger that agree", remedy)
+        if created:
+            problem = f"the ledger says that {store.url} was made, but it is not there or cannot be read"
+        else:
+            problem = f"{store.ledger.folder} says that chunks are done, but not that {store.url} was made"
+        raise RefusedError("ROOT", problem, remedy)
     return False
 
 

@@ -139,11 +139,8 @@ def _data_variable(
 def compressors() -> tuple[BloscCodec, ...]:
     """Return the compression of every array: Zstandard level 3 over byte-shuffled values.
 
-    Measured by benchmarks/chunking.py on real normalized spectra, inner chunks of 32, one busy core. Against plain
-    Zstandard level 3, flux and ivar take 22.3 kB per spectrum instead of 25.6 (31.4 uncompressed) and restframes 17.4
-    instead of 24.3 (28.0): exponents and high mantissa bytes repeat along a spectrum, low ones are noise. Reading is as
-    fast (1 GB/s), writing slower (150-290 MB/s against 220-500), yet far above what a task can fetch or encode. Level 5
-    saves 1 and 5 % more at half the writing rate; lz4 writes at 700-900 MB/s and takes 5 % more space. The output does
-    not depend on threads: Zarr switches Blosc's own off.
+    Exponents and high mantissa bytes repeat along a spectrum, low ones are noise: shuffled they take less space.
+    Reading stays fast; writing is slower, yet far faster than a task fetches or encodes (benchmarks/RESULTS.md,
+    "Chunks and compression"). The output does not depend on threads: Zarr switches Blosc's own off.
     """
     return (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)

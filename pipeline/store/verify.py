@@ -47,7 +47,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     """Read every chunk again and compare it with its marker, the targets with the plan, the stores with their making.
 
     repair: write again what describes a store, if that is damaged, and remove the markers of chunks that are, so that
-    `run` does them again; it does the encodings of spectra that are ingested anew by itself. progress: wraps the
+    `run` does them again; it does the encodings of spectra that are ingested again by itself. progress: wraps the
     iterator over a store's chunks, for a progress bar. Raises OSError when storage does not answer or refuses, and
     removes no marker then.
     """
@@ -87,7 +87,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
                     bad.append((store, shard))
     unmarked = 0
     for store, shard in bad if repair else ():
-        if judge(store, shard):  # still: another run may have mended it
+        if judge(store, shard):  # still: another run may have repaired it
             store.ledger.unmark(shard.index)
             unmarked += 1
     return Findings(tuple(problems), tuple(restored), unmarked, pending)
@@ -143,7 +143,7 @@ def _description_problems(store: Store, expected: Mapping[str, str | None], attr
         if expected[name] not in (None, digest(content)):
             problems.append(f"{store.label}: the metadata of {name} is not what was written")
         elif copies is not None and {key: copies.get(name, {}).get(key) for key in _COMPARED} != described:
-            problems.append(f"{store.label}: the consolidated metadata of {name} differs")
+            problems.append(f"{store.label}: the consolidated metadata of the store differ from those of {name} itself")
     return problems
 
 
@@ -173,7 +173,7 @@ def _targets_problems(root: str, plan: Plan) -> list[str]:
     return (
         []
         if targets_sha256(rows, plan.survey) == plan.targets_sha256
-        else [f"targets: {url} is not what the plan was made for"]
+        else [f"targets: {url} is not the table that the plan was made with"]
     )
 
 
@@ -183,7 +183,7 @@ def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], whe
         present = spectra.ledger.read(shard.index)
     except (FileNotFoundError, ValueError) as error:
         _damage(error)
-        return []  # told of as the spectra's own problem
+        return []  # reported as the spectra's own problem
     if not is_whole(present):
         return []
     made_from = record.get("spectra_checksums") or {}

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.survey import Survey
 
 ENTRY_POINTS = "spender_pipeline.surveys"
@@ -34,9 +34,10 @@ def get_survey(name: str) -> Survey:
         loaded = others[name].load()
     except Exception as error:  # whatever another package's import raises
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError("survey", name, f"a survey that {others[name].value} brings", reason) from error
+        raise ConfigError("survey", name, f"a survey that can be imported from {others[name].value}", reason) from error
     if not isinstance(loaded, Survey):
-        raise ConfigError("survey", name, f"a Survey at {others[name].value}", f"it is {type(loaded).__name__}")
+        problem = f"the survey {name!r} is at {others[name].value}, which is no Survey but {type(loaded).__name__}"
+        raise RefusedError("survey", problem, "correct the package's entry point")
     return loaded
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.compute.stages.process import device
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.plan import Plan
 from pipeline.spectra.quality import Quality
 from pipeline.store.arrays import open_handle, read_region, spectra_url
@@ -31,7 +31,7 @@ N_LATENT = 8
 """Latents of a new model, unless chosen."""
 
 EXCLUDED_FROM_TRAINING = Quality.UNUSABLE | Quality.NO_NORM | Quality.NEGATIVE_NORM | Quality.FEW_PIXELS
-"""Spectra with any of these bits are left out: nothing to learn from, or on a scale of their own."""
+"""Spectra with any of these bits are left out: nothing to learn from, or on another scale."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def train(
     try:
         history = fit(models_and_data, settings, Path(output).expanduser(), progress=sys.stderr.isatty())
     except (ValueError, FloatingPointError) as error:
-        raise ConfigError(
-            "train", ", ".join(roots), "settings and spectra that can be trained on", str(error)
-        ) from error
+        raise RefusedError("train", f"{', '.join(roots)} cannot be trained on: {error}") from error
     return sum(int(np.count_nonzero(sample.usable)) for sample in samples), history
 
 

@@ -133,7 +133,7 @@ def test_a_profile_is_used_whatever_the_variables_say(
 def test_a_table_for_root_is_refused(tmp_path: Path, mirror: Path, server: s3.Server, bucket: str) -> None:
     config = survey(tmp_path, mirror, str(mirror), f'[storage."s3://{bucket}"]\nendpoint = "{server.endpoint}"\n')
     line = told(command("plan", f"s3://{bucket}/run", "--config", config, **server.environment))
-    assert f"storage.s3://{bucket} is 's3://{bucket}/run'" in line
+    assert f"the table storage.s3://{bucket} covers ROOT, s3://{bucket}/run" in line
     assert "set AWS_ENDPOINT_URL, AWS_PROFILE" in line
 
 

@@ -110,7 +110,7 @@ def test_a_client_of_ones_own_does_the_work_and_stays_open(
 
 
 def test_a_client_and_another_place_to_work_in_are_refused(finished: Path, threads: Client) -> None:
-    with pytest.raises(pipeline.ConfigError, match="no workers, scheduler"):
+    with pytest.raises(pipeline.ConfigError, match="no workers=, scheduler="):
         pipeline.run(finished, client=threads, workers=2, progress=False)
 
 

@@ -60,7 +60,9 @@ def test_survey_survives_the_round_trip() -> None:
 
 
 def test_unknown_key_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"survey\.sourze is 'x'.*source, targets"):
+    with pytest.raises(
+        ConfigError, match=r"survey\.sourze \(with the value 'x'\) is not a known key; the keys are source, targets"
+    ):
         SurveyConfig.from_dict({**SURVEY, "sourze": "x"})
 
 

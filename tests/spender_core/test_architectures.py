@@ -254,7 +254,7 @@ def test_a_description_is_checked_before_it_is_written():
         describe(make(toy_architecture.Toy))
     architectures.register(toy_architecture.Toy)
     for value in (torch.zeros(2), float("nan"), (1, 2)):
-        with pytest.raises(ValueError, match="'toy' has arguments .*, expected values of JSON"):
+        with pytest.raises(ValueError, match="'toy' has arguments .*, expected what JSON can hold"):
             describe(make(WithOption, option=value))
 
 

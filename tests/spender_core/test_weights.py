@@ -184,10 +184,10 @@ class Bomb:
 def test_checkpoint_is_never_unpickled(tmp_path):
     path = tmp_path / "bomb.pt"
     torch.save({"model": upstream().state_dict(), "losses": Bomb()}, path)
-    with pytest.raises(WeightsError, match="not a checkpoint of tensors alone"):
+    with pytest.raises(WeightsError, match="not a checkpoint with only tensors"):
         load_model(path, SDSS())
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(WeightsError, match="not a checkpoint of tensors alone"):
+    with pytest.raises(WeightsError, match="not a checkpoint with only tensors"):
         load_model(path, SDSS())
 
 
@@ -221,7 +221,7 @@ def test_odd_entries_of_a_checkpoint_are_neither_executed_nor_unpacked(tmp_path,
         pass
     assert {path for path in tmp_path.rglob("*")} == before
     if name.endswith(("data.pkl", "constants.pkl")):
-        with pytest.raises(WeightsError, match="not a checkpoint of tensors alone"):
+        with pytest.raises(WeightsError, match="not a checkpoint with only tensors"):
             load_model(odd, SDSS())
 
 
@@ -332,7 +332,7 @@ def test_published_name_is_read_from_the_cache_and_its_hash_checked(tmp_path, mo
 def test_a_published_model_that_cannot_be_fetched_is_not_called_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(weights, "_REPOSITORY", "http://127.0.0.1:1")  # where no server is
-    expected = r"'sdss_II' could not be fetched from http://127.0.0.1:1/main/.* \(Cannot connect .*\): .* a file of it"
+    expected = r"'sdss_II' could not be fetched from http://127.0.0.1:1/main/.* \(Cannot connect .*\): .* give its file"
     with pytest.raises(WeightsError, match=expected):
         load_model("sdss_II", SDSS())
 

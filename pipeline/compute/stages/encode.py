@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.catalog import targets
 from pipeline.compute.stages import infer, process
 from pipeline.compute.stages.record import Record, Timings, finish, mark_shard, packages, record_of, require_same
-from pipeline.errors import ConfigError
+from pipeline.errors import RefusedError
 from pipeline.planning.plan import Plan, Shard
 from pipeline.spectra.quality import Quality
 from pipeline.store.arrays import checksum, encodings_url, read_region, spectra_url, write_region
@@ -31,7 +31,7 @@ def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> 
         spectra = read_region(spectra_url(root), ("flux", "ivar", "quality"), shard.start, shard.stop)
         z = targets.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)["z"].to_numpy(np.float32)
     if (spectra["quality"] & np.uint32(Quality.NOT_PROCESSED)).any():
-        raise ConfigError(f"chunk {shard.index}", "not ingested", "spectra in the store", "run ingest first")
+        raise RefusedError("spectra", f"chunk {shard.index} is not ingested", "run ingest first")
     with clock.phase("checksum"):
         checksums = checksum(spectra)
         _require_undamaged(root, plan, shard, checksums)
@@ -74,15 +74,9 @@ def _require_undamaged(root: str, plan: Plan, shard: Shard, found: Mapping[str, 
     """Compare what was read with what ingest wrote, so that damage is never taken for data."""
     try:
         written = ingest_ledger(root, plan).read(shard.index)["checksums"]
-    except FileNotFoundError as error:  # whatever stands in the store
-        raise ConfigError(
-            f"chunk {shard.index}", "not ingested", "spectra with a marker", "run ingest first"
-        ) from error
+    except FileNotFoundError as error:  # whatever the store holds
+        raise RefusedError("spectra", f"chunk {shard.index} is not ingested", "run ingest first") from error
     damaged = [name for name, value in found.items() if written.get(name) != value]
     if damaged:
-        raise ConfigError(
-            f"spectra of chunk {shard.index}",
-            f"different in {', '.join(damaged)}",
-            "the spectra whose checksums ingest recorded",
-            "the store is damaged: run verify --repair, then run",
-        )
+        problem = f"chunk {shard.index} is damaged: its {', '.join(damaged)} is not what ingest wrote"
+        raise RefusedError("spectra", problem, f"spender-pipeline verify {root} --repair, then run it again")

@@ -136,7 +136,7 @@ def _pad(
     pinned = device.type == "cuda"
     shapes = (size, flux.shape[1]), (size, flux.shape[1]), (size,)
     batch = _Batch(*(torch.zeros(shape, pin_memory=pinned) for shape in shapes))
-    # Unusable rows stay zero: whatever stands in them, it can neither raise nor reach a neighbour.
+    # Unusable rows stay zero: whatever they hold, it can neither raise nor reach a neighbour.
     batch.flux[:n] = torch.from_numpy(np.where(keep[:, None], flux[rows], np.float32(0)))
     batch.ivar[:n] = torch.from_numpy(np.where(keep[:, None], ivar[rows], np.float32(0)))
     batch.z[:n] = torch.from_numpy(np.where(keep, z[rows], 0).astype(np.float32))

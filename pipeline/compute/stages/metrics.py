@@ -31,9 +31,9 @@ class _Counters:
         self.seconds = counter("phase_seconds", "Seconds of tasks by phase.", "phase")
         # by what a summary calls them
         self.sums = {
-            "spectra": counter("spectra", "Spectra of the chunks done."),
-            "usable": counter("usable_spectra", "Those among them that have, or can have, latents."),
-            "fetched": counter("fetched_bytes", "Bytes that the source gave."),
+            "spectra": counter("spectra", "Spectra in finished chunks."),
+            "usable": counter("usable_spectra", "Spectra in finished chunks that have latents, or can get them."),
+            "fetched": counter("fetched_bytes", "Bytes read from the source."),
             "written": counter("written_bytes", "Bytes of the arrays written to the stores, before compression."),
             "requests": counter("requests", "Requests to the source."),
             "retries": counter("retries", "Requests to the source that repeat a failed one."),
@@ -57,7 +57,7 @@ def _counters(where: str) -> _Counters:
 
 @cache
 def _run_chunks() -> Gauge:
-    text = "Chunks of the run that began last, by state: pending, done (by earlier runs, too), failed."
+    text = "Chunks of the latest run by state: pending, done (by earlier runs, too), failed."
     return Gauge("run_chunks", text, ("state",), namespace="spender", subsystem=SCHEDULER)
 
 

@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 TURN = 1e-5
 """Seconds that a thread may keep the interpreter while another wants it. Encoding asks for it after each of thousands
-of operations: beside a thread that parses it takes 26 times as long with Python's 5 ms, 1.3 times with this."""
+of operations (benchmarks/RESULTS.md, "From files to encodings")."""
 
-# glibc's mallopt: from what size on a block is mapped anew each time (32 MiB is its limit), how much free memory it
+# glibc's mallopt: from what size on a block is mapped again each time (32 MiB is its limit), how much free memory it
 # keeps, how many pools threads allocate from.
 _MALLOC_OPTIONS = {-3: 32 * 2**20, -1: 512 * 2**20, -8: 1}
 

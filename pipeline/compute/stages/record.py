@@ -52,7 +52,7 @@ def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDAr
     """Mark a chunk. Where another run has marked it meanwhile, have data and marker belong together.
 
     Two runs of one ROOT on like machines write the same bytes. On unlike ones the last bits of numbers may differ,
-    and what stands may be a mixture: then all of it is written again, marker included.
+    and what is there may be a mixture: then all of it is written again, marker included.
     """
     if ledger.mark(shard.index, record):
         return
@@ -129,5 +129,5 @@ def finish(
     try:
         metrics.count(stage, model, summary)
     except Exception:  # of whatever kind: the chunk is done, counted or not
-        logger.warning("chunk %d could not be counted", shard.index, exc_info=True)
+        logger.warning("chunk %d is done, but the counters could not be updated", shard.index, exc_info=True)
     return summary

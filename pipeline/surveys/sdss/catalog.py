@@ -50,7 +50,7 @@ def to_table(columns: Columns, url: str) -> pa.Table:
     names = {ours: name for ours, name in chosen.items() if columns[name].ndim == 1}
     for ours in REQUIRED:
         if ours not in names:
-            remedy = "it has several per row, or something that is neither"
+            remedy = "it holds arrays, or neither numbers nor text"
             raise ConfigError(f"CATALOG column {chosen[ours]}", url, "one number or text per row", remedy)
     is_sdss_v = names["fiberid"].lower() == SDSS_V["fiberid"]
     size = len(next(iter(columns.values())))
@@ -116,4 +116,4 @@ def compose_keys(table: pa.Table) -> pa.ChunkedArray:
 
 def remarks(table: pa.Table) -> dict[str, int]:
     """Return what a user should know of the ids."""
-    return {"with a SPECOBJID of more than 64 bits: 0 in the table": int(pc.sum(table["beyond"]).as_py())}
+    return {"with a SPECOBJID above 64 bits, stored as 0": int(pc.sum(table["beyond"]).as_py())}

@@ -27,7 +27,7 @@ LOGLAM_STEP = 1e-4
 PIXEL_BITS = 0xFFFF0000
 """SPPIXMASK bits that mask a pixel: 16-31, which speak of the pixel. Those set in all exposures count (and_mask).
 
-In brackets: on how many of 117 real files of DR9-DR17 a bit stands, and on what share of their pixels.
+In brackets: on how many of 117 real files of DR9-DR17 a bit is set, and on what share of their pixels.
 
     16 NEARBADPIXEL   beside a bad pixel (42, 1.2 %)         17 LOWFLAT        flat field below 0.5 (15, 0.3 %)
     18 FULLREJECT     all of the pixel rejected (8, 0.1 %)   19 PARTIALREJECT  part of it (13, 0.1 %)
@@ -157,7 +157,7 @@ class _Table:
             return None
         number, letter, repeat, offset = self.columns[name]
         if letter not in _NUMBERS or repeat != 1:
-            raise BadSpectrum(f"column {name} is not a number per row")
+            raise BadSpectrum(f"column {name} does not hold one number per row")
         dtype = np.dtype(_NUMBERS[letter])
         raw = np.ascontiguousarray(self.rows[:, offset : offset + dtype.itemsize]).view(dtype)[:, 0]
         values = raw.astype(dtype.newbyteorder("="))
@@ -204,7 +204,7 @@ def _read_table(data: bytes, header: _Header) -> _Table:
         raise BadSpectrum("the binary table's shape is not valid")
     columns, filled = _columns(header.text, header.integer("TFIELDS"))
     if filled != width:
-        raise BadSpectrum(f"columns fill {filled} bytes of rows of {width}")
+        raise BadSpectrum(f"the columns take {filled} bytes per row, but the header says {width}")
     if header.data_start + width * length > len(data):
         raise BadSpectrum("the table's data are truncated")
     rows = np.frombuffer(data, np.uint8, width * length, header.data_start).reshape(length, width)
@@ -305,7 +305,7 @@ class Plate:
         flux, ivar = self.flux[row].astype(np.float32), self.ivar[row].astype(np.float32)
         filled = np.flatnonzero((flux != 0) | (ivar != 0))
         if not len(filled):
-            filled = np.array([0, len(flux) - 1])  # an unplugged fiber: no pixel carries weight, and that is told
+            filled = np.array([0, len(flux) - 1])  # an unplugged fiber: no pixel carries weight, and that is reported
         span = slice(int(filled[0]), int(filled[-1]) + 1)
         and_mask = _bits(self.and_mask[row, span])
         ids = {"plate": self.plate, "mjd": self.mjd, "fiberid": fiberid}
@@ -344,9 +344,9 @@ def read_plate(data: bytes) -> Plate:
 def _read_image(data: bytes, header: _Header, bitpix: int) -> NDArray[Any]:
     """View a two-dimensional image of one type in the file's bytes."""
     if header.integer("NAXIS") != 2 or header.integer("BITPIX") != bitpix:
-        raise BadSpectrum(f"an image is not two-dimensional with BITPIX {bitpix}")
+        raise BadSpectrum(f"an image has other than two dimensions, or a BITPIX other than {bitpix}")
     if (header.number("BSCALE", 1.0), header.number("BZERO", 0.0)) != (1.0, 0.0):
-        raise BadSpectrum("an image is scaled")
+        raise BadSpectrum("an image has BSCALE or BZERO, which is not supported")
     n_pixels, n_fibers = header.integer("NAXIS1"), header.integer("NAXIS2")
     if n_pixels < 1 or n_fibers < 1:
         raise BadSpectrum("an image is empty")
@@ -360,7 +360,7 @@ def _fibers(plugmap: _Table, count: int) -> dict[int, int]:
     """Map fiber numbers to rows, -1 for one that is there twice."""
     ids = _required(plugmap, "fiberid")
     if len(ids) != count:
-        raise BadSpectrum(f"a plug map of {len(ids)} rows for {count} fibers")
+        raise BadSpectrum(f"the plug map has {len(ids)} rows for {count} fibers")
     rows: dict[int, int] = {}
     for row, fiberid in enumerate(ids.tolist()):
         rows[fiberid] = -1 if fiberid in rows else row

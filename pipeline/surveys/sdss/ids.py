@@ -66,7 +66,7 @@ def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> tuple[
     """Read ids as unsigned numbers: real ones exceed 2^63, so catalogs hold them as text or negative.
 
     A column of floats has lost the last digits and is ignored; so is what is missing. Ids beyond 64 bits become 0;
-    also tells which.
+    also says which.
     """
     data = np.ma.getdata(column)
     within = np.zeros(len(data), np.bool_)

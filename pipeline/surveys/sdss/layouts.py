@@ -74,7 +74,7 @@ def _checked(raw: RawSpectrum, ids: Ids) -> RawSpectrum:
     """Refuse the spectrum of another target; an id that the file does not have contradicts nothing."""
     if raw.contradicts(_numbers(ids)):
         fiber_or_catalogid = raw.ids.get("catalogid" if is_sdss_v(ids.run2d) else "fiberid")
-        raise WrongSpectrum(f"the file is of {raw.ids.get('plate')}-{raw.ids.get('mjd')}-{fiber_or_catalogid}")
+        raise WrongSpectrum(f"the file holds {raw.ids.get('plate')}-{raw.ids.get('mjd')}-{fiber_or_catalogid}")
     return raw
 
 

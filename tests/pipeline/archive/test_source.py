@@ -129,7 +129,7 @@ def test_a_root_without_any_of_the_files_is_refused_before_a_run(mirror: Path, c
     paths = real_paths(catalog)[:3]
     Source(str(mirror)).require_some([spec_lite_path("26", 1, 2, 3), *paths], SDSS.root)
     with pytest.raises(
-        ConfigError, match="the folder that holds sdss/.*it has none of 3 files tried, such as sdss/spectro"
+        ConfigError, match="the folder that holds sdss/.*none of the 3 files tried is there, such as sdss/spectro"
     ):
         Source(str(mirror / "sdss")).require_some(paths, SDSS.root)
     with pytest.raises(ConfigError, match="attempt 1"):
@@ -241,13 +241,13 @@ def test_pauses_that_the_server_asks_for_use_up_no_attempts(faulty: str):
 
 def test_pauses_end_when_their_sum_is_too_long(faulty: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.archive.source.MAX_RETRY_AFTER", 2.5)
-    with pytest.raises(SourceError, match=r"asks to be left alone for 1 s \(attempt 3\)"):
+    with pytest.raises(SourceError, match=r"asks for a pause of 1 s \(attempt 3\)"):
         Source(faulty, retries=0, backoff=0.01).fetch(["busy1/99/name"])
 
 
 def test_a_server_that_asks_for_too_long_a_pause_fails_the_file(faulty: str):
     path = f"busy{MAX_RETRY_AFTER + 1:.0f}/9/name"
-    with pytest.raises(SourceError, match=r"asks to be left alone for 601 s \(attempt 1\)"):
+    with pytest.raises(SourceError, match=r"asks for a pause of 601 s \(attempt 1\)"):
         Source(faulty).fetch([path])
 
 
@@ -320,9 +320,9 @@ def test_a_web_page_is_no_file(faulty: str, tmp_path: Path):
     page = "page/2/name"
     source = Source(faulty, backoff=0.01, cache=str(tmp_path))
     assert source.fetch([page]) == [content_of(f"/{page}")]  # a maintenance page that goes away
-    with pytest.raises(SourceError, match="web page in the file's place"):
+    with pytest.raises(SourceError, match="web page instead of the file"):
         Source(faulty, backoff=0.01, retries=1).fetch(["page/99/name"])
-    with pytest.raises(ConfigError, match="web page in the file's place"):
+    with pytest.raises(ConfigError, match="web page instead of the file"):
         Source(faulty, backoff=0.01).require_some(["page/98/name"], SDSS.root)
 
 

@@ -172,9 +172,7 @@ def test_failed_chunks_end_with_3_each_with_its_reason(
 def test_encode_before_any_ingest_ends_with_1(planned: Path, capsys: Capture) -> None:
     status, lines, told = command(capsys, "encode", planned, "--serial")
     assert (status, lines) == (1, [])
-    assert told == [
-        f"error: encode is '{planned}', expected a ROOT whose spectra are ingested; run ingest first",
-    ]
+    assert told == [f"error: the spectra of {planned} are not ingested; run ingest first"]
 
 
 def test_finalize_names_the_root_and_ends_with_0(done: Path, capsys: Capture) -> None:
@@ -221,7 +219,7 @@ def test_a_wait_is_announced_where_there_is_a_cluster_to_wait_for(planned: Path,
     _, _, told = command(capsys, "run", planned, "--workers", "0", "--wait", "7")
     assert told[0] == "waiting up to 7 s for the cluster"
     _, _, told = command(capsys, "encode", planned, "--serial", "--wait", "7")
-    assert told[0].startswith("error: encode is ")
+    assert told[0].startswith("error: the spectra of ")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "soon"])

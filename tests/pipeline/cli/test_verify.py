@@ -62,7 +62,7 @@ def test_a_problem_ends_with_3_and_the_remedy(tmp_path: Path, ledger: Ledger, ca
     status, lines, message = verify(tmp_path, capsys)
     assert status == 3
     assert lines[0].startswith("ingest chunk 0")
-    remedy = f"to repair: spender-pipeline verify {tmp_path} --repair, then run"
+    remedy = f"to repair: spender-pipeline verify {tmp_path} --repair, then spender-pipeline run {tmp_path}"
     assert message == f"error: 1 problem found in {tmp_path}; {remedy}"
     assert file_hashes(tmp_path) == before, "without --repair nothing is changed"
 
@@ -74,7 +74,7 @@ def test_what_is_not_done_yet_is_not_called_damaged(
     ledger.unmark(1)
     status, lines, message = verify(tmp_path, capsys, *options)
     assert (status, lines) == (3, ["ingest chunk 1: not done"])
-    rest = f"nothing that is done is damaged; to do the rest: spender-pipeline run {tmp_path}"
+    rest = f"what is done is undamaged; to do the rest: spender-pipeline run {tmp_path}"
     assert message == f"error: {tmp_path} is not finished; {rest}"
 
 

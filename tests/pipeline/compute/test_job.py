@@ -137,8 +137,7 @@ def test_an_encoding_without_any_ingested_spectra_is_refused(root: str, plan: Pl
     with pytest.raises(ConfigError) as caught:
         job.pending(root, plan, ("encode",), MODELS)
     error = caught.value
-    assert (error.key, error.value) == ("encode", root)
-    assert error.expected == "a ROOT whose spectra are ingested"
+    assert (error.key, str(error)) == ("ROOT", f"the spectra of {root} are not ingested; run ingest first")
     assert error.remedy == "run ingest first"
 
 

@@ -68,7 +68,7 @@ def test_a_client_with_another_place_beside_it_is_refused(threads: Client, besid
     with pytest.raises(ConfigError) as caught, cluster.place_of_work(job_of(), client=threads, **beside):  # type: ignore[arg-type]
         pytest.fail("work began")
     assert (caught.value.key, caught.value.value) == ("client", threads)
-    assert caught.value.expected == "no workers, scheduler, memory_limit or serial with it"
+    assert caught.value.expected == "no workers=, scheduler=, memory_limit= or serial= with it"
 
 
 def test_an_asynchronous_client_is_refused(threads: Client) -> None:

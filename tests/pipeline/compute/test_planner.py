@@ -142,7 +142,7 @@ def test_another_checkpoint_under_a_name_that_is_taken_is_refused(
     with pytest.raises(ConfigError, match="checkpoint of model toy") as caught:
         replan(root, models=[f"toy={random_checkpoint(checkpoint.parent, seed=2)}"])
     assert (caught.value.key, caught.value.value) == ("model", "toy")
-    assert "another --name" in caught.value.remedy
+    assert "--model NAME=M" in caught.value.remedy
     assert content(root) == files
 
 

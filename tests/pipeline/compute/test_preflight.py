@@ -134,8 +134,8 @@ def test_a_worker_that_offers_a_gpu_and_has_none_is_refused_demanded_or_not(
     for demanded in (False, True):
         with pytest.raises(ConfigError) as caught:
             preflight.check_devices(workers, demanded)
-        assert caught.value.key.startswith("worker tcp://127.0.0.1:")
-        assert caught.value.value == "no CUDA device"
+        assert str(caught.value).startswith("the worker tcp://127.0.0.1:")
+        assert "offers a GPU, but cannot compute on one: no CUDA device; " in str(caught.value)
         assert "SPENDER_DEVICE=cpu" in caught.value.remedy
 
 
@@ -158,7 +158,7 @@ def test_workers_with_a_gpu_that_do_not_answer_are_refused(workers: Client, monk
     monkeypatch.setattr(preflight, "on_workers", lambda client, function, addresses, limit: {})
     with pytest.raises(ConfigError) as caught:
         preflight.check_devices(workers, demanded=False)
-    assert (caught.value.key, caught.value.value) == ("workers with a GPU", "silent for 60 s")
+    assert str(caught.value) == "no worker with a GPU has answered for 60 s; read the workers' logs"
 
 
 @without_gpu
@@ -203,7 +203,7 @@ def test_the_same_targets_written_otherwise_are_taken(planned: tuple[str, Plan])
     preflight.check_targets(root, plan)
 
 
-def test_a_changed_targets_table_is_refused_with_both_hashes(planned: tuple[str, Plan]) -> None:
+def test_a_changed_targets_table_is_refused(planned: tuple[str, Plan]) -> None:
     root, plan = planned
     frame = targets.read_rows(targets_url(root), 0, 10)
     targets.write_targets(frame.assign(z=frame["z"] + np.float32(0.1)), targets_url(root))
@@ -211,9 +211,7 @@ def test_a_changed_targets_table_is_refused_with_both_hashes(planned: tuple[str,
         preflight.check_targets(root, plan)
     error = caught.value
     assert error.key == "targets.parquet"
-    assert str(error.value).startswith(f"{targets_url(root)} (")
-    assert plan.targets_sha256[:12] not in str(error.value)
-    assert error.expected == f"{plan.targets_sha256[:12]}..."
+    assert str(error).startswith(f"{targets_url(root)} is not the table that the plan was made with; ")
     assert error.remedy == "restore the file, or plan again in another ROOT"
 
 
@@ -237,9 +235,9 @@ def test_a_targets_table_that_cannot_be_read_is_refused(planned: tuple[str, Plan
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     with pytest.raises(ConfigError) as caught:
         preflight.check_targets(root, plan)
-    assert (caught.value.key, caught.value.value) == ("targets.parquet", str(file))
-    assert caught.value.expected == "the table that was planned"
-    assert caught.value.remedy.startswith("restore it (")
+    assert caught.value.key == "targets.parquet"
+    assert str(caught.value).startswith(f"{file} cannot be read (")
+    assert caught.value.remedy == "restore the file"
 
 
 def add_file(run: tuple[str, Plan], row: int) -> None:
@@ -264,7 +262,7 @@ def test_a_source_that_has_none_of_the_files_is_refused(planned: tuple[str, Plan
     assert (error.key, error.value) == ("source", plan.config.source)
     assert error.expected == "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
     first = "sdss/spectro/redux/26/spectra/lite/0300/spec-0300-51600-0001.fits"
-    assert error.remedy == f"it has none of 5 files tried, such as {first}"
+    assert error.remedy == f"none of the 5 files tried is there, such as {first}"
 
 
 @pytest.mark.parametrize("row", [0, 4, 8])
@@ -275,7 +273,7 @@ def test_one_file_of_those_tried_is_enough(planned: tuple[str, Plan], row: int) 
 
 def test_only_the_first_target_of_a_chunk_is_tried(planned: tuple[str, Plan]) -> None:
     add_file(planned, 1)
-    with pytest.raises(ConfigError, match="none of 5 files"):
+    with pytest.raises(ConfigError, match="none of the 5 files"):
         check_source(planned)
 
 
@@ -285,7 +283,7 @@ def test_pending_chunks_that_rightly_lack_files_are_not_taken_for_a_wrong_source
     ingest_ledger(root, plan).mark(0, {"start": 0, "stop": 2, **counts})
     add_file(planned, 0)
     check_source(planned, slice(1, None), ingested=(0,))
-    with pytest.raises(ConfigError, match="none of 4 files"):
+    with pytest.raises(ConfigError, match="none of the 4 files"):
         check_source(planned, slice(1, None))
 
 
@@ -293,7 +291,7 @@ def test_done_chunks_that_lacked_files_say_nothing_of_the_source(planned: tuple[
     root, plan = planned
     counts = {"spectra": 2, "good": 0, "usable": 0, "quality": {"NO_FILE": 2}, "checksums": {}}
     ingest_ledger(root, plan).mark(0, {"start": 0, "stop": 2, **counts})
-    with pytest.raises(ConfigError, match="none of 4 files"):
+    with pytest.raises(ConfigError, match="none of the 4 files"):
         check_source(planned, slice(1, None), ingested=(0,))
 
 
@@ -301,9 +299,9 @@ def test_of_many_chunks_only_some_are_tried(tmp_path: Path, make_targets: MakeTa
     root, frame = str(tmp_path / "run"), make_targets(100)
     targets.write_targets(frame, targets_url(root), row_group=2)
     plan = Plan.create(SurveyConfig(source=str(tmp_path), targets="t", shard=2, retries=0), frame)
-    with pytest.raises(ConfigError, match=r"none of (\d+) files") as caught:
+    with pytest.raises(ConfigError, match=r"none of the (\d+) files") as caught:
         check_source((root, plan))
-    assert f"none of {-(-50 // 7)} files" in str(caught.value)
+    assert f"none of the {-(-50 // 7)} files" in str(caught.value)
     assert -(-50 // 7) <= preflight.PROBES
 
 

@@ -130,7 +130,7 @@ def test_manifests_without_a_place_to_fill_in_are_refused(rendered: list[Documen
     containers(broken)["cpu"]["env"].clear()
     with pytest.raises(ConfigError, match="CLUSTER"):
         manifests.fill(broken, request_of())
-    with pytest.raises(ConfigError, match="0 of DaskJob"):
+    with pytest.raises(ConfigError, match="0 objects of kind DaskJob"):
         manifests.fill([], request_of())
 
 

@@ -265,7 +265,7 @@ def test_same_model_name_with_other_numbers_is_refused_by_name(
     changed = model(**change)
     with pytest.raises(ConfigError, match=named.replace(".", r"\.")) as caught:
         plan.with_model(changed)
-    assert "another --name" in caught.value.remedy
+    assert "--model NAME=M" in caught.value.remedy
     alone = Plan.from_json(plan.to_json())
     other = planning.replace(alone, models=(changed,))
     assert any(sentence.startswith(named) for sentence in other.difference(plan))

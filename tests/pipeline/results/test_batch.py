@@ -103,7 +103,7 @@ def test_a_mirror_over_http_is_read_but_not_written(mirror: Path):
         url = f"http://127.0.0.1:{server.server_address[1]}"
         for one, other in zip(make_batch(url, PRESENT), make_batch(mirror, PRESENT), strict=True):
             assert torch.equal(one, other)
-        with pytest.raises(FileNotFoundError, match="spec-0412-52254-0308.fits: not in http.* cannot be written"):
+        with pytest.raises(FileNotFoundError, match="spec-0412-52254-0308.fits is not in http.* cannot be written"):
             make_batch(url, IDS[2:], source=str(mirror))
         server.shutdown()
         thread.join()
@@ -123,7 +123,7 @@ def test_a_spectrum_without_valid_pixels_raises_and_is_named(shared_data: Path, 
 
 def test_a_file_of_another_target_raises_and_is_named(mirror: Path, tmp_path: Path):
     shutil.copy(real(mirror, PRESENT[0]), tmp_path / "spec-0266-51602-0001.fits")
-    with pytest.raises(BadSpectrum, match="the file is of 266-51630-486"):
+    with pytest.raises(BadSpectrum, match="the file holds 266-51630-486"):
         make_batch(tmp_path, PRESENT[1:])
 
 

@@ -122,7 +122,7 @@ def test_a_run_that_kept_no_restframe_says_so(run: Run) -> None:
     spectrum = report.read_spectrum(run, 0)
     nothing = np.full_like(spectrum.reconstruction, np.nan)
     figure = report.draw(replace(spectrum, reconstruction=nothing, wave_rest=np.empty(0), restframe=np.empty(0)))
-    assert "the run holds no restframe to reconstruct from" in texts(figure)
+    assert "the run has no restframe spectra to reconstruct from" in texts(figure)
 
 
 def test_names_of_lines_do_not_touch(run: Run) -> None:

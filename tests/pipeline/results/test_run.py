@@ -139,7 +139,7 @@ def test_a_store_of_another_plan_is_refused(tmp_path: Path, make_run: MakeRun) -
     make_run(tmp_path)
     plan = make_run(tmp_path / "other", n=17)
     (tmp_path / "plan.json").write_bytes(plan.to_json())
-    with pytest.raises(ConfigError, match="fingerprint of spectra"):
+    with pytest.raises(ConfigError, match="spectra is of another plan"):
         pipeline.open_run(str(tmp_path)).spectra()
 
 

@@ -26,7 +26,7 @@ def test_every_bit_has_a_meaning():
     assert list(MEANINGS) == list(Quality)
     assert all(meaning.endswith(".") for meaning in MEANINGS.values())
     assert MEANINGS[Quality.NO_FILE] == "The source has no file for this target."
-    assert MEANINGS[Quality.NEGATIVE_AMPLITUDE].startswith("The amplitude fitted is not positive")
+    assert MEANINGS[Quality.NEGATIVE_AMPLITUDE].startswith("The fitted amplitude is not positive")
 
 
 def test_a_spectrum_that_was_never_written_is_unusable():

@@ -148,7 +148,7 @@ def test_a_ledger_whose_store_is_gone_is_refused_with_the_remedy(created: tuple[
     store = store_of(created, INGEST)
     shutil.rmtree(store.url)
     error = refused(created)
-    assert (error.value, error.expected) == (store.url, "a store and a ledger that agree")
+    assert str(error).startswith(f"the ledger says that {store.url} was made, but")
     assert f"spender-pipeline verify {created[0]} --repair, then run" in error.remedy
 
 
@@ -156,7 +156,7 @@ def test_a_created_store_that_cannot_be_read_is_refused_with_the_remedy(created:
     store = store_of(created, ENCODE)
     (Path(store.url) / "zarr.json").write_text("{")
     error = refused(created, ENCODE)
-    assert error.value == store.url
+    assert f"that {store.url} was made, but it is not there or cannot be read" in str(error)
     assert "--repair" in error.remedy
 
 
@@ -164,7 +164,7 @@ def test_chunks_that_are_done_in_a_store_that_was_never_made_are_refused(planned
     store = store_of(planned, INGEST)
     store.ledger.mark(1, {})
     error = refused(planned)
-    assert error.value == store.ledger.folder
+    assert str(error).startswith(f"{store.ledger.folder} says that chunks are done, but not")
     assert "--repair" in error.remedy
 
 

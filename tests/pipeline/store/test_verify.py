@@ -78,7 +78,7 @@ def test_changed_targets_are_found(tmp_path: Path, make_run: MakeRun) -> None:
     url = f"{tmp_path}/targets.parquet"
     frame = targets.read_rows(url, 0, 18)
     targets.write_targets(frame.assign(z=frame["z"] + np.float32(0.1)), url, 4)
-    assert verify(str(tmp_path), plan).problems == (f"targets: {url} is not what the plan was made for",)
+    assert verify(str(tmp_path), plan).problems == (f"targets: {url} is not the table that the plan was made with",)
 
 
 def test_changed_coordinates_are_found(tmp_path: Path, make_run: MakeRun) -> None:

@@ -126,7 +126,7 @@ def test_a_catalog_of_sdss_v_names_its_spectra_by_field_mjd_and_catalogid(tmp_pa
     assert frame["fiberid"].tolist() == [0, 0, 0]
     assert frame["specobjid"].tolist() == [0, 7, 0]
     assert frame["ra"].tolist() == [3.0, 2.0, 1.0]
-    assert found.remarks == {"with a SPECOBJID of more than 64 bits: 0 in the table": 1}
+    assert found.remarks == {"with a SPECOBJID above 64 bits, stored as 0": 1}
 
 
 def test_a_legacy_catalog_with_catalogids_beside_stays_legacy(tmp_path: Path):

@@ -157,7 +157,7 @@ def test_a_missing_column_is_named(name: str):
 
 def test_a_vector_column_is_refused():
     flux = astropy_fits.Column("flux", "2E", array=np.ones((50, 2)))
-    with pytest.raises(BadSpectrum, match="column flux is not a number per row"):
+    with pytest.raises(BadSpectrum, match="column flux does not hold one number per row"):
         read_spec(make_file(coadd(flux=flux)))
 
 
