@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan, Shard
 from pipeline.store import arrays as dataset
+from pipeline.store.root import read_plan
 from pipeline.store.stores import Store, stores_of
 from pipeline.store.template import encodings_template, spectra_template
 from pipeline.surveys.registry import get_survey
@@ -92,9 +96,27 @@ def create_store(store: Store, plan: Plan, frame: pd.DataFrame) -> None:
     store.ledger.mark_store(dataset.create(store.url, template, encoding))
 
 
+@pytest.fixture(scope="session")
+def made_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made-runs")
+
+
 @pytest.fixture
-def make_run(make_targets: MakeTargets) -> MakeRun:
-    """Give a maker of whole runs: plan, targets, stores, markers, all but the finalization."""
+def make_run(make_targets: MakeTargets, made_runs: Path) -> MakeRun:
+    """Give a maker of whole runs: plan, targets, stores, markers, all but the finalization.
+
+    A test process makes each of them once, and copies it from then on.
+    """
+
+    def made(root: Path | str, **asked: Any) -> Plan:  # noqa: ANN401
+        if storage.local_path(str(root)) is None:
+            return make(root, **asked)
+        name = "-".join(repr(asked[key]) for key in sorted(asked))
+        template = made_runs / hashlib.sha256(name.encode()).hexdigest()[:16]
+        if not template.exists():
+            make(template, **asked)
+        shutil.copytree(template, root, dirs_exist_ok=True)
+        return read_plan(str(root))
 
     def make(
         root: Path | str,
@@ -119,4 +141,4 @@ def make_run(make_targets: MakeTargets) -> MakeRun:
                     write_shard(store, plan, shard)
         return plan
 
-    return make
+    return made

@@ -18,6 +18,8 @@ from pipeline.cli.main import main
 from pipeline.surveys.registry import get_survey
 from tests.running import break_file, file_hashes, random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = (
     "finalize",
     "make_batch",

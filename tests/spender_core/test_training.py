@@ -201,7 +201,7 @@ def test_survey_without_spectra_to_train_on_is_refused():
     flux = np.ones((5, len(sdss.wave_obs)), np.float32)
     for ids, usable in ((np.zeros(5, np.uint64), None), (np.arange(5, dtype=np.uint64), np.zeros(5, bool))):
         empty = SpectrumDataset(flux, flux, np.zeros(5), ids, usable)
-        with pytest.raises(ValueError, match="no spectra to train sdss on"):
+        with pytest.raises(ValueError, match="no spectra to train on for sdss"):
             fit([(model(sdss)[0], empty)], SETTINGS, progress=False)
 
 

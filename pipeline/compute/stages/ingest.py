@@ -34,7 +34,7 @@ SLOWEST = 1e6
 def ingest_shard(root: str, fingerprint: str, shard: Shard, allowance: Allowance | None = None) -> Record:
     """Fetch, parse and normalize a chunk's spectra into the spectra store, and mark the chunk.
 
-    share: what this task may ask of the source; None: all that the plan allows. Returns the summary: the marker's
+    allowance: what this task may ask of the source; None: all that the plan allows. Returns the summary: the marker's
     counts, and what no marker holds, the timings, bytes, requests, retries and the worker. Raises ConfigError when
     ROOT's plan has another fingerprint, SourceError when a file cannot be fetched, OSError when the store cannot be
     written.
@@ -56,7 +56,7 @@ def ingest_shard(root: str, fingerprint: str, shard: Shard, allowance: Allowance
 
 
 def archive_of(plan: Plan, allowance: Allowance | None = None) -> Archive:
-    """Return where a plan's spectra come from. share: what a task may ask of it; None: what the plan says."""
+    """Return where a plan's spectra come from. allowance: what a task may ask of it; None: what the plan says."""
     config = plan.config
     layout = plan.survey.layouts[config.layout]
     allowance = allowance or Allowance(

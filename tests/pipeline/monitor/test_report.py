@@ -19,6 +19,8 @@ from pipeline.store import arrays as dataset
 from pipeline.store import root as runs
 from tests.running import break_file, make_root
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "br"}
 
 

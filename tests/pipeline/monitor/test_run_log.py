@@ -19,6 +19,8 @@ from pipeline.planning.plan import Shard
 from pipeline.store import root as runs
 from tests.running import file_hashes, make_root
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"command": "run", "version": "1", "stages": ["ingest"], "models": []}
 
 

@@ -12,6 +12,8 @@ from pipeline.cli.main import main
 from pipeline.planning.schema import OUTPUTS, Output
 from tests.running import random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def line_flux(monkeypatch: pytest.MonkeyPatch) -> str:

@@ -17,6 +17,8 @@ from pipeline.results.run import Run, open_run
 from pipeline.spectra.quality import Quality
 from tests.running import random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, mirror: Path, catalog: Path) -> Run:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,16 @@ def other_model() -> ModelConfig:
     return ModelConfig.from_dict({"name": "other", "checkpoint": "other.pt", **settings})
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("template") / "run"
+
+
 @pytest.fixture
-def run(tmp_path: Path, make_run: MakeRun) -> pipeline.Run:
-    finalize(str(tmp_path), make_run(tmp_path))
+def run(tmp_path: Path, template: Path, make_run: MakeRun) -> pipeline.Run:
+    if not template.exists():
+        finalize(str(template), make_run(template))
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return pipeline.open_run(str(tmp_path))
 
 
