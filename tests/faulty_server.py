@@ -26,12 +26,13 @@ class Faults(BaseHTTPRequestHandler):
             Faults.ranges.add(self.headers["Range"])
             Faults.times.append(time.monotonic())
             count = Faults.seen[self.path] = Faults.seen.get(self.path, 0) + 1
-        try:
-            fault, times = self.path.split("/")[1:3]
-            self.answer(fault if count <= int(times) else "ok")
-        finally:
-            with Faults.lock:
-                Faults.running -= 1
+        fault, times = self.path.split("/")[1:3]
+        fault = fault if count <= int(times) else "ok"
+        time.sleep({"hang": 3, "slow": 0.1}.get(fault, 0))
+        # counted until now, not until the answer is sent: a client that has it may ask again before this thread goes on
+        with Faults.lock:
+            Faults.running -= 1
+        self.answer(fault)
 
     def answer(self, fault: str) -> None:
         body = b"<html>" if fault == "page" else content_of(self.path)
@@ -42,10 +43,6 @@ class Faults(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if fault == "hang":
-            time.sleep(3)
-        if fault == "slow":
-            time.sleep(0.1)
         if fault == "reset":
             self.connection.close()
             return
