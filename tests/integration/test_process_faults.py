@@ -66,7 +66,7 @@ def test_a_scheduler_killed(bench: Bench, cluster: clusters.Cluster, tmp_path: P
                     first.scheduler.kill()
                     row.injected += 1
                     assert process.wait(PATIENCE) == 1, told(tmp_path)
-            assert "is gone; what is marked is done" in told(tmp_path)
+            assert "is gone; finished chunks are kept" in told(tmp_path)
             assert "Traceback" not in told(tmp_path)
             assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
