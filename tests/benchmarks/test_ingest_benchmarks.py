@@ -24,7 +24,7 @@ def test_prepare_finds_every_file_equal_to_astropys_reading(shared_data: Path) -
 
 def test_catalog_selects_as_many_rows_as_were_made(tmp_path: Path) -> None:
     lines = lines_of("catalog.py", "--rows", "2000", "--work", tmp_path)
-    assert "2000 targets of 2000 rows" in "\n".join(lines)
+    assert "2000 targets, selected from 2000 rows" in "\n".join(lines)
     assert (tmp_path / "specObj-2000.fits").stat().st_size % 2880 == 0
 
 
