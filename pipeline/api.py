@@ -90,7 +90,7 @@ def plan(
     cache: Place | None = None,
     storage: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Plan:
-    """Say what a run is to do, or add models to the plan that is there; what is left out stays as planned.
+    """Define what a run does, or add models to the plan that is there; what is left out stays as planned.
 
     root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it. source:
     release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
@@ -153,7 +153,7 @@ def run(
     root: folder of the run. client: any Dask client, which stays open; or scheduler: the address of a cluster; or
     workers: processes on this machine (default one per core); or serial: in this process. stages, models: only these.
     memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there.
-    max_requests_per_second: instead of the plan's. gpu: encode on a GPU or not at all. progress: True for a bar on a
+    max_requests_per_second: instead of the plan's. gpu: require a GPU to encode. progress: True for a bar on a
     terminal or in a notebook and lines in a log, False for none, or an object of your own. Returns how it ended.
     Raises ConfigError for what can be refused before any work, ChunksFailed when chunks failed after all others were
     done, ConnectionError when the cluster's scheduler is lost.
@@ -233,7 +233,7 @@ def status(root: Place) -> RunStatus:
 def verify(root: Place, *, repair: bool = False) -> Findings:
     """Read every chunk of a run again and compare it with its marker's checksums.
 
-    root: folder of the run. repair: write again what describes the stores where that is damaged, and remove the
+    root: folder of the run. repair: rewrite the metadata of the stores where they are damaged, and remove the
     markers of damaged chunks, so that `run` does them again. Returns what is wrong, one sentence each, and what was
     repaired. Raises OSError when storage does not answer.
     """

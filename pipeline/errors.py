@@ -12,7 +12,7 @@ class ExitStatus(IntEnum):
 
     DONE = 0
     REFUSED = 1
-    """RefusedError or failed, with one message on stderr."""
+    """Refused or failed, with one message on stderr."""
     SOME_FAILED = 3
     """Ended, but some chunks are not done: they failed, or SIGTERM came first."""
     INTERRUPTED = 130
@@ -20,7 +20,7 @@ class ExitStatus(IntEnum):
     """SIGTERM ended a command that works on no chunks."""
 
 
-# What a URL may tell beside a place, and plan.json must not: a user's name and password, a signature, a token.
+# What a URL may hold beside a place, and plan.json must not: a user's name and password, a signature, a token.
 #
 #   text                                  what is found
 #   https://jane@host/x                   //jane@

@@ -187,11 +187,11 @@ def translated_errors(url: str) -> Iterator[None]:
             raise PermissionError(errno.EACCES, _refusal(url, error, code), url) from error
         if isinstance(error, OSError) or not is_backend_error(error):
             raise
-        told = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         if not is_misconfigured(error):
-            raise OSError(f"{url}: {told}") from error
+            raise OSError(f"{url}: {reason}") from error
         remedy = "check the credentials and the endpoint: the AWS variables or the profile"
-        raise AccessError(errno.EACCES, f"{remedy} ({told})", url) from error
+        raise AccessError(errno.EACCES, f"{remedy} ({reason})", url) from error
 
 
 def _refusal(url: str, error: Exception, code: str) -> str:
@@ -200,9 +200,9 @@ def _refusal(url: str, error: Exception, code: str) -> str:
     endpoint, region = str(fs.s3.meta.endpoint_url), fs.s3.meta.region_name
     where = f"AWS, region {region}" if endpoint.endswith(".amazonaws.com") else endpoint
     text = " ".join(str(error).split()).rstrip(".")
-    told = text if code in text else f"{code}: {text}"
+    answer = text if code in text else f"{code}: {text}"
     clock = "; this machine's clock differs from the server's: set it" if code == "RequestTimeTooSkewed" else ""
-    return f"{told} (from {where}, for {_identity(fs)}){clock}"
+    return f"{answer} (from {where}, for {_identity(fs)}){clock}"
 
 
 def _identity(fs: fsspec.AbstractFileSystem) -> str:

@@ -16,8 +16,6 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "spender_core")
 
-LOG_METHODS = {"debug", "info", "warning", "error", "exception"}
-SAYING = {"print", "say", "warn", "fail", "write"} | LOG_METHODS
 HELP_ARGUMENTS = {"help", "description", "epilog", "title", "desc"}
 
 

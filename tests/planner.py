@@ -1,4 +1,4 @@
-"""For tests of the planner: plan again, and read what a root holds."""
+"""For tests of plans: settings, plan again, and read what a root holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compute import planner
+from pipeline.config import SurveyConfig
+from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
+
+
+def survey(**changes: object) -> SurveyConfig:
+    return SurveyConfig.from_dict({"source": "https://data.sdss.org/sas/dr17", "targets": "t.parquet", **changes})
+
+
+def model(**changes: object) -> ModelConfig:
+    values = {"name": "m", "checkpoint": "m.pt", "sha256": "ab" * 32, "n_latent": 6, "n_rest": 7000, "micro_batch": 16}
+    return ModelConfig.from_dict({**values, **changes})
 
 
 def replan(root: str, **changes: Any) -> Plan:

@@ -35,7 +35,7 @@ REAL = {"NGC3073_SDSS_DR18.fits": (945, 52652, 470), "NGC3522_SDSS_DR18.fits": (
 
 
 class DemoError(RuntimeError):
-    """Something the demo needs is missing or failed; the message says what to do."""
+    """A command of the demo failed."""
 
 
 def real_spectra(release: Path) -> list[Path]:

@@ -40,8 +40,8 @@ def _execute(args: Namespace) -> int:
     roots = [storage.absolute(root) for root in args.roots]
     n_spectra, history = training.train(roots, args.output, settings, n_latent=args.latents, start=args.start)
     for split, epochs in history.items():
-        told = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
-        print(f"{split} loss after {len(epochs)} epochs: {told or 'no spectra'}")
+        losses = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
+        print(f"{split} loss after {len(epochs)} epochs: {losses or 'no spectra'}")
     print(f"trained on {n_spectra} spectra: {redacted(args.output)}")
     print(f"next: spender-pipeline plan {args.roots[0]} --model {args.output}")
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,9 @@ class Variable:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-class Decoded(Protocol):
-    """What a model made of M spectra, as tensors: all that an output may be computed from.
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What a model made of M spectra: all that an output may be computed from. Tensors, of a library not imported here.
 
     flux, ivar: shape (M, L), normalized flux and its inverse variance, 0 where masked. z: shape (M,).
     latents: shape (M, S). restframe: shape (M, R), in units of the norm. reconstruction: shape (M, L), NaN outside of
@@ -55,35 +56,16 @@ class Decoded(Protocol):
     n_pixels: shape (M,), pixels in chi2. amplitude: shape (M,), the factor in restframe and reconstruction.
     """
 
-    @property
-    def flux(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def ivar(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def z(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def latents(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def restframe(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def reconstruction(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def valid(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def chi2(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def n_pixels(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
-
-    @property
-    def amplitude(self) -> Any: ...  # noqa: ANN401, D102 - a tensor; torch is not imported here
+    flux: Any
+    ivar: Any
+    z: Any
+    latents: Any
+    restframe: Any
+    reconstruction: Any
+    valid: Any
+    chi2: Any
+    n_pixels: Any
+    amplitude: Any
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def train(
     """
     if start is not None and n_latent is not None:
         raise ConfigError("--latents", n_latent, "no --latents with --start", "the checkpoint says how many there are")
-    _require_output(output)
+    checkpoint = _writable_file(output)
     samples = [read_sample(root) for root in roots]
     models = (
         _start_models(samples, start)
@@ -71,7 +71,7 @@ def train(
     )
     models_and_data = [(model.to(device()), sample.data) for model, sample in zip(models, samples, strict=True)]
     try:
-        history = fit(models_and_data, settings, Path(output).expanduser(), progress=sys.stderr.isatty())
+        history = fit(models_and_data, settings, checkpoint, progress=sys.stderr.isatty())
     except (ValueError, FloatingPointError) as error:
         raise RefusedError("train", f"{', '.join(roots)} cannot be trained on: {error}") from error
     return sum(int(np.count_nonzero(sample.usable)) for sample in samples), history
@@ -97,14 +97,15 @@ def read_sample(root: str) -> Sample:
     return Sample(root, plan, z, usable, data)
 
 
-def _require_output(output: str) -> None:
-    """Refuse a place that no checkpoint can be written to. Raises ConfigError."""
+def _writable_file(output: str) -> Path:
+    """Return the local file of a checkpoint to write. Raises ConfigError for a place that cannot be written."""
     local = storage.local_path(output)
     if local is None:
         raise ConfigError("--output", output, "a file on this machine", "train into a file, then copy it")
     if local.is_dir():
         raise ConfigError("--output", output, "a file, not a folder", "add a name, such as model.pt")
     storage.require_writable("--output", str(local.parent))
+    return local
 
 
 def _ids(own_ids: Sequence[int], target: Sequence[str]) -> NDArray[np.uint64]:

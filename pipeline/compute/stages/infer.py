@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.planning.schema import OUTPUTS
+from pipeline.planning.schema import OUTPUTS, Decoded
 from pipeline.spectra.quality import Quality
 from spender_core.autoencoder import fit_amplitude
 from spender_core.model import SpectrumModel
@@ -144,22 +144,6 @@ def _pad(
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """What a model made of a micro-batch of M spectra, on the device; see `planning.schema.Decoded`."""
-
-    flux: Tensor
-    ivar: Tensor
-    z: Tensor
-    latents: Tensor
-    restframe: Tensor
-    reconstruction: Tensor
-    valid: Tensor
-    chi2: Tensor
-    n_pixels: Tensor
-    amplitude: Tensor
-
-
-@dataclass(frozen=True)
 class _Computed:
     """What a micro-batch of M spectra gave, on the device: the first len(rows) of these belong to `rows`.
 
@@ -187,17 +171,17 @@ def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) 
     restframe, reconstruction = restframe * scale[:, None], reconstruction * scale[:, None]
     chi2 = torch.sum(weight * (batch.flux - reconstruction) ** 2, dim=1)
     n_pixels = torch.count_nonzero(weight, dim=1)
-    decoded = _Decoded(
-        batch.flux,
-        batch.ivar,
-        batch.z,
-        latents,
-        restframe,
-        torch.where(valid, reconstruction, torch.nan),
-        valid,
-        torch.where(n_pixels > 0, chi2, torch.nan),
-        n_pixels,
-        scale,
+    decoded = Decoded(
+        flux=batch.flux,
+        ivar=batch.ivar,
+        z=batch.z,
+        latents=latents,
+        restframe=restframe,
+        reconstruction=torch.where(valid, reconstruction, torch.nan),
+        valid=valid,
+        chi2=torch.where(n_pixels > 0, chi2, torch.nan),
+        n_pixels=n_pixels,
+        amplitude=scale,
     )
     outputs = {name: OUTPUTS[name].compute(decoded) for name in result.outputs}
     finite = torch.isfinite(latents).all(dim=1)

@@ -43,9 +43,9 @@ pixels with 16 and 23 have a positive ivar. Bits 0-15 do not mask:
     0 NOPLUG  1 BADTRACE  2 BADFLAT  3 BADARC  4 MANYBADCOLUMNS  5 MANYREJECTED  6 LARGESHIFT  7 BADSKYFIBER
     8 NEARWHOPPER  9 WHOPPER  10 SMEARIMAGE  11 SMEARHIGHSN  12 SMEARMEDSN
 
-They tell how a fiber fared in an exposure and stand on all pixels of one camera, good ones too (bit 4 on 9 files, 3.3 %
-of all pixels, nine tenths of them with a positive ivar): masking them would blank half of a spectrum. They are told by
-FIBER_MASKED. Source: https://www.sdss.org/dr17/algorithms/bitmasks/#SPPIXMASK
+They describe a fiber in an exposure and are set on all pixels of one camera, good ones too (bit 4 on 9 files, 3.3 %
+of all pixels, nine tenths of them with a positive ivar): masking them would blank half of a spectrum. FIBER_MASKED
+reports them. Source: https://www.sdss.org/dr17/algorithms/bitmasks/#SPPIXMASK
 """
 
 _BLOCK = 2880

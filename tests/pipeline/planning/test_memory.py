@@ -4,27 +4,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.config import SurveyConfig
 from pipeline.planning.memory import RESERVED, projected_memory
-from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
+from tests.planner import model, survey
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import MakeTargets
-
-
-def survey(**changes: object) -> SurveyConfig:
-    return SurveyConfig.from_dict({"source": "https://data.sdss.org/sas/dr17", "targets": "t.parquet", **changes})
-
-
-def model(**changes: object) -> ModelConfig:
-    values = {"name": "m", "checkpoint": "m.pt", "sha256": "ab" * 32, "n_latent": 6, "n_rest": 7000, "micro_batch": 16}
-    return ModelConfig.from_dict({**values, **changes})
-
-
-@pytest.fixture
-def plan(make_targets: MakeTargets) -> Plan:
-    return Plan.create(survey(), make_targets(100)).with_model(model())
 
 
 def test_memory_counts_the_arrays_and_the_copies_of_the_largest(make_targets: MakeTargets) -> None:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError
 from pipeline.planning import plan as planning
 from pipeline.planning.model import ModelConfig
@@ -25,25 +24,12 @@ from pipeline.planning.plan import (
     targets_sha256,
 )
 from pipeline.surveys.sdss.survey import SDSS
+from tests.planner import model, survey
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import MakeTargets
 
 COUNTS = st.integers(1, 10_000_000)
-
-
-def survey(**changes: object) -> SurveyConfig:
-    return SurveyConfig.from_dict({"source": "https://data.sdss.org/sas/dr17", "targets": "t.parquet", **changes})
-
-
-def model(**changes: object) -> ModelConfig:
-    values = {"name": "m", "checkpoint": "m.pt", "sha256": "ab" * 32, "n_latent": 6, "n_rest": 7000, "micro_batch": 16}
-    return ModelConfig.from_dict({**values, **changes})
-
-
-@pytest.fixture
-def plan(make_targets: MakeTargets) -> Plan:
-    return Plan.create(survey(), make_targets(100)).with_model(model())
 
 
 @given(n=st.integers(0, 20_000), shard=st.integers(1, MAX_SHARD))
