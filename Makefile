@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo notebook picture quick units test test-long long coverage docs lint types format lock audit clean
+.PHONY: help install demo notebook picture quick units test test-long long coverage docs lint types format lock matrix audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -88,6 +88,29 @@ lock: ## write constraints.txt anew from the newest releases that pyproject.toml
 	mv constraints.new constraints.txt
 	rm -rf .venv.lock
 
+# uv makes these environments, so that what works with pip is seen to work with uv, too; pip's folder of wheels serves
+# both. torch stays at the locked version everywhere: of others, PyPI has builds of several GB only.
+ENVIRONMENTS := .venv.matrix
+UV := UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(ENVIRONMENTS)/uv/bin/uv
+ROWS := 3.11-locked 3.12-locked 3.13-locked 3.13-newest 3.11-lowest
+
+matrix: $(ROWS:%=matrix-%) ## unit tests on each Python, locked, newest and lowest versions (3.12 and 3.13 fetch GB)
+
+matrix-%-locked: OPTIONS = --constraints constraints.txt
+matrix-%-newest: OPTIONS = --constraints $(ENVIRONMENTS)/torch.txt
+matrix-%-lowest: OPTIONS = --constraints $(ENVIRONMENTS)/torch.txt --resolution lowest-direct
+matrix-%: $(ENVIRONMENTS)/uv/.installed
+	@grep '^torch==' constraints.txt > $(ENVIRONMENTS)/torch.txt
+	$(UV) venv --quiet --clear --no-project --python $(firstword $(subst -, ,$*)) $(ENVIRONMENTS)/$*
+	$(UV) pip install --quiet --python $(ENVIRONMENTS)/$* $(OPTIONS) --editable '.[demo,docs,kubernetes,test]'
+	$(ENVIRONMENTS)/$*/bin/python -m pytest -m "not slow and not long" --numprocesses 2 --dist loadfile --quiet
+	$(UV) pip freeze --quiet --python $(ENVIRONMENTS)/$* | grep -E '^(dask|numpy|pandas|pyarrow|torch|xarray|zarr)=='
+
+$(ENVIRONMENTS)/uv/.installed: Makefile
+	test -x $(ENVIRONMENTS)/uv/bin/python || $(PYTHON) -m venv $(ENVIRONMENTS)/uv
+	$(ENVIRONMENTS)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@touch $@
+
 # --strict: what the advisory service does not know, or cannot be asked about, is no pass.
 audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's advisory service)
 	rm -rf .venv.audit
@@ -97,4 +120,4 @@ audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's a
 	rm -rf .venv.audit
 
 clean: ## remove what make has made, .venv included
-	rm -rf .venv .venv.lock .venv.audit .venv.checkov demo docs/_build docs/repository docs/reference/api build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv.lock .venv.audit .venv.checkov .venv.matrix demo docs/_build docs/repository docs/reference/api build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -16,7 +16,7 @@ _RELEASE = re.compile(r"(?<![a-z0-9])(e?dr\d+)(?![a-z0-9])", re.IGNORECASE)
 _PREFIX = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/(?!\.{0,2}(/|\Z))[^/?#:@\s]+)*\Z")
 _ENDPOINT = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?\Z")
 _CREDENTIAL = re.compile(r"key|secret|token|passw|pwd|credential|auth", re.IGNORECASE)
-_IN_ENVIRONMENT = "give credentials by the AWS variables or a profile: this file is copied into plan.json"
+_IN_ENVIRONMENT = "give credentials by the AWS variables or a profile, not in this file, which is copied into plan.json"
 
 
 def release_of(url: str) -> str:
@@ -153,7 +153,7 @@ class SurveyConfig:
             raise ConfigError("storage", tables, 'one table per URL, such as [storage."s3://bucket"]')
         storage = tuple(StorageConfig.from_dict(prefix, tables[prefix]) for prefix in sorted(tables))
         if len({table.prefix for table in storage}) < len(storage):
-            raise ConfigError("storage", sorted(tables), "each prefix once")
+            raise RefusedError("storage", f"a URL has two [storage] tables: {', '.join(sorted(tables))}", "remove one")
         return cls(**checked, storage=storage)
 
 

@@ -91,7 +91,9 @@ def _load(entry: EntryPoint) -> type[SpectrumModel]:
         raise ValueError(f"architecture {entry.name!r}: {entry.value} is {found!r}, expected a SpectrumModel")
     named = getattr(found, "architecture", None)
     if named != entry.name:
-        raise ValueError(f"architecture of {entry.value} is {named!r}, expected {entry.name!r} as its entry point says")
+        raise ValueError(
+            f"{entry.value} calls its architecture {named!r}, its entry point is named {entry.name!r}: name both alike"
+        )
     return found
 
 

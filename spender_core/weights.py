@@ -196,7 +196,7 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
             " it is another kind of file, is damaged, or holds Python objects, which are never loaded"
         ) from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
-        raise WeightsError(f"model {name!r} has no entry 'model', expected a dictionary with 'model' and 'losses'")
+        raise WeightsError(f"checkpoint {name!r} has no entry 'model', expected a dictionary with 'model' and 'losses'")
     return checkpoint
 
 
@@ -231,8 +231,9 @@ def _check_grid(state: dict[str, Tensor], instrument: Instrument, name: str) -> 
     if wave is None or (wave.shape == own.shape and torch.allclose(wave.double(), own.double(), rtol=1e-6, atol=0)):
         return
     raise WeightsError(
-        f"model {name!r} was trained on a grid of {len(wave)} bins, {wave[0]:.1f}-{wave[-1]:.1f} Angstrom, the"
-        f" instrument {instrument.name!r} has {len(own)}, {own[0]:.1f}-{own[-1]:.1f}: load it with its own instrument"
+        f"model {name!r} was trained on {len(wave)} bins, {wave[0]:.1f}-{wave[-1]:.1f} Angstrom, but instrument"
+        f" {instrument.name!r} has {len(own)} bins, {own[0]:.1f}-{own[-1]:.1f} Angstrom:"
+        " load the model with the instrument that it was trained for"
     )
 
 

@@ -86,7 +86,7 @@ def find_targets(
     if not rows:
         raise ConfigError("CATALOG", catalog_url, "a catalog with at least one row")
     if not parts:
-        raise ConfigError("where", where, f"at least one of the catalog's {rows} rows to match")
+        raise ConfigError("--where", where, f"at least one of the catalog's {rows} rows to match")
     table = _sorted(pa.concat_tables(parts).unify_dictionaries(), survey)
     return Selection(_to_frame(table, survey), rows, _remarks(table, survey))
 
@@ -143,10 +143,8 @@ def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
     schema = schema_of(survey)
     missing = [name for name in schema.names if name not in frame.columns]
     if missing:
-        remedy = (
-            f"these are the columns of the survey {survey.name}: make the table with select_targets(..., survey=...)"
-        )
-        raise ConfigError("targets", "a frame", f"a frame with the columns {', '.join(missing)}", remedy)
+        remedy = f"the survey {survey.name} needs them: make the table with select_targets(..., survey={survey.name!r})"
+        raise RefusedError("targets", f"the columns {', '.join(missing)} are missing", remedy)
     try:
         table = pa.table({name: pa.array(frame[name], from_pandas=True) for name in schema.names})
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -154,7 +152,8 @@ def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
     found: pd.DataFrame = _checked(table, "a frame", survey, 0).to_pandas()
     twice = found["target"][found["target"].duplicated()]
     if len(twice):
-        raise ConfigError("targets", twice.iloc[0], "each target once", f"{len(twice)} rows are repeats: remove them")
+        problem = f"targets are there more than once, such as {twice.iloc[0]}"
+        raise RefusedError("targets", problem, f"remove the {len(twice)} rows that repeat others")
     return found
 
 
@@ -219,7 +218,7 @@ def _choose(
         raise ConfigError("CATALOG", url, f"a catalog with the columns {', '.join(missing)}", has)
     unknown = sorted(conditions - {name.lower() for name in available})
     if unknown:
-        raise ConfigError("where", where, f"columns of the catalog, not {', '.join(unknown)}", has)
+        raise ConfigError("--where", where, f"columns of the catalog, not {', '.join(unknown)}", has)
     return [name for name in available if name in chosen.values() or name.lower() in conditions]
 
 

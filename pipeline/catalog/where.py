@@ -89,7 +89,7 @@ def names(expression: str) -> frozenset[str]:
     tree = _parse(expression)
     found = frozenset(node.id.lower() for node in ast.walk(tree) if isinstance(node, ast.Name))
     if not found:
-        raise ConfigError("where", _shorten(expression), "a condition that names a column of the catalog")
+        raise ConfigError("--where", _shorten(expression), "a condition that names a column of the catalog")
     return found
 
 
@@ -107,14 +107,14 @@ def select(expression: str, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.b
     """
     tree = _parse(expression)
     if not columns:
-        raise RefusedError("where", "the catalog has no columns to select by")
+        raise RefusedError("--where", "the catalog has no columns to select by")
     size = len(next(iter(columns.values())))
     evaluator = _Evaluator(_rewrite(expression), columns)
     try:
         with np.errstate(all="ignore"):
             result = evaluator.truth(tree)
     except RecursionError as error:
-        raise ConfigError("where", _shorten(expression), "a less deeply nested expression") from error
+        raise ConfigError("--where", _shorten(expression), "a less deeply nested expression") from error
     return np.array(np.broadcast_to(result, (size,)))
 
 
@@ -128,7 +128,7 @@ def _shorten(text: str) -> str:
 
 def _parse(expression: str) -> ast.expr:
     if len(expression) > MAX_LENGTH:
-        raise ConfigError("where", _shorten(expression), f"at most {MAX_LENGTH} characters")
+        raise ConfigError("--where", _shorten(expression), f"at most {MAX_LENGTH} characters")
     source = _rewrite(expression)
     try:
         with warnings.catch_warnings():
@@ -137,9 +137,9 @@ def _parse(expression: str) -> ast.expr:
     except SyntaxError as error:
         expected = f"a selection such as \"CLASS == 'GALAXY' and Z < 0.5\" ({error.msg} at column {error.offset})"
         remedy = "equality is ==, and the words and, or, not, in are written in lower case"
-        raise ConfigError("where", _shorten(expression), expected, remedy) from error
+        raise ConfigError("--where", _shorten(expression), expected, remedy) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError("where", _shorten(expression), "a readable expression", str(error)) from error
+        raise ConfigError("--where", _shorten(expression), "a readable expression", str(error)) from error
     for node in ast.walk(tree):
         if isinstance(node, ast.expr):  # operators have no position in the source: shown with their operands
             operators = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
@@ -150,7 +150,7 @@ def _parse(expression: str) -> ast.expr:
 
 def _refuse(source: str, node: ast.AST, expected: str, remedy: str = "") -> NoReturn:
     piece = _shorten(ast.get_source_segment(source, node) or source)
-    raise ConfigError("where", _shorten(source), f"{expected}, not `{piece}`", remedy)
+    raise ConfigError("--where", _shorten(source), f"{expected}, not `{piece}`", remedy)
 
 
 class _Evaluator:
@@ -306,7 +306,7 @@ class _Evaluator:
         stop = sum(map(len, lines[: (node.end_lineno or 1) - 1])) + (node.end_col_offset or 0)
         text = self.source.encode()
         if not (text[:start].rstrip().endswith(b"(") and text[stop:].lstrip().startswith(b")")):
-            self.refuse(node, "parentheses that say what & and | combine", "put parentheses round each comparison")
+            self.refuse(node, "parentheses that show what & and | join", "put parentheses round each comparison")
 
 
 def _same_text(left: NDArray[Any], right: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

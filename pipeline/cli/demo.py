@@ -123,7 +123,7 @@ def main(mocks: int = MOCKS) -> int:
     print(f"\nplot    {figure}")
     print(f'open    import xarray as xr; xr.open_zarr("{folder}/encodings/{MODEL}.zarr")')
     if not real:
-        print(f"real    pip install 'spender-pipeline[demo]', remove ./{FOLDER}, and start again for two real galaxies")
+        print(f"real    for two real galaxies: remove ./{FOLDER}, pip install ppxf, and start again")
     if not shutil.which("spender-pipeline"):
         print(f"command source {Path(sys.executable).parent}/activate    (puts spender-pipeline on the path)")
     return 0

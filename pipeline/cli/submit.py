@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, RefusedError
 
 
 def _add_submit(parser: ArgumentParser) -> None:
-    image = "container image of all pods, or of those without a GPU (default: as in the manifests)"
+    image = "container image of all pods; with --gpu-image, of those without a GPU (default: as in the manifests)"
     parser.add_argument("--image", metavar="IMAGE", help=image)
     parser.add_argument(
         "--gpu-image",
@@ -68,7 +68,7 @@ def _execute_submit(args: Namespace) -> int:
         max_requests_per_second=args.max_requests_per_second,
     )
     if prepared is None:
-        print(f"nothing is pending in {root}; to complete its stores: spender-pipeline run {root}")
+        print(f"all chunks of {root} are done: nothing to submit; to write its metadata: spender-pipeline run {root}")
         return 0
     documents = prepared.documents
     if args.dry_run:
@@ -111,7 +111,7 @@ def _submission() -> ModuleType:
 
 def _execute_scale(args: Namespace) -> int:
     if args.cpu_workers is None and args.gpu_workers is None:
-        raise ConfigError("--cpu-workers, --gpu-workers", None, "at least one of them", "give the number of workers")
+        raise RefusedError("--cpu-workers", "nothing to change", "give --cpu-workers, --gpu-workers or both")
     submission = _submission()
     api = submission.connect(args.namespace)
     for group, (before, after) in submission.scale(args.root, api, args.cpu_workers, args.gpu_workers).items():

@@ -33,7 +33,8 @@ def _execute(args: Namespace) -> int:
         print(f"error: {counted}; {remedy}", file=sys.stderr)
         return ExitStatus.SOME_FAILED
     repaired = [f"coordinates and metadata rewritten: {label}" for label in found.restored]
-    repaired += [f"{found.unmarked} markers removed"] if found.unmarked else []
+    if found.unmarked:
+        repaired.append(f"{found.unmarked} chunk{'s' if found.unmarked > 1 else ''} marked as not done")
     what = f"{'; '.join(repaired) or 'nothing to repair'}; to do the rest: spender-pipeline run {args.root}"
     print(f"{counted}; {what}", file=sys.stderr)
     return ExitStatus.SOME_FAILED

@@ -245,8 +245,8 @@ def _killed_reason(future: Future[Outcome]) -> str:
     error = future.exception()  # type: ignore[no-untyped-call]
     deaths = 2 * (error.allowed_failures + 1) if isinstance(error, KilledWorker) else 0
     return (
-        f"quarantined: {deaths} worker processes died while processing it, the last ones without any other task:"
-        " probably out of memory, or a crash in compiled code"
+        f"quarantined: {deaths} worker processes died while processing it, in the end without any other task"
+        " beside it: probably it needs more memory than a worker has, or crashes in compiled code"
     )
 
 

@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.catalog import targets as target_table
 from pipeline.catalog.targets import Selection
 from pipeline.config import SurveyConfig, release_of
-from pipeline.errors import ConfigError, require_place
+from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.model import ModelConfig, model_name, read_toml, with_defaults
 from pipeline.planning.plan import Plan
 from pipeline.storage import Place
@@ -85,7 +85,7 @@ def _existing_plan(root: str) -> Plan | None:
 def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]:
     """Read a survey file. beside: whether anything else was said."""
     if beside:
-        raise ConfigError("--config", url, "no other options with it", "write them into the file")
+        raise RefusedError("--config", "other options stand beside --config", f"write them into {url}")
     try:
         config, written = read_toml(storage.read_bytes(url).decode())
     except (FileNotFoundError, UnicodeDecodeError) as error:

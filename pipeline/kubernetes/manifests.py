@@ -194,7 +194,9 @@ def _set(container: Document, name: str, value: str) -> None:
             variable["value"] = value
             return
     raise RefusedError(
-        "--manifests", f"the container {container['name']} has no variable {name}", "add it, as in deploy/base"
+        "--manifests",
+        f"the container {container['name']} has no environment variable {name}",
+        "add it, as in deploy/base",
     )
 
 

@@ -132,8 +132,9 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
             refusal = error.__cause__
             unknown = isinstance(refusal, kr8s.ServerError) and _code(refusal) == 404
             if unknown and document["kind"].startswith("Dask"):
-                problem = f"the cluster does not know {document['kind']}, a resource of the Dask operator"
-                raise RefusedError("kubernetes", problem, "install the operator, or pass --no-operator") from error
+                problem = f"the cluster has no resource {document['kind']}: the Dask operator is not installed there"
+                remedy = "install it (deploy/README.md says how), or pass --no-operator"
+                raise RefusedError("kubernetes", problem, remedy) from error
             raise
         if document["kind"] == "Job":
             owner = made.to_dict()
@@ -188,9 +189,9 @@ def _require_certificates(run: Submitted) -> None:
         with _told(f"Secret {_TLS_SECRET}"):
             secret.refresh()
     except kr8s.NotFoundError as error:
-        expected = f"a Secret of that name in the namespace {run.api.namespace}"
         remedy = "create the namespace and the certificates: deploy/README.md says how"
-        raise ConfigError(f"Secret {_TLS_SECRET}", None, expected, remedy) from error
+        problem = f"there is no Secret {_TLS_SECRET} in the namespace {run.api.namespace}"
+        raise RefusedError(f"Secret {_TLS_SECRET}", problem, remedy) from error
 
 
 def remove(run: Submitted) -> None:
@@ -365,14 +366,15 @@ def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | 
     names = {str(group.to_dict()["metadata"]["labels"][RUN_LABEL]) for group in groups}
     if len(names) != 1:
         if names:
-            remedy = "use kubectl scale on one of them"
-            raise RefusedError("ROOT", f"the runs {', '.join(sorted(names))} are all of {root}", remedy)
+            remedy = "choose one of them, and scale it with kubectl scale"
+            raise RefusedError("ROOT", f"several jobs work on {root}: {', '.join(sorted(names))}", remedy)
         remedy = "submit one, or pass --namespace"
         raise RefusedError("ROOT", f"no run of {root} is in the namespace {api.namespace}", remedy)
     (name,) = names
     wishes = {f"{name}-default": cpu_workers, f"{name}-gpu": gpu_workers}
     for missing in {each for each, count in wishes.items() if count is not None} - {group.name for group in groups}:
-        raise ConfigError("ROOT", root, f"a run with the workers {missing}", "it may still be starting: try again")
+        problem = f"the run of {root} has no group of workers {missing}"
+        raise RefusedError("ROOT", problem, "it may still be starting: try again")
     changed: dict[str, tuple[int, int]] = {}
     for group in groups:
         wanted = wishes.get(group.name)

@@ -74,7 +74,7 @@ def choose_shard(n_spectra: int, shard: int | None = None, chunk: int | None = N
     chunks (one spectrum each below that many). Raises ConfigError for wishes that cannot be met.
     """
     if n_spectra < 1:
-        raise ConfigError("targets", n_spectra, "at least one row", "loosen --where")
+        raise RefusedError("targets", "the table of targets has no rows", "loosen the condition of --where")
     if shard is None:
         inner = chunk or CHUNK
         # The largest shard that still gives MIN_SHARDS of them: ceil(n / shard) >= MIN_SHARDS.
@@ -135,7 +135,8 @@ class Plan:
         choose_shard(self.n_spectra, self.shard, self.chunk)
         for model in self.models:
             if not model.resolved:
-                raise ConfigError("model", model.name, "a checkpoint whose hash and sizes are known", "resolve it")
+                problem = f"the hash and sizes of model {model.name} are not known"
+                raise RefusedError("model", problem, "read its checkpoint first, as pipeline.plan does")
 
     @classmethod
     def create(cls, config: SurveyConfig, targets: pd.DataFrame) -> Self:
@@ -266,7 +267,8 @@ class Plan:
         except KeyError as error:
             raise RefusedError("plan.json", f"plan.json has no key {error}", "plan again in another ROOT") from error
         except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError("plan.json", str(error), "values of the right types", "undo the edit") from error
+            problem = f"plan.json holds a value of the wrong type ({error})"
+            raise RefusedError("plan.json", problem, "undo the edit") from error
         remedy = "undo the edit, or plan again in another ROOT"
         if values.get("fingerprint") != plan.ingest_fingerprint:
             raise ConfigError("plan.json fingerprint", values.get("fingerprint"), plan.ingest_fingerprint, remedy)

@@ -66,12 +66,13 @@ class Run:
         rows = self._rows(target)
         if len(rows) == 1:
             return int(rows[0])
-        expected = f"a target of this run as {self.plan.survey.lookup.names}"
+        written = self.plan.survey.lookup.names
         if len(rows) == 0:
             example = self._targets["target"].iloc[0]
-            raise ConfigError("id", target, expected, f"the first target is {example}")
+            remedy = f"the first target is {example}"
+            raise ConfigError("id", target, f"a target of this run, written as {written}", remedy)
         keys = ", ".join(self._targets["target"].iloc[rows[:5]])
-        raise ConfigError("id", target, expected, f"it matches {len(rows)} targets: {keys}")
+        raise ConfigError("id", target, "one target of this run", f"{len(rows)} match it, name one of them: {keys}")
 
     @cached_property
     def _targets(self) -> pd.DataFrame:

@@ -194,7 +194,7 @@ def _check_region(array: zarr.Array[Any], shard: Shard, values: NDArray[Any], na
     aligned = shard.stop % size == 0 or shard.stop == rows
     if not (0 <= shard.start < shard.stop <= rows and shard.start % size == 0 and aligned):
         raise AlignmentError(
-            f"rows {shard.start} to {shard.stop} of {name} ({rows} rows) do not begin and end at a shard of {size} rows"
+            f"rows {shard.start} to {shard.stop} of {name}, which has {rows} rows, are not whole shards of {size} rows"
         )
     expected = (shard.stop - shard.start, *array.shape[1:])
     if values.shape != expected or values.dtype != array.dtype:

@@ -15,7 +15,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 from pipeline import storage
-from pipeline.errors import ConfigError, Unfinished
+from pipeline.errors import RefusedError, Unfinished
 from pipeline.planning.plan import Plan
 from pipeline.store.arrays import METADATA
 from pipeline.store.stores import Store, stores_of
@@ -45,7 +45,7 @@ def finalize(root: str, plan: Plan) -> list[str]:
         damaged = store_problems(store)
         if damaged:
             remedy = f"spender-pipeline verify {root} --repair, then run"
-            raise ConfigError("ROOT", root, f"whole stores ({'; '.join(damaged)})", remedy)
+            raise RefusedError("ROOT", f"{root} is damaged: {'; '.join(damaged)}", remedy)
         storage.remove_partial(store.url)
         storage.remove_partial(store.ledger.folder)
         _close(store.url, provenance(plan, store, done))

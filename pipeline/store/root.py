@@ -30,7 +30,7 @@ def use_storage(root: str, config: SurveyConfig) -> None:
     for table in config.storage:
         if table.covers(root):
             key = f"storage.{table.prefix}"
-            remedy = "set AWS_ENDPOINT_URL, AWS_PROFILE, ... for ROOT: its plan.json is read before its tables"
+            remedy = "set AWS_ENDPOINT_URL, AWS_PROFILE, ... instead: the table is in plan.json, and so in ROOT itself"
             raise RefusedError(key, f"the table {key} covers ROOT, {root}", remedy)
     storage.configure(config.storage)
 

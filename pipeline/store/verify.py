@@ -200,7 +200,7 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[s
     except ValueError as error:
         return [f"{where}: its marker cannot be read ({_damage(error)})"]
     if not is_whole(record):
-        return [f"{where}: its marker is incomplete"]
+        return [f"{where}: the marker that says it is done is incomplete"]
     expected: dict[str, str] = record["checksums"]
     names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
     problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]

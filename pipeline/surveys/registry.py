@@ -36,7 +36,7 @@ def get_survey(name: str) -> Survey:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError("survey", name, f"a survey that can be imported from {others[name].value}", reason) from error
     if not isinstance(loaded, Survey):
-        problem = f"the survey {name!r} is at {others[name].value}, which is no Survey but {type(loaded).__name__}"
+        problem = f"{others[name].value}, registered as the survey {name!r}, is a {type(loaded).__name__}, not a Survey"
         raise RefusedError("survey", problem, "correct the package's entry point")
     return loaded
 

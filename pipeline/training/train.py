@@ -88,7 +88,8 @@ def read_sample(root: str) -> Sample:
     quality = read_region(url, ["quality"], 0, plan.n_spectra)["quality"]
     usable = (quality & np.uint32(EXCLUDED_FROM_TRAINING)) == 0
     if not usable.any():
-        raise ConfigError("ROOT", root, "a run with usable spectra", "spender-pipeline status counts the reasons")
+        remedy = "spender-pipeline status says what is wrong with its spectra"
+        raise ConfigError("ROOT", root, "a run with usable spectra", remedy)
     handle = open_handle(url)
     z = rows["z"].to_numpy(np.float32)
     column = plan.survey.lookup.id_column

@@ -78,7 +78,7 @@ def test_verify_finds_a_lost_shard_and_repair_brings_it_back(
     told = refused(capsys, "verify", str(root), status=3)
     assert "is not what was written" in told
     assert "--repair" in told
-    assert "markers removed" in refused(capsys, "verify", str(root), "--repair", status=3)
+    assert "marked as not done" in refused(capsys, "verify", str(root), "--repair", status=3)
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert cli.main(["verify", str(root)]) == 0
     assert file_hashes(root) == before
@@ -166,7 +166,7 @@ def test_what_describes_a_store_is_written_again(
     assert "--repair" in refused(capsys, "verify", str(root), status=3)
     told = refused(capsys, "verify", str(root), "--repair", status=3)
     assert "rewritten" in told
-    assert "markers removed" not in told  # the data are as they were
+    assert "marked as not done" not in told  # the data are as they were
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert cli.main(["verify", str(root)]) == 0
     assert file_hashes(root) == before
@@ -267,7 +267,7 @@ def test_a_store_of_an_older_version_is_mended_as_well(
     (root / "spectra.zarr" / "flux" / "zarr.json").write_text("{}")
     told = refused(capsys, "verify", str(root), "--repair", status=3)
     assert "rewritten: ingest" in told
-    assert "markers removed" not in told
+    assert "marked as not done" not in told
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert file_hashes(root) == before
 
@@ -286,7 +286,7 @@ def test_without_its_checkpoint_a_store_is_not_restored_and_no_chunk_is_blamed(
     finally:
         checkpoint.write_bytes(content)
     assert "encode random: cannot be written again" in told
-    assert "1 markers removed" in told  # of the spectra
+    assert "1 chunk marked as not done" in told  # of the spectra
     assert runs.encode_ledger(str(root), plan, "random").done() == {0, 1, 2}
 
 
@@ -300,7 +300,7 @@ def test_a_marker_that_does_not_tell_all_is_damage(
     storage.write_json(f"{ledger.folder}/000001.json", ledger.read(1) | change)
     for command in ("status", "run"):
         assert "000001.json" in refused(capsys, command, str(root))
-    assert "1 markers removed" in refused(capsys, "verify", str(root), "--repair", status=3)
+    assert "1 chunk marked as not done" in refused(capsys, "verify", str(root), "--repair", status=3)
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert file_hashes(root) == before
 

@@ -175,12 +175,12 @@ def test_nothing_is_no_place(finished: Path, mirror: Path, tmp_path: Path, optio
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"drop": "run2d"}, "a frame with the columns run2d"),
+        ({"drop": "run2d"}, "the columns run2d are missing"),
         ({"plate": float("nan")}, "targets column plate"),
         ({"plate": 266.5}, "targets column plate"),
         ({"run2d": "../x"}, "targets row 0 column run2d is '../x'"),
         ({"target": "26/../../x"}, "targets row 0 column target"),
-        ({"twice": True}, "each target once"),
+        ({"twice": True}, "targets are there more than once"),
     ],
 )
 def test_targets_in_memory_are_checked_as_those_in_files(

@@ -122,7 +122,10 @@ def test_a_package_is_imported_only_when_it_is_asked_for(tmp_path):
     [
         ("import not_there", "cannot be imported from broken:Model: ModuleNotFoundError: No module named 'not_there'"),
         ("Model = 3", "broken:Model is 3, expected a SpectrumModel"),
-        ("from spender_core import SpectrumAutoencoder as Model", "is 'spender', expected 'broken'"),
+        (
+            "from spender_core import SpectrumAutoencoder as Model",
+            "calls its architecture 'spender', its entry point is named 'broken'",
+        ),
     ],
 )
 def test_a_package_that_brings_no_architecture_is_refused(source, message, tmp_path, monkeypatch):
@@ -193,7 +196,7 @@ def test_a_second_architecture_keeps_the_line_spread_function_and_the_grid_of_it
     loaded, _ = load_model(file, caller)
     assert torch.equal(loaded.encoder.instrument.lsf.weight, instrument.lsf.weight)
     assert caller.lsf is None
-    with pytest.raises(WeightsError, match=r"grid of 164 bins.*'sdss' has 3921"):
+    with pytest.raises(WeightsError, match=r"trained on 164 bins.*'sdss' has 3921"):
         load_model(file, SDSS())
 
 

@@ -277,7 +277,7 @@ def test_our_own_checkpoints_carry_their_grid(tmp_path):
     model = SpectrumAutoencoder(coarse, WAVE_REST, n_latent=2)
     path = save(tmp_path / "coarse.pt", model.state_dict())
     assert load_model(path, coarse)[0].n_latent == 2
-    with pytest.raises(WeightsError, match=r"grid of 164 bins.*'sdss' has 3921"):
+    with pytest.raises(WeightsError, match=r"trained on 164 bins.*'sdss' has 3921"):
         load_model(path, SDSS())
 
 
@@ -298,7 +298,7 @@ def test_truncated_checkpoint_is_refused(tmp_path):
 
 def test_grid_of_another_instrument_is_refused(tmp_path):
     path = save(tmp_path / "model.pt", upstream().state_dict())
-    with pytest.raises(WeightsError, match=r"grid of 3921 bins.*'boss' has 4686"):
+    with pytest.raises(WeightsError, match=r"trained on 3921 bins.*'boss' has 4686"):
         load_model(path, BOSS())
 
 

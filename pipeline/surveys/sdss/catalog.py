@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.columns import Columns
 from pipeline.surveys.sdss.columns import COORDINATES
 from pipeline.surveys.sdss.ids import compose_specobjid, read_catalogids, read_run2d, read_specobjid, read_text
@@ -25,9 +25,8 @@ def choose_columns(available: Sequence[str], url: str) -> dict[str, str]:
     by_lower: dict[str, str] = {}
     for name in available:
         if name.lower() in by_lower and any(name.lower() in names for names in ALIASES.values()):
-            raise ConfigError(
-                "CATALOG", url, "one column", f"{by_lower[name.lower()]} and {name} differ only in case: remove one"
-            )
+            problem = f"the columns {by_lower[name.lower()]} and {name} of {url} differ only in case"
+            raise RefusedError("CATALOG", problem, "remove one of them")
         by_lower.setdefault(name.lower(), name)
     found = {ours: [by_lower[alias] for alias in names if alias in by_lower] for ours, names in ALIASES.items()}
     chosen = {ours: names[0] for ours, names in found.items() if names}
@@ -50,8 +49,8 @@ def to_table(columns: Columns, url: str) -> pa.Table:
     names = {ours: name for ours, name in chosen.items() if columns[name].ndim == 1}
     for ours in REQUIRED:
         if ours not in names:
-            remedy = "it holds arrays, or neither numbers nor text"
-            raise ConfigError(f"CATALOG column {chosen[ours]}", url, "one number or text per row", remedy)
+            problem = f"CATALOG column {chosen[ours]} of {url} does not hold one number or text per row"
+            raise RefusedError("CATALOG", problem, "choose another catalog, or give the column a single value per row")
     is_sdss_v = names["fiberid"].lower() == SDSS_V["fiberid"]
     size = len(next(iter(columns.values())))
 

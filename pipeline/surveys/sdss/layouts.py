@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pipeline.config import MAX_CONCURRENCY
-from pipeline.errors import ConfigError
+from pipeline.errors import RefusedError
 from pipeline.spectra.raw import RawSpectrum, WrongSpectrum
 from pipeline.surveys.sdss.files import Plate, read_plate, read_spec
 from pipeline.surveys.sdss.keys import SDSS_V, Ids, ids_of, is_sdss_v, require_run2d
@@ -58,7 +58,7 @@ def plate_path(ids: Ids) -> str:
     """Return the spPlate file that holds a target, relative to the release root. Raises ConfigError for SDSS-V."""
     if is_sdss_v(ids.run2d):
         remedy = "choose spec-lite, or the targets of other reductions"
-        raise ConfigError("layout", "spPlate", f"a layout that has run2d {ids.run2d}: SDSS-V has no spPlate", remedy)
+        raise RefusedError("layout", f"SDSS-V has no spPlate files, and run2d {ids.run2d} is of SDSS-V", remedy)
     return f"{_reduction(ids.run2d)}/{ids.plate:04d}/spPlate-{ids.plate:04d}-{ids.mjd}.fits"
 
 

@@ -132,7 +132,7 @@ def test_select(expression: str, expected: str | None):
 def test_what_is_not_allowed_is_refused_and_named(expression: str, piece: str):
     with pytest.raises(ConfigError) as caught:
         select(expression, COLUMNS)
-    assert caught.value.key == "where"
+    assert caught.value.key == "--where"
     assert f"`{piece}`" in str(caught.value)
 
 

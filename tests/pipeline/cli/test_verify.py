@@ -94,7 +94,7 @@ def test_repair_removes_markers_says_how_many_and_still_ends_with_3(
     status, lines, message = verify(tmp_path, capsys, "--repair")
     assert (status, len(lines)) == (3, 1)
     done_again = f"to do the rest: spender-pipeline run {tmp_path}"
-    assert message == f"1 problem found in {tmp_path}; 1 markers removed; {done_again}"
+    assert message == f"1 problem found in {tmp_path}; 1 chunk marked as not done; {done_again}"
     assert ledger.done() == {1}
 
 

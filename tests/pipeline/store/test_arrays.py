@@ -81,7 +81,7 @@ def test_rows_may_be_read_across_chunks(store: str, plan: Plan) -> None:
     ("start", "stop"), [(0, 4), (4, 12), (1, 8), (0, 9), (8, 17), (16, 17), (-8, 8), (16, 24), (8, 8), (24, 32)]
 )
 def test_a_write_of_anything_but_whole_shards_is_refused(store: str, start: int, stop: int) -> None:
-    with pytest.raises(dataset.AlignmentError, match="do not begin and end at a shard of 8 rows"):
+    with pytest.raises(dataset.AlignmentError, match="are not whole shards of 8 rows"):
         dataset.write_region(store, Shard(0, start, stop), {"norm": np.zeros(max(0, stop - start), np.float32)})
 
 

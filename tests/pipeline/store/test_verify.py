@@ -69,7 +69,7 @@ def test_a_missing_or_broken_marker_is_found(tmp_path: Path, make_run: MakeRun) 
     problems = verify(str(tmp_path), plan).problems
     assert problems[0] == "ingest chunk 0: not done"
     assert problems[1].startswith("ingest chunk 1: its marker cannot be read")
-    assert problems[2].startswith("ingest chunk 2: its marker is incomplete")
+    assert problems[2].startswith("ingest chunk 2: the marker that says it is done is incomplete")
     assert len(problems) == 3
 
 

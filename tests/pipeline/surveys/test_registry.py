@@ -129,8 +129,8 @@ def test_paths_are_those_of_the_layout_in_the_order_of_the_keys() -> None:
 def test_a_key_that_a_layout_lacks_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         get_survey("sdss").paths("spPlate", ["26/266-51602-1", "v6_0_4/15000-59146-4375799055"])
-    assert (caught.value.key, caught.value.value) == ("layout", "spPlate")
-    assert "v6_0_4" in caught.value.expected
+    assert caught.value.key == "layout"
+    assert "v6_0_4" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["266-51602-1", "26/266-51602", "../x/266-51602-1", ""])

@@ -75,5 +75,5 @@ def test_targets_of_one_plate_share_its_file():
 
 
 def test_plates_of_sdss_v_are_refused_with_what_to_do_instead():
-    with pytest.raises(ConfigError, match="SDSS-V has no spPlate; choose spec-lite"):
+    with pytest.raises(ConfigError, match="SDSS-V has no spPlate files.*; choose spec-lite"):
         SDSS.paths("spPlate", ["v6_0_4/15000-59146-4375924486"])
