@@ -30,7 +30,7 @@ notebook: install ## open the first notebook in JupyterLab, on the demo's run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/jupyter lab notebooks/01_first_look.ipynb
 
-picture: demo ## draw the README's picture anew, from the demo
+picture: demo ## draw the README's picture again, from the demo
 	@mkdir -p notebooks/images
 	$(BIN)/python -c 'from PIL import Image; \
 		Image.open("demo/2488-54149-1.png").quantize(96).save("notebooks/images/ngc3522.png", optimize=True)'
@@ -79,7 +79,7 @@ format: install ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## write constraints.txt anew from the newest releases that pyproject.toml admits
+lock: ## write constraints.txt again from the newest releases that pyproject.toml admits
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
 	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[demo,docs,kubernetes,notebook,test]'
@@ -88,23 +88,26 @@ lock: ## write constraints.txt anew from the newest releases that pyproject.toml
 	mv constraints.new constraints.txt
 	rm -rf .venv.lock
 
-# uv makes these environments, so that what works with pip is seen to work with uv, too; pip's folder of wheels serves
-# both. torch stays at the locked version everywhere: of others, PyPI has builds of several GB only.
+# uv makes these environments, so that what works with pip is seen to work with uv, too. torch alone is pip's, and at the
+# locked version everywhere: pip may have a small build of it at hand, of others PyPI has only some of several GB.
 ENVIRONMENTS := .venv.matrix
-UV := UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(ENVIRONMENTS)/uv/bin/uv
-ROWS := 3.11-locked 3.12-locked 3.13-locked 3.13-newest 3.11-lowest
+UV := $(ENVIRONMENTS)/uv/bin/uv
+ROWS := 3.11-locked 3.11-lowest 3.12-locked 3.13-locked 3.13-newest
 
-matrix: $(ROWS:%=matrix-%) ## unit tests on each Python, locked, newest and lowest versions (3.12 and 3.13 fetch GB)
+matrix: $(ROWS:%=matrix-%) ## unit tests on each Python, with locked, lowest and newest versions (3.12, 3.13: GB of torch)
 
 matrix-%-locked: OPTIONS = --constraints constraints.txt
-matrix-%-newest: OPTIONS = --constraints $(ENVIRONMENTS)/torch.txt
-matrix-%-lowest: OPTIONS = --constraints $(ENVIRONMENTS)/torch.txt --resolution lowest-direct
+matrix-%-newest: OPTIONS = --constraints $(ENVIRONMENTS)/few.txt
+matrix-%-lowest: OPTIONS = --constraints $(ENVIRONMENTS)/few.txt --resolution lowest-direct
 matrix-%: $(ENVIRONMENTS)/uv/.installed
-	@grep '^torch==' constraints.txt > $(ENVIRONMENTS)/torch.txt
-	$(UV) venv --quiet --clear --no-project --python $(firstword $(subst -, ,$*)) $(ENVIRONMENTS)/$*
+	@grep '^torch==' constraints.txt > $(ENVIRONMENTS)/few.txt
+	@# what others bring: newer datasets want a newer pyarrow than we do, newer pyparsing warns of matplotlib's oldest
+	@printf '%s\n' 'datasets<4.6' 'pyparsing<3.3' >> $(ENVIRONMENTS)/few.txt
+	$(UV) venv --quiet --clear --no-project --seed --python $(firstword $(subst -, ,$*)) $(ENVIRONMENTS)/$*
+	$(ENVIRONMENTS)/$*/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(UV) pip install --quiet --python $(ENVIRONMENTS)/$* $(OPTIONS) --editable '.[demo,docs,kubernetes,test]'
-	$(ENVIRONMENTS)/$*/bin/python -m pytest -m "not slow and not long" --numprocesses 2 --dist loadfile --quiet
 	$(UV) pip freeze --quiet --python $(ENVIRONMENTS)/$* | grep -E '^(dask|numpy|pandas|pyarrow|torch|xarray|zarr)=='
+	$(ENVIRONMENTS)/$*/bin/python -m pytest -m "not slow and not long" --numprocesses 2 --dist loadfile --quiet
 
 $(ENVIRONMENTS)/uv/.installed: Makefile
 	test -x $(ENVIRONMENTS)/uv/bin/python || $(PYTHON) -m venv $(ENVIRONMENTS)/uv

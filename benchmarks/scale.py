@@ -138,15 +138,15 @@ def main() -> None:
         with cluster.connect(workers=options.workers) as client:
             assert client is not None
             submission, ran = run_all(root, client)
-        told = run_command([*ours, "status", root])
+        shown = run_command([*ours, "status", root])
         chunks = len(read_plan(str(root)).shards())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {
         "plan, s": planned[0],
         "submission, s": submission,
         "run, ms per chunk": 1e3 * ran / chunks,
-        "status, s": told[0],
-        "memory, MB": max(planned[1], own, told[1]) / 1e6,
+        "status, s": shown[0],
+        "memory, MB": max(planned[1], own, shown[1]) / 1e6,
     }
     print(f"{options.spectra} spectra in {chunks} chunks: {2 * chunks} tasks on {options.workers} workers")
     print(f"{'':20} {'found':>9} {'at most':>8}")

@@ -96,12 +96,12 @@ def plan(
     release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
     "NAME=checkpoint", or ModelConfig); default for a new plan on the sdss grid: the embedded model. config: TOML file
     with the same settings, instead of them. variables, precision, micro_batch: of the models named here. storage: by
-    prefix, how buckets are reached that the environment alone does not lead to, such as {"s3://bucket": {"anonymous":
+    prefix, how to reach buckets for which the environment is not enough, such as {"s3://bucket": {"anonymous":
     True}}. survey, layout, instrument: whose spectra, how the source arranges its files, which wavelength grid;
     default SDSS's spec-lite files on the sdss grid. shard, chunk: spectra per task and per unit of reading.
     concurrency, max_requests, max_requests_per_second: files in flight of a task and of the run, and the rate of the
     run. retries: of a file. cache: folder or bucket that is looked in before the source, and filled. Returns the plan.
-    Raises ConfigError for what cannot be, WeightsError for a checkpoint that cannot be used.
+    Raises ConfigError for invalid settings, WeightsError for a checkpoint that cannot be used.
 
     >>> plan("s3://bucket/dr17", targets=targets, source="https://data.sdss.org/sas/dr17", models=["sdss_II"])
     """
@@ -256,7 +256,7 @@ def report(root: Place, output: Place) -> str:
 
 
 def _listed(several: T | Sequence[T]) -> tuple[T, ...]:
-    """Return several as they are, and one alone as several."""
+    """Return a sequence unchanged, and wrap a single item in one."""
     if isinstance(several, Sequence) and not isinstance(several, str):
         return tuple(several)
     return (several,)

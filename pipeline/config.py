@@ -76,7 +76,7 @@ class StorageConfig:
         return cls(**checked)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was said, as JSON-ready values."""
+        """Return the settings given, as JSON-ready values."""
         fields = [field for field in dataclasses.fields(self) if field.name != "prefix"]
         return {each.name: getattr(self, each.name) for each in fields if getattr(self, each.name) != each.default}
 
@@ -192,7 +192,7 @@ def require_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def require_count(key: str, value: object, least: int) -> None:
-    """Refuse what is no whole number of at least `least`. Raises ConfigError."""
+    """Refuse a value that is not a whole number >= `least`. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(key, value, f"a whole number of at least {least}")
 

@@ -1,4 +1,4 @@
-"""Try again what may pass: the one loop for catalogs and tasks; archives have theirs, which servers may ask to wait."""
+"""Retry after transient faults: the loop of catalogs and tasks; archives have theirs, as servers may ask for a pause."""
 
 from __future__ import annotations
 

@@ -60,14 +60,14 @@ _latest_tables: tuple[StorageConfig, ...] = ()
 
 
 def configure(tables: Sequence[StorageConfig]) -> None:
-    """Reach the buckets of these tables as they say from now on, and all others by the environment alone."""
+    """From now on, reach the buckets of these tables by their settings, and all others by the environment alone."""
     global _latest_tables
     _latest_tables = tuple(tables)
     _tables.set(_latest_tables)
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Return fsspec's options for a URL; a table's say all that it may say, so that the environment's never mix in."""
+    """Return fsspec's options for a URL; those of a table are complete: the environment's are never mixed in."""
     options = dict(_OPTIONS.get(protocol(url), {}))
     covering = [table for table in _tables.get(_latest_tables) if table.covers(url)]
     if not covering:
@@ -88,7 +88,7 @@ Place = str | os.PathLike[str]
 
 
 def place(url: Place) -> str:
-    """Return a place as a URL, or an absolute path; nothing stays nothing, for others to refuse. See `absolute`."""
+    """Return a place as a URL or an absolute path; an empty place stays empty, for callers to refuse."""
     text = os.fspath(url)
     return absolute(text) if text else ""
 
@@ -152,19 +152,19 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def is_inconclusive(error: BaseException) -> bool:
-    """Tell an answer that says nothing of what is stored, such as a timeout or a refusal, from one about the data."""
+    """Distinguish an answer that says nothing about the data, such as a timeout or a refusal, from one that does."""
     about_data = isinstance(error, _ABSENT) or _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and not about_data)
 
 
 class AccessError(OSError):
-    """What a storage client needs and does not find, such as credentials: a user's mistake, or a moment's absence.
+    """A storage client lacks something that it needs, such as credentials: a user's mistake or a transient fault.
 
-    No ConfigError: where a machine's or a pod's own service gives credentials, it may be there again at the next try.
+    Not a ConfigError: a machine's or a pod's own credential service may be available again at the next attempt.
     """
 
 
-# What servers call credentials that they do not take, besides those that s3fs makes a PermissionError of.
+# Servers' names for rejected credentials, besides those that s3fs makes a PermissionError of.
 # 400 is all that a HEAD says of them.
 _REFUSED = frozenset(
     {"400", "AuthorizationHeaderMalformed", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
@@ -312,7 +312,7 @@ def read_json(url: str) -> dict[str, Any]:
     """Return the JSON object stored at a URL. Raises FileNotFoundError, ValueError for anything else."""
     value = json.loads(read_bytes(url))
     if not isinstance(value, dict):
-        raise ValueError(f"{url} holds JSON, but no object")
+        raise ValueError(f"{url} is JSON, but not a table of keys and values")
     return value
 
 
@@ -362,7 +362,7 @@ def remove(url: str, *, recursive: bool = False) -> None:
 def remove_partial(url: str) -> int:
     """Remove the half-written files that killed processes left under a local folder; return how many.
 
-    Object stores keep no such rests. Call it only when no other process is writing there.
+    Object stores keep no such leftovers. Call it only when no other process is writing there.
     """
     folder = local_path(url)
     if folder is None:

@@ -206,7 +206,7 @@ def _windows_of(length: int, size: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _share(below: Tensor, rest: Tensor, out: Tensor) -> None:
-    """Give to `out` what is left of a gradient, `rest`, where `below` is 0, and take it from there.
+    """Where `below` is 0, add the remaining gradient, `rest`, to `out`, and remove it from `rest`.
 
     By arithmetic: masks are several times slower. `below` is overwritten.
     """

@@ -130,7 +130,7 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
         time.sleep(0.05)
 
 
-def told(folder: Path) -> str:
+def shown(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 

@@ -15,7 +15,7 @@ STARTED = 60.0  # seconds
 
 
 @contextmanager
-def process(folder: Path, told: tuple[str, ...], *arguments: str, **variables: str) -> Iterator[list[str]]:
+def process(folder: Path, shown: tuple[str, ...], *arguments: str, **variables: str) -> Iterator[list[str]]:
     """Run a part of Dask until the context ends; gives what its first log lines tell."""
     log = folder / f"{arguments[0]}.log"
     with log.open("wb") as output:
@@ -24,7 +24,7 @@ def process(folder: Path, told: tuple[str, ...], *arguments: str, **variables: s
     try:
         deadline = time.monotonic() + STARTED
         while True:
-            found = [re.search(pattern, log.read_text()) for pattern in told]
+            found = [re.search(pattern, log.read_text()) for pattern in shown]
             if all(found):
                 yield [match[1] for match in found if match]
                 return

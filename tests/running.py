@@ -60,8 +60,8 @@ def read_spectra(root: str, start: int, stop: int) -> dict[str, NDArray[Any]]:
     return arrays.read_region(arrays.spectra_url(root), SPECTRA_VARIABLES, start, stop)
 
 
-class Told:
-    """Progress that remembers what it was told."""
+class Recorder:
+    """Progress that records what it is given."""
 
     def __init__(self) -> None:
         self.total = self.done_before = 0

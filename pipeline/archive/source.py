@@ -149,7 +149,7 @@ class Source:
                 return
         except SourceError as error:
             raise ConfigError("source", url, expected, str(error)) from error
-        raise ConfigError("source", url, expected, f"none of the {len(paths)} files tried is there, such as {paths[0]}")
+        raise ConfigError("source", url, expected, f"it has none of the {len(paths)} files tried, such as {paths[0]}")
 
 
 @dataclass(frozen=True)

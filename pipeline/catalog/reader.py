@@ -83,7 +83,7 @@ def read_blocks(url: str, choose: Choose, rows: int = BLOCK, kinds: Kinds = Kind
             yield from _READERS[kind](unpacked, choose, rows, kinds)
         except ConfigError:
             raise
-        except Exception as error:  # damage meets every library in another place, and each has its own classes
+        except Exception as error:  # damage surfaces at a different place in each library, with its own error classes
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             raise ConfigError("CATALOG", url, f"a readable {kind} catalog", reason) from error
 
@@ -115,7 +115,7 @@ def _open(url: str) -> Iterator[IO[bytes]]:
             if hasattr(file, "cache"):
                 file.cache.fetcher = _patient(file.cache.fetcher)
             try:
-                file.seek(-1, io.SEEK_END)  # a server may ignore ranges, and a beginning would not show it
+                file.seek(-1, io.SEEK_END)  # a server may ignore ranges, which a read from the start would not reveal
                 file.read(1)
                 file.seek(0)
             except ValueError:  # fsspec's word for a server that ignores ranges

@@ -75,7 +75,7 @@ def combined(ready_made: Mapping[str, str], chosen: Sequence[str], where: str | 
             raise ConfigError("select", name, f"one of {', '.join(ready_made)}", remedy)
     expressions = [ready_made[name] for name in chosen] + ([] if where is None else [where])
     if where is not None:
-        names(where)  # by itself: an expression of two halves must not become whole by the parentheses around it
+        names(where)  # parsed on its own: the parentheses added around it must not make an invalid expression valid
     if len(expressions) > 1:
         return " and ".join(f"({expression})" for expression in expressions)
     return expressions[0] if expressions else None
@@ -318,7 +318,7 @@ def _same_text(left: NDArray[Any], right: NDArray[Any]) -> tuple[NDArray[Any], N
 
 
 def _empty_as_text(value: _Value) -> _Value:
-    """Take a column without any value for text without content: CSV does not say what such a block is of."""
+    """Treat a column without any values as empty text: CSV does not give the type of such a block."""
     is_empty = value.kind == "number" and value.data.size and value.missing.all()
     return _Value(np.full(value.data.shape, ""), np.zeros(value.data.shape, np.bool_)) if is_empty else value
 

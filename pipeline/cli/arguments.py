@@ -42,7 +42,7 @@ def add_rate(parser: ArgumentParser) -> None:
 
 
 def is_expected(error: Exception) -> bool:
-    """Tell errors that a user meets and can correct, to be reported in one line, from mistakes of ours."""
+    """Distinguish errors that a user can correct, which are reported in one line, from bugs of ours."""
     from spender_core.weights import WeightsError
 
     ours = isinstance(error, (ConfigError, WeightsError, SourceError, Unfinished, OSError))

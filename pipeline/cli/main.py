@@ -86,7 +86,7 @@ def _interrupted(verb: Verb, error: BaseException) -> int:
     terminated = isinstance(error, Terminated)
     print(f"\n{'terminated' if terminated else 'interrupted'}{resumes}", file=sys.stderr)
     if terminated and verb.works:
-        return ExitStatus.SOME_FAILED  # who stops a run in order finds its chunks handed back, not an accident
+        return ExitStatus.SOME_FAILED  # a run stopped on purpose hands its chunks back; that is not an error
     return ExitStatus.TERMINATED if terminated else ExitStatus.INTERRUPTED
 
 
@@ -109,7 +109,7 @@ def _configure_logging(verbose: bool) -> None:
 
 
 class _Redacting(logging.Formatter):
-    """Leaves out what URLs may hold of secrets, in messages and in tracebacks."""
+    """Removes the secrets in URLs from messages and tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))

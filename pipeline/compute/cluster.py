@@ -52,9 +52,9 @@ _LOCAL_SETTINGS = {
     "distributed.worker.profile.enabled": False,
     # A replaced worker process may take longer than Dask's 15 s to come up on a busy machine: it is not lost.
     "distributed.deploy.lost-worker-timeout": "5 minutes",
-    # A worker that answers nothing is looked for so often, and given up at the second look.
+    # An unresponsive worker is checked at this interval, and given up at the second check.
     "distributed.scheduler.worker-ttl": "2 minutes",
-    # A task that has killed so many workers more is set aside, and tried alone when all others have ended.
+    # A task that has killed this many more workers is set aside, and retried alone when all others have ended.
     "distributed.scheduler.allowed-failures": 1,
     # Without any worker left, fail the chunks rather than wait for ever.
     "distributed.scheduler.no-workers-timeout": "2 minutes",
@@ -174,7 +174,7 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
             # Whoever else is on this machine reaches the loopback too, and a scheduler runs what it is sent: a key
             # that this process alone holds, and hands to its workers, keeps them out. It costs a tenth of a second.
             security = Security.temporary()  # type: ignore[no-untyped-call]
-            # Interrupted half-way, a cluster would be left to the interpreter's end, and tell of it at length.
+            # If interrupted half-way, a cluster would only close at interpreter exit, with a lot of log output.
             with held(), _inherited_by_workers():
                 specs = _worker_specs(workers, threads, memory_limit, torch.cuda.device_count(), security)
                 cluster = SpecCluster(  # type: ignore[no-untyped-call]
@@ -193,7 +193,7 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """Give a folder of this user's alone: what workers put aside there they unpickle again.
+    """Return a folder that belongs to this user alone: workers unpickle the files they spill there.
 
     Dask's own, /tmp/dask-scratch-space, belongs to whoever was first to make it.
     """
@@ -210,9 +210,9 @@ def _encrypted(security: Security) -> dict[str, Any]:
 def _worker_specs(
     workers: int, threads: int, memory_limit: int, gpus: int, security: Security
 ) -> dict[int, dict[str, Any]]:
-    """Describe each worker process: where there are GPUs, one has each and offers it as the resource "GPU".
+    """Describe each worker process: with GPUs, there is one worker per GPU, which offers it as the resource "GPU".
 
-    It offers as much of it as it does tasks at once, each of which asks for one: they take turns to compute.
+    It offers one unit per concurrent task, and each task asks for one unit: tasks take turns to compute.
     """
     specs: dict[int, dict[str, Any]] = {}
     for number in range(max(workers, gpus)):
@@ -316,7 +316,7 @@ async def _ask_what_it_is(address: str, timeout: float) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return what a fault came from in the end."""
+    """Return the root cause of a fault."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return error

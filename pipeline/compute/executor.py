@@ -1,4 +1,4 @@
-"""Pending chunks -> tasks -> outcomes: on Dask workers or in this process, recorded, told as they come."""
+"""Pending chunks -> tasks -> outcomes: on Dask workers or in this process, recorded and reported as they come."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Progress(Protocol):
         """Tell of the run as a whole, such as that it waits for workers."""
 
     def close(self) -> None:
-        """End the telling."""
+        """End the progress report."""
 
 
 def run(
@@ -189,7 +189,7 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
     workers = scheduler.workers_of(client)
     threads = sum(info["nthreads"] for info in workers.values())
     quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))))
-    # Where some workers are there to encode and others to ingest, neither does the others' work, idle or not.
+    # If some workers encode and others ingest, neither group takes the other's tasks, even when idle.
     encode_on = "GPU" if gpu or scheduler.offering(workers, "GPU") else None
     ingest_on = "CPU" if scheduler.offering(workers, "CPU") else None
     cluster = _Cluster(job, client, quota, encode_on, ingest_on)
@@ -225,7 +225,7 @@ def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
 def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
     """Take a task's outcome from its future; None when workers died while they did it.
 
-    Raises TimeoutError when the worker that held it is gone, and it has not been done again yet.
+    Raises TimeoutError when the worker that held the outcome is gone and the task has not been rerun yet.
     """
     try:
         outcome = future.result(timeout=LOOK)
@@ -267,7 +267,7 @@ def _as_completed(
             continue
         if future.status == "cancelled":
             raise lost(cluster.client)
-        if watch.due:  # also while there is news: of ingests, perhaps, while no worker can encode
+        if watch.due:  # also while tasks end: ingests may go on while no worker can encode
             watch.look({task.kind for task in futures.values()})
         task = futures[future]
         while True:

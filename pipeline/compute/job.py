@@ -57,7 +57,7 @@ def pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[
     ledgers: dict[Kind, Ledger] = {ingest: ingest_ledger(root, plan)}
     ledgers |= {("encode", model.name): encode_ledger(root, plan, model.name) for model in plan.models}
     asked = [kind for kind in ledgers if kind[0] in stage_names and (kind == ingest or kind[1] in models)]
-    # Encodings first: while another run works on this ROOT, one that is seen has spectra that will be seen.
+    # List encodings first: if another run works on this ROOT, the spectra of each listed encoding are listed, too.
     marked = {kind: ledgers[kind].done() for kind in reversed(ledgers)}
     ingested = marked[ingest]
     # Where nothing is ingested, encodings stay as they are until something is.

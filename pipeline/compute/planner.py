@@ -83,9 +83,9 @@ def _existing_plan(root: str) -> Plan | None:
 
 
 def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]:
-    """Read a survey file. beside: whether anything else was said."""
+    """Read a survey file. beside: whether other settings were given as well."""
     if beside:
-        raise RefusedError("--config", "other options stand beside --config", f"write them into {url}")
+        raise RefusedError("--config", "--config takes no other options", f"write them into {url}")
     try:
         config, written = read_toml(storage.read_bytes(url).decode())
     except (FileNotFoundError, UnicodeDecodeError) as error:
@@ -100,7 +100,7 @@ def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]
 def _survey_config(
     root: str, targets: Targets | None, settings: Mapping[str, Any], existing: Plan | None
 ) -> SurveyConfig:
-    """Build the configuration from settings; what is not said is as in the existing plan."""
+    """Build the configuration from settings; settings not given are taken from the existing plan."""
     said = dict(settings)
     if isinstance(targets, str | PathLike):
         said["targets"] = storage.place(targets)
@@ -116,7 +116,7 @@ def _survey_config(
 
 
 def _release(source: str | None, config: SurveyConfig) -> str:
-    """Read the release from a new source for an existing plan: a mirror whose URL names none is one of the same."""
+    """Read the release from a new source for an existing plan: a mirror whose URL names none has the plan's release."""
     new = release_of(source) if source else ""
     if new and config.release and new != config.release:
         remedy = "another release has other spectra: plan it in another ROOT"

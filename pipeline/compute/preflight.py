@@ -87,7 +87,7 @@ def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE)
 
 
 def _device_problem() -> str:
-    """Say, on a worker that offers a GPU, why it would not compute there; nothing when it would, or is set not to."""
+    """Return why a worker that offers a GPU would not compute on it; nothing if it would, or is set not to."""
     try:
         device = process.device()
     except ConfigError as error:
@@ -118,7 +118,7 @@ def check_source(root: str, plan: Plan, pending: Sequence[Shard], ingested: Iter
         storage.require_writable("cache", plan.config.cache)
     url = targets_url(root)
     step = -(-len(pending) // PROBES)
-    # Also rows of chunks that are done: the pending ones alone may all lack their files, and rightly so.
+    # Include rows of chunks that are done: all of the pending targets may legitimately lack their files.
     records = ingest_ledger(root, plan).records(sorted(ingested)[: 4 * PROBES]).values()
     found = [record["start"] for record in records if not record["quality"].get("NO_FILE")][:PROBES]
     rows = [shard.start for shard in pending[::step]] + found

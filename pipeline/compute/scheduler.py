@@ -74,13 +74,13 @@ async def _identity(client: Client) -> Mapping[str, Any]:
 
 
 class _Unprofiled(WorkerPlugin):
-    """Ends a worker's own looking at its threads; also that of workers that come later."""
+    """Stops a worker's profiling of its threads; also on workers that join later."""
 
     name = "spender-pipeline-unprofiled"
     idempotent = True
 
     def setup(self, worker: Worker) -> None:
-        """Stop it, on the worker's own loop."""
+        """Stop the profiling, on the worker's event loop."""
         if sys.version_info >= (3, 12):
             return
         callback = worker.periodic_callbacks.pop("profile", None)
@@ -89,10 +89,10 @@ class _Unprofiled(WorkerPlugin):
 
 
 def stop_profiling(client: Client) -> None:
-    """Have no worker look at its threads' frames, present or to come.
+    """Stop present and future workers from profiling their threads.
 
-    Under Python 3.11 a thread that ends while it does may stop the whole process (dask/distributed issue 8616), and it
-    is the more likely the shorter threads keep the interpreter (`process.TURN`).
+    Under Python 3.11 a thread that ends during profiling may stop the whole process (dask/distributed issue 8616). The
+    shorter the threads' turns with the interpreter (`process.TURN`), the more likely that is.
     """
     try:
         _asked(client, client._register_worker_plugin, _Unprofiled(), _Unprofiled.name, True)

@@ -38,7 +38,7 @@ class Watch:
         self._place = place
         self._say = say
         self._clock = clock
-        self._told = ""
+        self._shown = ""
         self._looked = clock()
         # when each worker was heard of last: by the scheduler's clock, and by ours when that was news
         self._heard: dict[str, tuple[float, float]] = {}
@@ -52,11 +52,11 @@ class Watch:
         """Look who could do tasks of these kinds. Raises ConnectionError when the scheduler is lost."""
         self._looked = self._clock()
         missing = self._missing(kinds)
-        if missing and missing != self._told:
+        if missing and missing != self._shown:
             self._say(f"waiting: {missing}")
-        elif self._told and not missing:
+        elif self._shown and not missing:
             self._say("continuing: workers are available again")
-        self._told = missing
+        self._shown = missing
 
     def _missing(self, kinds: set[Kind]) -> str:
         if self._client.status != "running":

@@ -226,11 +226,11 @@ def split(documents: Iterable[Document]) -> tuple[list[Document], list[Document]
 
 
 def without_operator(documents: Iterable[Document]) -> list[Document]:
-    """Say the same in Kubernetes' own resources: a Job for the driver, Deployments, a Service.
+    """Express a run in Kubernetes' own resources: a Job for the driver, Deployments, a Service.
 
     What the operator makes of a DaskJob and a DaskWorkerGroup, with the same labels, so that network policies and the
-    disruption budget hold. Who applies these ends the workers, too, when the run has ended; `submit` does, and hangs
-    them on the Job, with which they go an hour after its end at the latest.
+    disruption budget hold. Whoever applies these must also stop the workers after the run; `submit` does, and attaches
+    them to the Job, with which they are removed at the latest an hour after its end.
     """
     standing, of_run = split(documents)
     job, group = _only(of_run, "DaskJob"), _only(of_run, "DaskWorkerGroup")

@@ -22,12 +22,12 @@ def on_kubernetes(
     folder: str | Path | None = None,
     namespace: str | None = None,
 ) -> Iterator[Client]:
-    """Yield a client of a cluster of one's own on Kubernetes, for a notebook that does a run itself; it ends with it.
+    """Yield a client of a private cluster on Kubernetes, for a notebook that does a run itself.
 
     root: of the run, whose plan says how much memory its workers need. image, workers, folder (of a kustomization such
-    as deploy/overlays/eks) and namespace: as of `spender-pipeline submit`, which is the way to more than a look: here
-    nothing goes on without the notebook, nor is what Dask says encrypted (see `manifests.cluster_of`). Needs the extra
-    "kubernetes" and the Dask operator. Raises ConfigError.
+    as deploy/overlays/eks) and namespace: as of `spender-pipeline submit`, which suits anything beyond a quick look:
+    here cluster and run stop with the notebook, and Dask's traffic is not encrypted (see `manifests.cluster_of`). Needs
+    the extra "kubernetes" and the Dask operator. Raises ConfigError.
     """
     from dask_kubernetes.operator import KubeCluster
 

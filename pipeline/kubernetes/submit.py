@@ -62,7 +62,7 @@ class Submitted:
     api: kr8s.Api
 
     def ending(self, operator: bool) -> str:
-        """Say the command that removes it from the cluster; what else belongs to it hangs on what that names."""
+        """Return the command that removes the run from the cluster; its other objects go with those that it names."""
         kind = "daskjob" if operator else "job"
         return f"kubectl delete {kind} --namespace {self.api.namespace} --selector {self.selector}"
 
@@ -73,7 +73,7 @@ class Submitted:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _translated(what: str) -> Iterator[None]:
     """Turn what the API server refuses, and a server that is not there, into errors that a user can correct."""
     try:
         yield
@@ -97,7 +97,7 @@ def _reason(error: BaseException, remedy: str | None) -> str:
 def connect(namespace: str) -> kr8s.Api:
     """Return the API server that the environment names (KUBECONFIG, ~/.kube/config). Raises ConfigError."""
     try:
-        with _told("the cluster"):
+        with _translated("the cluster"):
             return kr8s.api(namespace=namespace)
     except ConfigError:
         raise
@@ -124,7 +124,7 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
             _await_cluster(run, document["spec"]["cluster"])
         made = _object(run, _owned(document, owner))
         try:
-            with _told(_name(document)):
+            with _translated(_name(document)):
                 made.create()
         except ConfigError as error:
             with suppress(ConfigError):
@@ -147,7 +147,7 @@ def _name(document: Document) -> str:
 def _stand(run: Submitted, document: Document) -> None:
     """Create what all runs share, unless it is there."""
     wanted = _object(run, document)
-    with _told(_name(document)):
+    with _translated(_name(document)):
         try:
             wanted.refresh()
         except kr8s.NotFoundError:
@@ -159,7 +159,7 @@ def _stand(run: Submitted, document: Document) -> None:
 
 
 def _owned(document: Document, owner: Document | None) -> Document:
-    """Hang an object on the Job of its run, so that it goes when that goes; the operator does so by itself."""
+    """Make the Job of its run own an object, so that both are removed together; the operator does so by itself."""
     if owner is None:
         return document
     reference = {key: owner[key] for key in ("apiVersion", "kind")}
@@ -186,7 +186,7 @@ def _require_certificates(run: Submitted) -> None:
     metadata = {"name": _TLS_SECRET, "namespace": run.api.namespace}
     secret = _object(run, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
     try:
-        with _told(f"Secret {_TLS_SECRET}"):
+        with _translated(f"Secret {_TLS_SECRET}"):
             secret.refresh()
     except kr8s.NotFoundError as error:
         remedy = "create the namespace and the certificates: deploy/README.md says how"
@@ -195,9 +195,9 @@ def _require_certificates(run: Submitted) -> None:
 
 
 def remove(run: Submitted) -> None:
-    """Remove a run's objects from the cluster; what Kubernetes hangs on them goes with them."""
+    """Remove a run's objects from the cluster; Kubernetes removes their dependent objects, too."""
     for kind in ("daskjobs.kubernetes.dask.org", _GROUPS, "jobs", "deployments", "services"):
-        with _told(f"removing {kind} of {run.name}"):
+        with _translated(f"removing {kind} of {run.name}"):
             for found in _find(run.api, kind, run.selector):
                 try:
                     found.delete(propagation_policy="Background")
@@ -360,7 +360,7 @@ def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | 
     ConfigError when no run of that ROOT, or more than one, is there.
     """
     selector = f"{ROOT_LABEL}={root_label(root)}"
-    with _told("the workers of the run"):
+    with _translated("the workers of the run"):
         # The operator makes one Deployment of each worker; where it does not, a Deployment is a group.
         groups = _find(api, _GROUPS, selector) or _find(api, "deployments", f"{selector},dask.org/component=worker")
     names = {str(group.to_dict()["metadata"]["labels"][RUN_LABEL]) for group in groups}
@@ -382,7 +382,7 @@ def scale(root: str, api: kr8s.Api, cpu_workers: int | None, gpu_workers: int | 
             continue
         spec, patch = group.to_dict()["spec"], {"replicas": wanted}
         before = int((spec["worker"] if "worker" in spec else spec)["replicas"])
-        with _told(f"{group.kind} {group.name}"):
+        with _translated(f"{group.kind} {group.name}"):
             group.patch({"spec": {"worker": patch} if "worker" in spec else patch})
         changed[group.name] = (before, wanted)
     return changed

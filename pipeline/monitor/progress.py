@@ -89,12 +89,12 @@ class LogLines:
         self._stream = stream
         self._clock = clock
         self._total = self._ended = self._failed = self._spectra = 0
-        self._started = self._told = clock()
+        self._started = self._shown = clock()
 
     def start(self, total: int, done_before: int) -> None:
         """Say what there is to do."""
         self._total, self._ended = total, done_before
-        self._started = self._told = self._clock()
+        self._started = self._shown = self._clock()
         self.say(f"{total} chunks, {done_before} done before, {total - done_before} to do")
 
     def advance(self, outcome: Outcome) -> None:
@@ -105,9 +105,9 @@ class LogLines:
             self.say(f"failed: {outcome.task}: {outcome.reason}")
         else:
             self._spectra += int(outcome.record["spectra"])
-        if self._ended == self._total or self._clock() - self._told >= LINE_SECONDS:
-            self._told = self._clock()
-            seconds = max(self._told - self._started, 1e-3)
+        if self._ended == self._total or self._clock() - self._shown >= LINE_SECONDS:
+            self._shown = self._clock()
+            seconds = max(self._shown - self._started, 1e-3)
             failed = f", {self._failed} failed" if self._failed else ""
             rate = f"{self._spectra / seconds:.1f} spectra/s"
             self.say(f"{outcome.task}: {self._ended} of {self._total} chunks{failed}, {rate}")
@@ -121,7 +121,7 @@ class LogLines:
 
 
 class Tee:
-    """Tells each of several the same, in order."""
+    """Forwards each report to several objects, in order."""
 
     def __init__(self, *each: Progress) -> None:
         self._each = each
@@ -142,7 +142,7 @@ class Tee:
             each.say(text)
 
     def close(self) -> None:
-        """End the telling."""
+        """End the progress report."""
         for each in self._each:
             each.close()
 

@@ -69,7 +69,7 @@ def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Lo
         phases=_phases(lines),
         bits=_bits(stages),
         slowest=_slowest(lines),
-        mended=_mended(stages, logs),
+        recovered=_recovered(stages, logs),
     )
 
 
@@ -101,7 +101,7 @@ def _run(log: Log) -> dict[str, Any]:
 
 
 def _phases(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Seconds by phase of every stage, largest stages' order kept as tasks go through them."""
+    """Seconds by phase of every stage, phases in the order in which tasks go through them."""
     found: dict[str, Counter[str]] = {}
     for line in sorted(lines, key=lambda line: (line["stage"] != "ingest", line["model"] or "")):
         found.setdefault(label(line["stage"], line["model"]), Counter()).update(line["seconds"])
@@ -153,7 +153,7 @@ def _bits(stages: Sequence[StageStatus]) -> list[dict[str, Any]]:
     ]
 
 
-def _mended(stages: Sequence[StageStatus], logs: Sequence[Log]) -> int:
+def _recovered(stages: Sequence[StageStatus], logs: Sequence[Log]) -> int:
     """Count the chunks that failed in some run and are not failed now."""
     failed = {(line["stage"], line["model"], line["chunk"]) for log in logs for line in log.failed}
     return len(failed - {(each.stage, each.model, index) for each in stages for index in each.failed})

@@ -117,7 +117,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class Log:
-    """What a run's log holds. unread: lines that are not as they should be. ended: False while it goes on, or killed.
+    """What a run's log holds. unread: malformed lines. ended: False if the run is still going or was killed.
 
     asked: the first line. done, failed: the lines of chunks. Every line has "at", a datetime.
     """
@@ -164,7 +164,7 @@ def _line(text: str) -> Line | None:
 
 
 def _is_of_its_types(line: Line) -> bool:
-    """Tell whether what the report adds up are numbers; a chunk's timings come with when and where it was done."""
+    """Tell whether the values that the report adds up are numbers; timings come with the chunk's time and place."""
     counts = all(isinstance(line.get(key, 0), int) and line.get(key, 0) >= 0 for key in _COUNTS)
     counts = counts and isinstance(line.get("stage", ""), str) and isinstance(line.get("model") or "", str)
     if line["event"] != "done" or "seconds" not in line:

@@ -45,7 +45,7 @@ def make_batch(
     known = get_survey(survey)
     lookup = known.lookup
     if lookup.keys_of is None or lookup.numbers_of is None:
-        raise ValueError(f"survey {survey!r} has no ids to make a batch from: plan a run instead")
+        raise ValueError(f"the survey {survey!r} does not say how its ids are written: plan a run instead of a batch")
     instrument = instrument or next(iter(known.instruments))
     if instrument not in known.instruments:
         raise ValueError(f"survey {survey!r} has no instrument {instrument!r}, only {', '.join(known.instruments)}")

@@ -107,7 +107,7 @@ def _close(url: str, attributes: dict[str, Any]) -> None:
 
 
 def _versions(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the versions that made the numbers, as the chunks' markers have them, as JSON text; several if several."""
+    """Return the versions that made the numbers by the chunks' markers, as JSON text; all of them if they differ."""
     found: dict[str, set[str]] = {}
     for record in records:
         for name, version in record.get("packages", {}).items():

@@ -1,6 +1,6 @@
 """Read a run again, compare it with its markers' checksums, and have what is damaged done again.
 
-Nothing is damage but what storage has said of the data themselves: where it does not answer, or refuses, the error is
+Only what storage says about the data themselves counts as damage: if it does not answer, or refuses, the error is
 raised and everything stays as it is.
 """
 
@@ -188,7 +188,7 @@ def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], whe
         return []
     made_from = record.get("spectra_checksums") or {}
     stale = any(present["checksums"].get(name) != value for name, value in made_from.items())
-    return [f"{where}: its spectra have been ingested again since"] if stale else []
+    return [f"{where}: its spectra were ingested again after it was encoded"] if stale else []
 
 
 def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[str]:
@@ -210,7 +210,7 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[s
 
 
 def _damage(error: Exception) -> str:
-    """Say what is damaged; raise what says nothing of the data."""
+    """Describe the damage; raise errors that say nothing about the data."""
     if storage.is_inconclusive(error):
         raise error
     return f"{type(error).__name__}: {error}"

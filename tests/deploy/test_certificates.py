@@ -71,9 +71,9 @@ def test_it_is_valid_for_as_many_days_as_asked_for(made: Path) -> None:
 
 def test_the_command_that_makes_the_secret_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    told = make("-o", folder).stdout.split()
-    assert told[:7] == ["kubectl", "create", "secret", "generic", "dask-tls", "--namespace", "NAMESPACE"]
-    assert {Path(argument.removeprefix("--from-file=")) for argument in told[7:]} == {folder / name for name in FILES}
+    shown = make("-o", folder).stdout.split()
+    assert shown[:7] == ["kubectl", "create", "secret", "generic", "dask-tls", "--namespace", "NAMESPACE"]
+    assert {Path(argument.removeprefix("--from-file=")) for argument in shown[7:]} == {folder / name for name in FILES}
 
 
 def test_where_kubernetes_does_not_answer_nothing_is_left(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_where_kubernetes_does_not_answer_nothing_is_left(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "shown"),
     [
         (["-h"], 0, "usage: make.sh"),
         (["-x"], 2, "usage: make.sh"),
@@ -96,10 +96,10 @@ def test_where_kubernetes_does_not_answer_nothing_is_left(tmp_path: Path) -> Non
         (["-o", "nowhere/new"], 1, "error: -o is 'nowhere/new', expected"),
     ],
 )
-def test_what_is_asked_wrongly_is_answered(arguments: list[str], status: int, told: str) -> None:
+def test_what_is_asked_wrongly_is_answered(arguments: list[str], status: int, shown: str) -> None:
     done = make(*arguments)
     assert done.returncode == status
-    assert told in done.stdout + done.stderr
+    assert shown in done.stdout + done.stderr
 
 
 def settings_for(folder: Path) -> Path:
@@ -117,8 +117,8 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Iterator[
     here = ("--host", "127.0.0.1", "--no-dashboard")
     config = {"DASK_CONFIG": str(settings_for(made))}
     with ExitStack() as stack:
-        told = (r"Scheduler at:\s+(tls://127\.0\.0\.1:\d+)",)
-        started = process(folder, told, "scheduler", "--port", "0", *here, **config)
+        shown = (r"Scheduler at:\s+(tls://127\.0\.0\.1:\d+)",)
+        started = process(folder, shown, "scheduler", "--port", "0", *here, **config)
         (address,) = stack.enter_context(started)
         scratch = ("--local-directory", str(folder / "scratch"))
         started = process(folder, (r"Registered to:\s+(tls://\S+)",), "worker", address, *here, *scratch, **config)

@@ -31,9 +31,9 @@ def run(tmp_path: Path, mirror: Path) -> tuple[Path, Plan]:
 def refused(capsys: pytest.CaptureFixture[str], *command: str, status: int = 1) -> str:
     capsys.readouterr()
     assert cli.main(list(command)) == status
-    told = capsys.readouterr()
-    assert "Traceback" not in told.err
-    return told.out + told.err
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    return shown.out + shown.err
 
 
 def test_another_targets_table_is_refused(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,9 +75,9 @@ def test_verify_finds_a_lost_shard_and_repair_brings_it_back(
     before = file_hashes(root)
     shard = next(path for path in sorted((root / store / "c").rglob("*")) if path.is_file())
     shard.unlink()
-    told = refused(capsys, "verify", str(root), status=3)
-    assert "is not what was written" in told
-    assert "--repair" in told
+    shown = refused(capsys, "verify", str(root), status=3)
+    assert "is not what was written" in shown
+    assert "--repair" in shown
     assert "marked as not done" in refused(capsys, "verify", str(root), "--repair", status=3)
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert cli.main(["verify", str(root)]) == 0
@@ -90,8 +90,8 @@ def test_damaged_spectra_are_not_blamed_on_the_model(
     root, plan = run
     runs.encode_ledger(str(root), plan, "random").unmark(0)
     shutil.rmtree(root / "spectra.zarr" / "flux" / "c" / "0")
-    told = refused(capsys, "run", str(root), "--serial", status=3)
-    assert "--repair" in told
+    shown = refused(capsys, "run", str(root), "--serial", status=3)
+    assert "--repair" in shown
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -113,17 +113,17 @@ def test_a_store_without_credentials_is_refused_in_one_line(
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    told = refused(capsys, "status", "s3://no-such-bucket/run")
-    assert "check the credentials and the endpoint" in told
-    assert len(told.splitlines()) == 1
+    shown = refused(capsys, "status", "s3://no-such-bucket/run")
+    assert "check the credentials and the endpoint" in shown
+    assert len(shown.splitlines()) == 1
     with pytest.raises(storage.AccessError):  # and no damaged marker, which verify --repair would remove
         Ledger("s3://no-such-bucket/run", "ingest", "0" * 64).read(0)
 
 
 def test_a_source_of_another_release_is_refused(run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]) -> None:
     root, _ = run
-    told = refused(capsys, "plan", str(root), "--source", "https://data.sdss.org/sas/dr16")
-    assert "a mirror of dr17" in told
+    shown = refused(capsys, "plan", str(root), "--source", "https://data.sdss.org/sas/dr16")
+    assert "a mirror of dr17" in shown
 
 
 @pytest.mark.parametrize("damage", ["index", "cut", "empty"])
@@ -164,9 +164,9 @@ def test_what_describes_a_store_is_written_again(
     if damage != "gone":
         file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
     assert "--repair" in refused(capsys, "verify", str(root), status=3)
-    told = refused(capsys, "verify", str(root), "--repair", status=3)
-    assert "rewritten" in told
-    assert "marked as not done" not in told  # the data are as they were
+    shown = refused(capsys, "verify", str(root), "--repair", status=3)
+    assert "rewritten" in shown
+    assert "marked as not done" not in shown  # the data are as they were
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert cli.main(["verify", str(root)]) == 0
     assert file_hashes(root) == before
@@ -202,8 +202,8 @@ def test_repair_leaves_the_store_of_another_plan_alone(
 
 def test_what_has_not_begun_is_said_once(tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, _ = make_root(tmp_path, mirror)
-    told = refused(capsys, "verify", root, "--repair", status=3)
-    assert told.splitlines() == [
+    shown = refused(capsys, "verify", root, "--repair", status=3)
+    assert shown.splitlines() == [
         "ingest: not begun",
         "encode random: not begun",
         f"error: {root} is not finished; what is done is undamaged; to do the rest: spender-pipeline run {root}",
@@ -265,9 +265,9 @@ def test_a_store_of_an_older_version_is_mended_as_well(
     ledger.mark_store({"checksums": made["checksums"]})
     assert cli.main(["verify", str(root)]) == 0
     (root / "spectra.zarr" / "flux" / "zarr.json").write_text("{}")
-    told = refused(capsys, "verify", str(root), "--repair", status=3)
-    assert "rewritten: ingest" in told
-    assert "marked as not done" not in told
+    shown = refused(capsys, "verify", str(root), "--repair", status=3)
+    assert "rewritten: ingest" in shown
+    assert "marked as not done" not in shown
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert file_hashes(root) == before
 
@@ -282,11 +282,11 @@ def test_without_its_checkpoint_a_store_is_not_restored_and_no_chunk_is_blamed(
     (root / "spectra.zarr" / "flux" / "c" / "1" / "0").unlink()
     checkpoint.unlink()
     try:
-        told = refused(capsys, "verify", str(root), "--repair", status=3)
+        shown = refused(capsys, "verify", str(root), "--repair", status=3)
     finally:
         checkpoint.write_bytes(content)
-    assert "encode random: cannot be written again" in told
-    assert "1 chunk marked as not done" in told  # of the spectra
+    assert "encode random: cannot be written again" in shown
+    assert "1 chunk marked as not done" in shown  # of the spectra
     assert runs.encode_ledger(str(root), plan, "random").done() == {0, 1, 2}
 
 

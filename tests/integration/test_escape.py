@@ -1,4 +1,4 @@
-"""Catalogs, targets, names and checkpoints that try to reach beyond source, cache and ROOT: refused, and told why."""
+"""Catalogs, targets, names and checkpoints that try to reach beyond source, cache and ROOT: refused with the reason."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def test_a_hand_made_table_is_refused_by_row_and_column(
     url = str(tmp_path / "t.parquet")
     targets.write_targets(frame, url)
     assert cli.main(["plan", str(tmp_path / "planned"), "--targets", url, "--source", str(mirror)]) == 1
-    told = f"targets row 1 column {column}"
-    assert told in one_line(capsys)
+    shown = f"targets row 1 column {column}"
+    assert shown in one_line(capsys)
     # somebody who may write ROOT makes plan and table fit each other
     root = str(tmp_path / "run")
     targets.write_targets(frame, runs.targets_url(root))
     storage.write_bytes(storage.join(root, "plan.json"), hostile.to_json())
     before = set(names(tmp_path))
     assert cli.main(["ingest", root, "--serial"]) == 1
-    assert told in one_line(capsys)
+    assert shown in one_line(capsys)
     assert set(names(tmp_path)) == before
 
 

@@ -199,14 +199,14 @@ def test_no_damage_raises_hangs_or_takes_memory(
             with at_most(SECONDS, f"seed {seed}"):
                 try:
                     found = spectra_of(damaged, is_plate)
-                    told = [check(raw, grid) for raw in found for grid in grids] or ["refused"]
+                    shown = [check(raw, grid) for raw in found for grid in grids] or ["refused"]
                 except Exception as error:
                     raise AssertionError(f"seed {seed}") from error
             taken = tracemalloc.get_traced_memory()[1] - before
             # A file's columns as numbers, of 8 bytes at most where the file has 4, and some copies on their way.
             assert taken < 20 * len(damaged) + 20 * 2**20, f"seed {seed}"
             highest = max(highest, taken / 2**20)
-            outcomes.update(told)
+            outcomes.update(shown)
     finally:
         tracemalloc.stop()
     with capsys.disabled():

@@ -113,9 +113,9 @@ def test_the_endpoints_tell_what_the_ledger_tells(tmp_path: Path, mirror: Path, 
     assert whole["scheduler_phase_seconds", "encode", "random"] == pytest.approx(seconds)
     assert together["worker_phase_seconds", "encode", "random"] == pytest.approx(seconds)
     lines = [line for file in cluster.logs.glob("worker-*.log") for line in file.read_text().splitlines()]
-    told = [json.loads(line.split(" - INFO - ")[1]) for line in lines if "pipeline.compute.stages.record" in line]
+    shown = [json.loads(line.split(" - INFO - ")[1]) for line in lines if "pipeline.compute.stages.record" in line]
     kept = [{key: value for key, value in line.items() if key not in ("event", "at")} for line in log.done]
-    assert sorted(told, key=str) == sorted(kept, key=str), "a worker's own log has the same lines"
+    assert sorted(shown, key=str) == sorted(kept, key=str), "a worker's own log has the same lines"
 
 
 def test_failures_are_counted(tmp_path: Path, mirror: Path, cluster: Cluster) -> None:
@@ -125,11 +125,11 @@ def test_failures_are_counted(tmp_path: Path, mirror: Path, cluster: Cluster) ->
     at_scheduler, at_workers = endpoints(cluster.scheduler)
     before = scrape(at_scheduler)
     assert cli.main(["run", root, "--scheduler", cluster.scheduler]) == ExitStatus.SOME_FAILED
-    told = scrape(at_scheduler)
-    told.subtract(before)
-    assert told["scheduler_failures", "ingest", ""] == 1
-    assert told["scheduler_failures", "encode", "random"] == 1
-    assert told["scheduler_chunks", "encode", "random"] == 1
+    shown = scrape(at_scheduler)
+    shown.subtract(before)
+    assert shown["scheduler_failures", "ingest", ""] == 1
+    assert shown["scheduler_failures", "encode", "random"] == 1
+    assert shown["scheduler_chunks", "encode", "random"] == 1
     ours = sum(map(scrape, at_workers), Counter())
     assert ours["worker_failures", "ingest", ""] == ours["worker_failures", "encode", "random"] == 1
     (log,) = journal.read_logs(root)

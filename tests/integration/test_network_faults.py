@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import clusters, faults, s3
-from tests.bench import PATIENCE, RATE, RUNS, Bench, run, running, told, wait_until
+from tests.bench import PATIENCE, RATE, RUNS, Bench, run, running, shown, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -45,8 +45,8 @@ def test_a_server_that_refuses_us(
             with running(root, tmp_path, "--scheduler", cluster.address) as process:
                 wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
                 with bench.proxy.spoiling(refusal, 1.0):
-                    assert process.wait(PATIENCE) in (1, 3), told(tmp_path)
-            assert "Traceback" not in told(tmp_path)
+                    assert process.wait(PATIENCE) in (1, 3), shown(tmp_path)
+            assert "Traceback" not in shown(tmp_path)
             row.injected += bench.proxy.injected[refusal] - before
             assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)

@@ -18,7 +18,7 @@ from pipeline.compute.stages.record import Record
 from pipeline.planning.plan import Shard
 from pipeline.store import root as runs
 from tests import clusters
-from tests.bench import PATIENCE, RUNS, TASKS, Bench, run, running, told, wait_until
+from tests.bench import PATIENCE, RUNS, TASKS, Bench, run, running, shown, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -34,7 +34,7 @@ def test_workers_killed_at_random(bench: Bench, tmp_path: Path) -> None:
                     if victims:
                         bench.chance.choice(victims).kill()
                         row.injected += 1
-                assert process.wait(PATIENCE) == 0, told(tmp_path)
+                assert process.wait(PATIENCE) == 0, shown(tmp_path)
             bench.check(row, root)
 
 
@@ -50,7 +50,7 @@ def test_a_client_stopped_at_a_random_moment(
             with running(root, tmp_path, "--workers", "2") as process:
                 wait_until(lambda: bench.marked(root) >= moment, process)  # noqa: B023
                 process.send_signal(number)
-                assert process.wait(PATIENCE) == statuses[number], told(tmp_path)
+                assert process.wait(PATIENCE) == statuses[number], shown(tmp_path)
                 row.injected += 1
             assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
@@ -65,9 +65,9 @@ def test_a_scheduler_killed(bench: Bench, cluster: clusters.Cluster, tmp_path: P
                     wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
                     first.scheduler.kill()
                     row.injected += 1
-                    assert process.wait(PATIENCE) == 1, told(tmp_path)
-            assert "is gone; finished chunks are kept" in told(tmp_path)
-            assert "Traceback" not in told(tmp_path)
+                    assert process.wait(PATIENCE) == 1, shown(tmp_path)
+            assert "is gone; finished chunks are kept" in shown(tmp_path)
+            assert "Traceback" not in shown(tmp_path)
             assert run(root, "--scheduler", cluster.address) == 0
             bench.check(row, root)
 
@@ -84,7 +84,7 @@ def test_a_worker_told_to_end_hands_its_chunk_back(bench: Bench, tmp_path: Path)
                 cluster.workers[0].terminate()
                 row.injected += 1
                 assert cluster.workers[0].wait(PATIENCE) == 0
-                assert process.wait(PATIENCE) == 0, told(tmp_path)
+                assert process.wait(PATIENCE) == 0, shown(tmp_path)
             bench.check(row, root)
 
 
@@ -101,7 +101,7 @@ def test_a_worker_that_hangs_is_replaced(bench: Bench, tmp_path: Path) -> None:
                 for hung in clusters.children(cluster.workers[0].pid):
                     hung.suspend()
                 row.injected += 1
-                assert process.wait(PATIENCE) == 0, told(tmp_path)
+                assert process.wait(PATIENCE) == 0, shown(tmp_path)
             bench.check(row, root)
 
 
@@ -117,9 +117,9 @@ def test_a_run_without_workers_says_so_and_goes_on_when_they_are_back(bench: Ben
                 wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
                 cluster.workers[0].terminate()
                 row.injected += 1
-                wait_until(lambda: "waiting: the scheduler has no workers" in told(tmp_path), process)
+                wait_until(lambda: "waiting: the scheduler has no workers" in shown(tmp_path), process)
                 cluster.add_worker()
-                assert process.wait(PATIENCE) == 0, told(tmp_path)
+                assert process.wait(PATIENCE) == 0, shown(tmp_path)
             bench.check(row, root)
 
 
@@ -233,6 +233,6 @@ def test_two_runs_at_once(bench: Bench, tmp_path: Path) -> None:
                 running(root, tmp_path, "--workers", "1") as one,
                 running(root, tmp_path, "--workers", "1") as other,
             ):
-                assert (one.wait(PATIENCE), other.wait(PATIENCE)) == (0, 0), told(tmp_path)
+                assert (one.wait(PATIENCE), other.wait(PATIENCE)) == (0, 0), shown(tmp_path)
             row.injected += 1
             bench.check(row, root)

@@ -1,4 +1,4 @@
-"""Runs whose ROOT is a bucket of a real S3 server: the same objects as on a disk, and every mistake told in a line."""
+"""Runs whose ROOT is a bucket of a real S3 server: the same objects as on a disk, and every mistake shown in a line."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def in_one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("command", [["status"], ["run", "--serial"]])
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "shown"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "PermissionError"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "PermissionError"),
@@ -220,14 +220,14 @@ def in_one_line(capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_wrong_credentials_are_told_in_one_line_and_kept_secret(
-    tmp_path: Path, mirror: Path, bucket: str, command: list[str], change: dict[str, str], told: str
+    tmp_path: Path, mirror: Path, bucket: str, command: list[str], change: dict[str, str], shown: str
 ) -> None:
     root, _ = planned(tmp_path, mirror, bucket)
     ours = [sys.executable, "-m", "pipeline", command[0], root, *command[1:]]
     done = subprocess.run(ours, env={**os.environ, **change}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert told in line
+    assert shown in line
     assert s3.SECRET not in line
     assert "Traceback" not in done.stdout
 

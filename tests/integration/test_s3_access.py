@@ -66,7 +66,7 @@ def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def printed(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 1, done
     (line,) = done.stderr.strip().splitlines()
     return line
@@ -132,7 +132,7 @@ def test_a_profile_is_used_whatever_the_variables_say(
 
 def test_a_table_for_root_is_refused(tmp_path: Path, mirror: Path, server: s3.Server, bucket: str) -> None:
     config = survey(tmp_path, mirror, str(mirror), f'[storage."s3://{bucket}"]\nendpoint = "{server.endpoint}"\n')
-    line = told(command("plan", f"s3://{bucket}/run", "--config", config, **server.environment))
+    line = printed(command("plan", f"s3://{bucket}/run", "--config", config, **server.environment))
     assert f"the table storage.s3://{bucket} covers ROOT, s3://{bucket}/run" in line
     assert "set AWS_ENDPOINT_URL, AWS_PROFILE" in line
 
@@ -263,7 +263,7 @@ def test_wrong_credentials_name_the_server_and_the_identity(
     file.write_text("[p]\naws_access_key_id = AKIAFROMFILEQR\naws_secret_access_key = secret-of-the-file\n")
     variables = {**server.environment, "AWS_SHARED_CREDENTIALS_FILE": str(file), **change}
     for name in (*COMMANDS, "status"):
-        line = told(command(name, root, **variables))
+        line = printed(command(name, root, **variables))
         assert f"(from {server.endpoint}, for {shown})" in line
         assert not any(secret in line for secret in (s3.SECRET, "wrong-secret-1234", "secret-of-the-file"))
 
@@ -276,7 +276,7 @@ def test_a_bucket_that_may_only_be_read_is_refused_before_any_worker_starts(
     variables = {**server.environment, **s3.READER, "DASK_TEMPORARY_DIRECTORY": str(scratch)}
     assert command("status", root, **variables).returncode == 0
     for name in COMMANDS[:2]:
-        line = told(command(name, root, "--workers", "1", **variables))
+        line = printed(command(name, root, "--workers", "1", **variables))
         assert "a place that can be written" in line
         assert f"{server.endpoint}, for access key read...ey (env)" in line
     assert not scratch.exists()
@@ -290,7 +290,7 @@ def test_an_expired_session_is_told_as_that(tmp_path: Path) -> None:
     }
     with recording(400, "ExpiredToken", "The provided token has expired.") as (endpoint, recorder):
         for name in COMMANDS:
-            line = told(command(name, "s3://bucket/run", AWS_ENDPOINT_URL=endpoint, **temporary))
+            line = printed(command(name, "s3://bucket/run", AWS_ENDPOINT_URL=endpoint, **temporary))
             assert f"ExpiredToken: The provided token has expired (from {endpoint}" in line
             assert "access key ASIA...XY (env)" in line
             assert TOKEN not in line
@@ -312,6 +312,6 @@ def test_a_clock_that_is_wrong_is_told_as_that(
     tmp_path: Path, mirror: Path, server: s3.Server, client: BaseClient, bucket: str
 ) -> None:
     root = planned(tmp_path, mirror, client, bucket)
-    line = told(python(SKEWED, "run", root, **server.environment))
+    line = printed(python(SKEWED, "run", root, **server.environment))
     assert "this machine's clock differs from the server's" in line
     assert f"(from {server.endpoint}, for access key test...ey (env))" in line

@@ -59,7 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, mirror: Path) -> tuple[Path, 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "shown"),
     [
         ("no certificates", "DASK_DISTRIBUTED__COMM__TLS__CA_FILE"),
         ("certificates that are not there", "nowhere|No such file"),
@@ -70,7 +70,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, mirror: Path) -> tuple[Path, 
     ],
 )
 def test_who_does_not_belong_is_refused_in_one_line(
-    tls: Cluster, root: tuple[Path, int], tmp_path: Path, change: str, told: str
+    tls: Cluster, root: tuple[Path, int], tmp_path: Path, change: str, shown: str
 ) -> None:
     addresses = {"plain": tls.scheduler.replace("tls:", "tcp:"), "worker": tls.worker, "nanny": tls.nanny}
     address = addresses.get(change, tls.scheduler)
@@ -83,7 +83,7 @@ def test_who_does_not_belong_is_refused_in_one_line(
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert f"--scheduler is '{address}'" in line
-    assert re.search(told, line)
+    assert re.search(shown, line)
 
 
 def test_a_run_is_done_by_workers_that_talk_in_tls(tls: Cluster, root: tuple[Path, int]) -> None:
@@ -92,5 +92,5 @@ def test_a_run_is_done_by_workers_that_talk_in_tls(tls: Cluster, root: tuple[Pat
     assert done.returncode == 0, done.stderr
     assert markers(folder) == expected
     status = [sys.executable, "-m", "pipeline", "status", str(folder), "--json"]
-    told = json.loads(subprocess.run(status, capture_output=True, text=True, check=True).stdout)
-    assert all(stage["done"] == stage["chunks"] > 0 for stage in told["stages"])
+    shown = json.loads(subprocess.run(status, capture_output=True, text=True, check=True).stdout)
+    assert all(stage["done"] == stage["chunks"] > 0 for stage in shown["stages"])

@@ -80,8 +80,8 @@ def objects(root: str) -> dict[str, Any]:
 def without_versions(value: Any) -> Any:
     """Leave out what tells of versions."""
     if isinstance(value, dict):
-        told = ("packages", "package_versions")
-        return {key: without_versions(each) for key, each in value.items() if key not in told}
+        shown = ("packages", "package_versions")
+        return {key: without_versions(each) for key, each in value.items() if key not in shown}
     return [without_versions(each) for each in value] if isinstance(value, list) else value
 
 
@@ -254,8 +254,8 @@ def main() -> int:
                         found = objects(root)
                         other = {key for key in found | bench.reference if found.get(key) != bench.reference.get(key)}
                         differing += len(other)
-                        told = f"{len(found)} objects, {len(other)} differing {sorted(other)[:4] or ''}"
-                        print(f"{trial.__name__}: {told}, {time.monotonic() - started:.0f} s", flush=True)
+                        shown = f"{len(found)} objects, {len(other)} differing {sorted(other)[:4] or ''}"
+                        print(f"{trial.__name__}: {shown}, {time.monotonic() - started:.0f} s", flush=True)
     return 1 if differing else 0
 
 

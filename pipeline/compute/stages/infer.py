@@ -136,7 +136,7 @@ def _pad(
     pinned = device.type == "cuda"
     shapes = (size, flux.shape[1]), (size, flux.shape[1]), (size,)
     batch = _Batch(*(torch.zeros(shape, pin_memory=pinned) for shape in shapes))
-    # Unusable rows stay zero: whatever they hold, it can neither raise nor reach a neighbour.
+    # Unusable rows stay zero: their content can neither raise an error nor affect other rows.
     batch.flux[:n] = torch.from_numpy(np.where(keep[:, None], flux[rows], np.float32(0)))
     batch.ivar[:n] = torch.from_numpy(np.where(keep[:, None], ivar[rows], np.float32(0)))
     batch.z[:n] = torch.from_numpy(np.where(keep, z[rows], 0).astype(np.float32))
@@ -229,9 +229,9 @@ def _quality_bits(
 
 
 def _blank_invalid(result: Encoded, rows: slice) -> None:
-    """Blank what is no result, so that half a spectrum never looks like one.
+    """Blank values that are not results, so that no partial spectrum looks complete.
 
-    All of a spectrum without finite latents; but for the latents, all of one that the model does not describe: a
+    Without finite latents, blank all; where the model does not describe the spectrum, all but the latents: a
     negative amplitude would turn its restframe upside down, without overlap nothing compares the two.
     """
     quality = result.quality[rows]

@@ -40,10 +40,10 @@ _models: dict[tuple[str, str, str], SpectrumModel] = {}
 
 
 def make_deterministic() -> None:
-    """Fix what changes numbers beside the inputs: one thread per operation, deterministic convolutions.
+    """Make results depend on the inputs only: one thread per operation, deterministic convolutions.
 
-    Not the precision, in which another thread may be computing: that is `spender_core.precision.arithmetic`'s.
-    And what makes them slow: how a process that does two tasks at once shares its interpreter and frees its memory.
+    It does not set the precision, which other threads may be using: `spender_core.precision.arithmetic` does.
+    Also set, for speed, how a process that does two tasks at once shares its interpreter and frees its memory.
 
     Threads: sums over several threads differ in their last bits from sums over one, and a Dask worker's default is not
     the main process's. OpenMP keeps the number per calling thread, so every task calls this in its own thread.

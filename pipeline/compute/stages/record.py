@@ -49,7 +49,7 @@ class Timings:
 
 
 def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]], record: Record) -> None:
-    """Mark a chunk. Where another run has marked it meanwhile, have data and marker belong together.
+    """Mark a chunk. If another run has marked it meanwhile, make data and marker agree.
 
     Two runs of one ROOT on like machines write the same bytes. On unlike ones the last bits of numbers may differ,
     and what is there may be a mixture: then all of it is written again, marker included.

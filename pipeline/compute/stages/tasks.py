@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 """Tries of a task whose fault may pass, most of all one of storage; sources retry single files by themselves."""
 
-# Repeating these gives the same again: settings, mistakes in code, and what a source has retried already.
+# Retrying these gives the same error: wrong settings, bugs, and requests that a source has already retried.
 _PERMANENT = (
     ArithmeticError,
     AssertionError,

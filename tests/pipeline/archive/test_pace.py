@@ -1,4 +1,4 @@
-"""Requests start at a server's pace: told by when they arrive there."""
+"""Requests start at a server's pace: shown by when they arrive there."""
 
 from __future__ import annotations
 

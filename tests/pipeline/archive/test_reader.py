@@ -70,7 +70,7 @@ def test_plates_of_real_spectra_give_what_their_own_files_give(mirror: Path, tmp
             one, other = normalize(alone, alone.z or 0, grid), normalize(among, alone.z or 0, grid)
             for name in ("flux", "ivar", "norm"):
                 np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=file.name)
-            # A file's empty ends say nothing of a plate's fiber: TRUNCATED may be told of the file alone.
+            # A file's empty ends say nothing of a plate's fiber: TRUNCATED may be set for the file alone.
             assert one.quality & ~Quality.TRUNCATED == other.quality & ~Quality.TRUNCATED, file.name
     assert len(files) == 117
 
@@ -106,12 +106,12 @@ class Counting(Source):
     def stream(
         self, paths: Iterable[str], counters: FetchCounters | None = None
     ) -> Iterator[bytes | FileNotFoundError]:
-        def told() -> Iterator[str]:
+        def shown() -> Iterator[str]:
             for path in paths:
                 reads.append(path)
                 yield path
 
-        return super().stream(told(), counters)
+        return super().stream(shown(), counters)
 
 
 reads: list[str] = []

@@ -129,7 +129,7 @@ def test_a_root_without_any_of_the_files_is_refused_before_a_run(mirror: Path, c
     paths = real_paths(catalog)[:3]
     Source(str(mirror)).require_some([spec_lite_path("26", 1, 2, 3), *paths], SDSS.root)
     with pytest.raises(
-        ConfigError, match="the folder that holds sdss/.*none of the 3 files tried is there, such as sdss/spectro"
+        ConfigError, match="the folder that holds sdss/.*it has none of the 3 files tried, such as sdss/spectro"
     ):
         Source(str(mirror / "sdss")).require_some(paths, SDSS.root)
     with pytest.raises(ConfigError, match="attempt 1"):
@@ -214,15 +214,15 @@ def test_an_unreadable_local_file_is_a_fault_and_not_missing(tmp_path: Path):
         Source(str(tmp_path)).fetch(["folder/name"])
 
 
-@pytest.mark.parametrize(("url", "told"), [("foo://a/b", "foo"), ("s3://bucket/dr17", "credentials")])
-def test_a_source_that_nobody_can_open_is_refused_at_once(url: str, told: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("url", "shown"), [("foo://a/b", "foo"), ("s3://bucket/dr17", "credentials")])
+def test_a_source_that_nobody_can_open_is_refused_at_once(url: str, shown: str, monkeypatch: pytest.MonkeyPatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     started = time.monotonic()
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=shown):
         Source(url, backoff=10).require_some(["name"], SDSS.root)
     assert time.monotonic() - started < 8  # no attempt was waited for
 
@@ -266,7 +266,7 @@ def test_a_cache_is_filled_and_then_asked_instead(faulty: str, tmp_path: Path, s
 
 
 def test_the_cache_is_reached_as_the_runs_own_plan_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A worker may serve two runs: another one's tables, told of later, are not for this one's threads."""
+    """A worker may serve two runs: another one's tables, read later, are not for this one's threads."""
     (tmp_path / "a").write_bytes(content_of("/ok/0/a"))
     endpoints: list[object] = []
 

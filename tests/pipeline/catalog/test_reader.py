@@ -105,7 +105,7 @@ def test_a_cut_table_is_refused_and_not_read_as_a_shorter_one(catalog: Path, tmp
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Serves a folder, by ranges if it is told to; counts what it sends."""
+    """Serves a folder, by ranges if asked to; counts what it sends."""
 
     gives_ranges = True
     faults = 0

@@ -59,9 +59,9 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_run_from_catalog_to_plot(planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", str(planned), "--serial"]) == 0
-    told = capsys.readouterr().out
-    assert "encode  random" in told
-    assert f'xarray.open_zarr("{planned}/encodings/random.zarr")' in told
+    shown = capsys.readouterr().out
+    assert "encode  random" in shown
+    assert f'xarray.open_zarr("{planned}/encodings/random.zarr")' in shown
     assert cli.main(["status", str(planned)]) == 0
     assert "failed" in capsys.readouterr().out
     assert cli.main(["verify", str(planned)]) == 0
@@ -73,9 +73,9 @@ def test_a_run_from_catalog_to_plot(planned: Path, tmp_path: Path, capsys: pytes
 def test_status_for_programs(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert cli.main(["status", str(planned), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [stage["stage"] for stage in told["stages"]] == ["ingest", "encode"]
-    assert told["stages"][0]["pending"] == told["stages"][0]["chunks"] > 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [stage["stage"] for stage in shown["stages"]] == ["ingest", "encode"]
+    assert shown["stages"][0]["pending"] == shown["stages"][0]["chunks"] > 0
 
 
 def test_a_plan_is_kept_with_its_targets_in_groups_of_a_shard(planned: Path) -> None:
@@ -181,10 +181,10 @@ def test_failed_chunks_end_with_3_and_the_same_command_resumes(
     break_file(broken)
     assert make_plan(tmp_path / "run", table, source) == 0
     assert cli.main(["run", str(tmp_path / "run"), "--serial"]) == 3
-    told = capsys.readouterr().err
-    assert "2 of" in told
-    assert broken.name in told
-    assert "run the same command again to retry them" in told
+    shown = capsys.readouterr().err
+    assert "2 of" in shown
+    assert broken.name in shown
+    assert "run the same command again to retry them" in shown
     assert cli.main(["status", str(tmp_path / "run")]) == 0
     assert broken.name in capsys.readouterr().out
     broken.unlink()
@@ -199,9 +199,9 @@ def test_verify_ends_with_3_and_names_the_damaged_chunk(planned: Path, capsys: p
     victim.write_bytes(sorted((planned / "spectra.zarr" / "norm" / "c").iterdir())[0].read_bytes())
     capsys.readouterr()
     assert cli.main(["verify", str(planned)]) == 3
-    told = capsys.readouterr()
-    assert "ingest chunk 1: norm" in told.out
-    assert told.err.startswith("error: 1 problem")
+    shown = capsys.readouterr()
+    assert "ingest chunk 1: norm" in shown.out
+    assert shown.err.startswith("error: 1 problem")
 
 
 @pytest.mark.parametrize(
@@ -325,11 +325,11 @@ def test_an_interrupted_run_ends_at_once_with_a_short_message(
             time.sleep(0.02)
         # As at a terminal: Ctrl-C goes to the workers, too.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        told, _ = process.communicate(timeout=30)
+        shown, _ = process.communicate(timeout=30)
     assert process.returncode == status
-    assert told.splitlines()[-1] == f"{word}; run the same command again to resume"
-    assert "Traceback" not in told
-    assert "distributed" not in told
+    assert shown.splitlines()[-1] == f"{word}; run the same command again to resume"
+    assert "Traceback" not in shown
+    assert "distributed" not in shown
 
 
 def test_a_closed_pipe_is_told_in_one_line(planned: Path) -> None:

@@ -70,8 +70,8 @@ def command(capsys: Capture, *words: str | Path) -> tuple[int, list[str], list[s
     """Do a command; gives its exit status and the lines on stdout and stderr."""
     capsys.readouterr()
     status = cli.main([str(word) for word in words])
-    told = capsys.readouterr()
-    return status, told.out.splitlines(), told.err.splitlines()
+    shown = capsys.readouterr()
+    return status, shown.out.splitlines(), shown.err.splitlines()
 
 
 def usage_error(capsys: Capture, *words: str | Path) -> str:
@@ -159,9 +159,9 @@ def test_failed_chunks_end_with_3_each_with_its_reason(
     pipeline.plan(planned, source=tmp_path / "sas")
     break_file(tmp_path / "sas" / broken)
     (tmp_path / "sas" / good).write_bytes((mirror / good).read_bytes())
-    status, lines, told = command(capsys, "run", planned, "--serial", "--model", "random")
+    status, lines, shown = command(capsys, "run", planned, "--serial", "--model", "random")
     assert (status, lines) == (3, [])
-    failed = told[told.index("error: 2 of 4 chunks failed:") :]
+    failed = shown[shown.index("error: 2 of 4 chunks failed:") :]
     missing = "its spectra are missing, since their ingest failed"
     assert failed[1].startswith(f"  encode random 000001: {missing}: {broken}: OSError: ")
     assert failed[2].startswith(f"  ingest 000001: {broken}: OSError: ")
@@ -170,9 +170,9 @@ def test_failed_chunks_end_with_3_each_with_its_reason(
 
 
 def test_encode_before_any_ingest_ends_with_1(planned: Path, capsys: Capture) -> None:
-    status, lines, told = command(capsys, "encode", planned, "--serial")
+    status, lines, shown = command(capsys, "encode", planned, "--serial")
     assert (status, lines) == (1, [])
-    assert told == [f"error: the spectra of {planned} are not ingested; run ingest first"]
+    assert shown == [f"error: the spectra of {planned} are not ingested; run ingest first"]
 
 
 def test_finalize_names_the_root_and_ends_with_0(done: Path, capsys: Capture) -> None:
@@ -182,9 +182,9 @@ def test_finalize_names_the_root_and_ends_with_0(done: Path, capsys: Capture) ->
 
 
 def test_finalize_of_a_run_that_is_not_done_ends_with_1(ingested: Path, capsys: Capture) -> None:
-    status, lines, told = command(capsys, "finalize", ingested)
+    status, lines, shown = command(capsys, "finalize", ingested)
     assert (status, lines) == (1, [])
-    assert told == ["error: encode random: chunks 0, 1 not done; encode second: chunks 0, 1 not done"]
+    assert shown == ["error: encode random: chunks 0, 1 not done; encode second: chunks 0, 1 not done"]
 
 
 @pytest.mark.parametrize(
@@ -209,17 +209,17 @@ def test_what_cannot_be_ends_with_1_and_one_message(
 ) -> None:
     monkeypatch.setenv("SPENDER_DEVICE", "cpu")
     before = file_hashes(planned)
-    status, lines, told = command(capsys, verb, planned, *options)
-    assert (status, lines, len(told)) == (1, [], 1)
-    assert told[0].startswith(f"error: {message}")
+    status, lines, shown = command(capsys, verb, planned, *options)
+    assert (status, lines, len(shown)) == (1, [], 1)
+    assert shown[0].startswith(f"error: {message}")
     assert file_hashes(planned) == before
 
 
 def test_a_wait_is_announced_where_there_is_a_cluster_to_wait_for(planned: Path, capsys: Capture) -> None:
-    _, _, told = command(capsys, "run", planned, "--workers", "0", "--wait", "7")
-    assert told[0] == "waiting up to 7 s for the cluster"
-    _, _, told = command(capsys, "encode", planned, "--serial", "--wait", "7")
-    assert told[0].startswith("error: the spectra of ")
+    _, _, shown = command(capsys, "run", planned, "--workers", "0", "--wait", "7")
+    assert shown[0] == "waiting up to 7 s for the cluster"
+    _, _, shown = command(capsys, "encode", planned, "--serial", "--wait", "7")
+    assert shown[0].startswith("error: the spectra of ")
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "soon"])
@@ -248,7 +248,7 @@ def test_options_that_do_not_go_with_a_verb_are_wrong_usage(words: tuple[str, ..
 
 @pytest.mark.parametrize("verb", ["run", "ingest", "encode", "finalize"])
 def test_a_root_without_a_plan_ends_with_1(tmp_path: Path, verb: str, capsys: Capture) -> None:
-    status, _, told = command(capsys, verb, tmp_path / "nothing")
-    assert (status, len(told)) == (1, 1)
-    assert "expected a folder that holds a plan.json" in told[0]
+    status, _, shown = command(capsys, verb, tmp_path / "nothing")
+    assert (status, len(shown)) == (1, 1)
+    assert "expected a folder that holds a plan.json" in shown[0]
     assert not (tmp_path / "nothing").exists()

@@ -48,13 +48,13 @@ def printed(capsys: Capture, *stages: StageStatus) -> list[str]:
 def test_the_table_has_a_row_for_every_stage(tmp_path: Path, make_run: MakeRun, capsys: Capture) -> None:
     make_run(tmp_path, n=6, without=[("encode toy", 1)])
     assert cli.main(["status", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert told.out.splitlines() == [
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [
         HEADER,
         "ingest              2     2        0       0        6                         6",
         "encode  toy         2     1        1       0        4             4           4",
     ]
-    assert told.err == ""
+    assert shown.err == ""
 
 
 def test_failed_chunks_are_told_with_their_reasons_until_they_are_done(
@@ -74,9 +74,9 @@ def test_status_for_programs_is_json_with_root_as_it_was_given(
     ingest_ledger(str(tmp_path), plan).fail(1, {"reason": "no answer"})
     monkeypatch.chdir(tmp_path.parent)
     assert cli.main(["status", f"{tmp_path.name}/", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["root"], told["spectra"]) == (f"{tmp_path.name}/", 6)
-    ingest, encode = told["stages"]
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["root"], shown["spectra"]) == (f"{tmp_path.name}/", 6)
+    ingest, encode = shown["stages"]
     assert (ingest["stage"], ingest["model"], ingest["done"], ingest["pending"]) == ("ingest", None, 1, 1)
     assert ingest["failed"] == {"1": "no answer"}
     assert (encode["stage"], encode["model"], encode["done"]) == ("encode", "toy", 2)
@@ -97,9 +97,9 @@ def test_a_stage_that_goes_on_tells_its_rate_and_the_time_left(
 def test_a_root_without_a_plan_ends_with_1(tmp_path: Path, capsys: Capture) -> None:
     for options in ([], ["--json"]):
         assert cli.main(["status", str(tmp_path), *options]) == 1
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert told.err.startswith(f"error: ROOT is '{tmp_path}', expected a folder that holds a plan.json")
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"error: ROOT is '{tmp_path}', expected a folder that holds a plan.json")
 
 
 def test_only_stages_with_a_model_have_latents(capsys: Capture) -> None:

@@ -21,8 +21,8 @@ def verify(root: Path | str, capsys: Capture, *options: str) -> tuple[int, list[
     """Give the exit status, the lines on stdout and the message on stderr."""
     capsys.readouterr()
     status = cli.main(["verify", str(root), *options])
-    told = capsys.readouterr()
-    return status, told.out.splitlines(), told.err.rstrip("\n")
+    shown = capsys.readouterr()
+    return status, shown.out.splitlines(), shown.err.rstrip("\n")
 
 
 @pytest.fixture(scope="module")

@@ -42,10 +42,10 @@ def test_local_workers_compute_in_one_thread_whatever_the_caller_has(monkeypatch
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     with cluster.connect(workers=2, memory_limit="1 GB") as client:
         assert client is not None
-        told = list(client.run(describe).values())
+        shown = list(client.run(describe).values())
         workers = client.scheduler_info()["workers"].values()
-        assert len({about["pid"] for about in told} | {os.getpid()}) == 3
-        assert all((about["openmp"], about["mkl"], about["threads"]) == ("1", "1", 1) for about in told)
+        assert len({about["pid"] for about in shown} | {os.getpid()}) == 3
+        assert all((about["openmp"], about["mkl"], about["threads"]) == ("1", "1", 1) for about in shown)
         assert all((info["nthreads"], info["memory_limit"]) == (cluster.THREADS, 10**9) for info in workers)
         assert all(info["host"] == "127.0.0.1" for info in workers)
         addresses = {client.scheduler_info()["address"], *client.scheduler_info()["workers"]}

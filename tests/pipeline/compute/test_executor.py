@@ -30,7 +30,7 @@ from pipeline.store import root as runs
 from pipeline.store import stores
 from pipeline.surveys.sdss.survey import SDSS
 from tests import clusters
-from tests.running import Told, break_file, make_root
+from tests.running import Recorder, break_file, make_root
 
 pytestmark = pytest.mark.slow
 
@@ -45,10 +45,14 @@ def client() -> Iterator[Client]:
 
 
 def run(
-    root: str, plan: Plan, client: Client | None = None, stage_names: Sequence[str] = BOTH, told: Told | None = None
+    root: str,
+    plan: Plan,
+    client: Client | None = None,
+    stage_names: Sequence[str] = BOTH,
+    shown: Recorder | None = None,
 ) -> Summary:
     models = [model.name for model in plan.models]
-    return executor.run(job.pending(root, plan, stage_names, models), client, told or Told())
+    return executor.run(job.pending(root, plan, stage_names, models), client, shown or Recorder())
 
 
 def break_row(root: str, source: Path, row: int) -> Path:
@@ -61,11 +65,11 @@ def break_row(root: str, source: Path, row: int) -> Path:
 
 def test_all_pending_chunks_are_done_an_ingest_before_its_encoding(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
-    told = Told()
-    summary = run(root, plan, told=told)
+    shown = Recorder()
+    summary = run(root, plan, shown=shown)
     assert (summary.total, summary.done_before, summary.done, summary.failed) == (6, 0, 6, ())
-    assert (told.total, told.done_before, told.closed) == (6, 0, True)
-    assert [str(outcome.task) for outcome in told.outcomes] == [
+    assert (shown.total, shown.done_before, shown.closed) == (6, 0, True)
+    assert [str(outcome.task) for outcome in shown.outcomes] == [
         f"{stage} {index:06d}" for index in range(3) for stage in ("ingest", "encode random")
     ]
 
@@ -73,28 +77,28 @@ def test_all_pending_chunks_are_done_an_ingest_before_its_encoding(tmp_path: Pat
 def test_nothing_pending_does_nothing(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
     run(root, plan)
-    told = Told()
-    summary = run(root, plan, told=told)
+    shown = Recorder()
+    summary = run(root, plan, shown=shown)
     assert (summary.total, summary.done_before, summary.done) == (6, 6, 0)
-    assert told.outcomes == []
+    assert shown.outcomes == []
     assert job.pending(root, plan, BOTH, ["random"]).kinds == set()
 
 
 def test_outcomes_are_small_and_hold_no_arrays(tmp_path: Path, mirror: Path, client: Client) -> None:
     root, plan = make_root(tmp_path, mirror)
-    told = Told()
-    run(root, plan, client, told=told)
-    assert len(told.outcomes) == 6
-    for outcome in told.outcomes:
+    shown = Recorder()
+    run(root, plan, client, shown=shown)
+    assert len(shown.outcomes) == 6
+    for outcome in shown.outcomes:
         assert len(json.dumps(outcome.record)) < 2000
 
 
 def test_a_second_model_uses_the_spectra_that_are_there(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, models=("first", "second"))
-    assert executor.run(job.pending(root, plan, BOTH, ["first"]), None, Told()).done == 6
-    told = Told()
-    assert executor.run(job.pending(root, plan, BOTH, ["first", "second"]), None, told).done == 3
-    assert {outcome.task.model for outcome in told.outcomes} == {"second"}
+    assert executor.run(job.pending(root, plan, BOTH, ["first"]), None, Recorder()).done == 6
+    shown = Recorder()
+    assert executor.run(job.pending(root, plan, BOTH, ["first", "second"]), None, shown).done == 3
+    assert {outcome.task.model for outcome in shown.outcomes} == {"second"}
     latents = [
         dataset.read_region(dataset.encodings_url(root, name), ["latents"], 0, 6)["latents"]
         for name in ("first", "second")
@@ -227,16 +231,16 @@ def test_where_workers_offer_a_gpu_only_they_encode(
 
 def test_where_workers_offer_a_cpu_only_they_ingest(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror)
-    told = Told()
+    shown = Recorder()
     with clusters.start(tmp_path / "cluster", workers=0, SPENDER_DEVICE="cpu") as running:
         nannies = {"CPU": running.add_worker("--resources", "CPU=4"), "GPU": running.add_worker("--resources", "GPU=1")}
         with cluster.connect(scheduler=running.address) as both:
             assert both is not None
             both.wait_for_workers(2)
-            assert run(root, plan, both, told=told).failed == ()
+            assert run(root, plan, both, shown=shown).failed == ()
         where = {pid.pid: place for place, nanny in nannies.items() for pid in clusters.children(nanny.pid)}
     places = {
-        (each.task.stage, where[int(each.record["worker"].split(":")[-1])]) for each in told.outcomes if each.record
+        (each.task.stage, where[int(each.record["worker"].split(":")[-1])]) for each in shown.outcomes if each.record
     }
     assert places == {("ingest", "CPU"), ("encode", "GPU")}
 
@@ -265,8 +269,8 @@ def test_a_gpu_that_is_demanded_and_not_there_is_refused(
     root, plan = make_root(tmp_path, mirror)
     on = client if where == "workers" else None
     with pytest.raises(ConfigError, match="--gpu"):
-        executor.run(job.pending(root, plan, BOTH, ["random"]), on, Told(), gpu=True)
-    assert executor.run(job.pending(root, plan, ("ingest",), []), on, Told(), gpu=True).done == 3
+        executor.run(job.pending(root, plan, BOTH, ["random"]), on, Recorder(), gpu=True)
+    assert executor.run(job.pending(root, plan, ("ingest",), []), on, Recorder(), gpu=True).done == 3
 
 
 class Poison(WorkerPlugin):

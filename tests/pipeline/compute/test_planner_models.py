@@ -60,7 +60,7 @@ def test_a_config_file_beside_other_options_is_refused(
         replan(root, config=file, **{beside: others[beside]})
     error = caught.value
     assert error.key == "--config"
-    assert str(error) == f"other options stand beside --config; write them into {file}"
+    assert str(error) == f"--config takes no other options; write them into {file}"
     assert not Path(root).exists()
 
 

@@ -262,7 +262,7 @@ def test_a_source_that_has_none_of_the_files_is_refused(planned: tuple[str, Plan
     assert (error.key, error.value) == ("source", plan.config.source)
     assert error.expected == "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
     first = "sdss/spectro/redux/26/spectra/lite/0300/spec-0300-51600-0001.fits"
-    assert error.remedy == f"none of the 5 files tried is there, such as {first}"
+    assert error.remedy == f"it has none of the 5 files tried, such as {first}"
 
 
 @pytest.mark.parametrize("row", [0, 4, 8])

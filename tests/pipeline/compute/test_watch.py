@@ -96,7 +96,7 @@ def test_a_stopped_worker_and_a_stopped_scheduler_are_noticed(tmp_path: Path, mo
 
 
 def _stopped(pid: int, looking: Watch, said: list[str], expected: str) -> None:
-    """Stop a process, look until it is told, let it go on, look until that is told."""
+    """Stop a process, look until that is reported, let it go on, look until that is reported."""
     os.kill(pid, signal.SIGSTOP)
     try:
         _look_until(looking, said, expected)

@@ -88,7 +88,7 @@ def documents(root: str) -> list[Document]:
     return manifests.fill(manifests.render(manifests.base()), request)
 
 
-def told(run: submission.Submitted) -> tuple[int, list[str]]:
+def shown(run: submission.Submitted) -> tuple[int, list[str]]:
     lines: list[str] = []
     return submission.follow(run, lines.append), lines
 
@@ -164,7 +164,7 @@ def test_a_run_ends_with_its_driver_whatever_the_job_says(api: kubernetes.Api, s
     running = {"jobStatus": "Running"}
     api.add({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskJob", "metadata": {"name": RUN}, "status": running})
     api.pod(RUN, "job-runner", SUCCEEDED)
-    assert told(submitted)[0] == 0
+    assert shown(submitted)[0] == 0
 
 
 @pytest.mark.parametrize(("code", "status"), [(3, 3), (1, 1), (137, 1)])
@@ -173,7 +173,7 @@ def test_a_failed_driver_is_told_with_the_end_of_its_log(
 ) -> None:
     api.pod(RUN, "job-runner", failed(code, "OOMKilled"))
     api.logs[f"{RUN}-job-runner"] = "one\nerror: 2 of 6 chunks failed\n"
-    ended, lines = told(submitted)
+    ended, lines = shown(submitted)
     assert ended == status
     assert f"the driver ended with {code} (OOMKilled); the end of its log:" in lines
     assert "  error: 2 of 6 chunks failed" in lines
@@ -203,7 +203,7 @@ def test_an_api_server_that_is_away_for_a_while_ends_nothing(
 
     later = threading.Timer(0.5, back)
     later.start()
-    ended, lines = told(submitted)
+    ended, lines = shown(submitted)
     later.join()
     assert ended == 0
     assert [line for line in lines if "the run continues, but cannot be observed" in line]
@@ -214,7 +214,7 @@ def test_an_answer_that_is_none_ends_nothing(api: kubernetes.Api, submitted: sub
     api.garbled = 2
     later = threading.Timer(1.0, lambda: api.pod(RUN, "job-runner", SUCCEEDED))
     later.start()
-    ended, lines = told(submitted)
+    ended, lines = shown(submitted)
     later.join()
     assert ended == 0
     assert [line for line in lines if "the run continues, but cannot be observed" in line]
@@ -234,7 +234,7 @@ def test_a_bucket_that_is_busy_ends_nothing(
         return answer
 
     monkeypatch.setattr(submission._Watch, "_done", done)
-    ended, lines = told(submitted)
+    ended, lines = shown(submitted)
     assert ended == 0
     assert [line for line in lines if "SlowDown" in line]
 
@@ -257,7 +257,7 @@ def test_what_keeps_pods_from_running_is_told_once(api: kubernetes.Api, submitte
     api.pod(RUN, "job-runner", {"phase": "Running"})
     later = threading.Timer(0.5, lambda: api.pod(RUN, "job-runner", SUCCEEDED))
     later.start()
-    _, lines = told(submitted)
+    _, lines = shown(submitted)
     later.join()
     assert "pods running: driver 1 of 1, scheduler 0 of 1, workers 0 of 1" in lines
     (waiting,) = [line for line in lines if line.startswith("waiting")]
@@ -271,7 +271,7 @@ def test_without_a_driver_the_operator_is_asked_for(
     monkeypatch.setattr(submission, "OPERATOR_PATIENCE", 0.2)
     later = threading.Timer(0.8, lambda: api.pod(RUN, "job-runner", SUCCEEDED))
     later.start()
-    _, lines = told(submitted)
+    _, lines = shown(submitted)
     later.join()
     assert [line for line in lines if "is the Dask operator running" in line]
 
@@ -282,7 +282,7 @@ def test_progress_is_that_of_the_ledger(
     monkeypatch.setattr(submission, "LINE_SECONDS", 0.0)
     runs.ingest_ledger(submitted.root, submitted.plan).mark(0, {"spectra": 2})
     api.pod(RUN, "job-runner", SUCCEEDED)
-    assert "1 of 6 chunks" in told(submitted)[1]
+    assert "1 of 6 chunks" in shown(submitted)[1]
 
 
 def test_the_two_kinds_of_workers_are_scaled_apart(
@@ -321,9 +321,9 @@ def test_a_root_that_pods_do_not_reach_is_refused(
 ) -> None:
     local, _ = make_root(tmp_path, mirror)
     assert cli.main(["submit", local, "--image", "registry/spender:1"]) == 1
-    told = capsys.readouterr().err
-    assert "ROOT" in told
-    assert "s3://bucket/dr17" in told
+    shown = capsys.readouterr().err
+    assert "ROOT" in shown
+    assert "s3://bucket/dr17" in shown
 
 
 def test_scale_without_a_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

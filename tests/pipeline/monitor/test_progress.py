@@ -37,8 +37,8 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
         now += LINE_SECONDS / 4
         lines.advance(outcome(index))
     lines.close()
-    told = stream.getvalue().splitlines()
-    assert told == [
+    shown = stream.getvalue().splitlines()
+    assert shown == [
         "10 chunks, 2 done before, 8 to do",
         "ingest 000005: 6 of 10 chunks, 1.6 spectra/s",
         "ingest 000009: 10 of 10 chunks, 1.6 spectra/s",

@@ -25,7 +25,7 @@ ASKED = {"command": "run", "version": "1", "stages": ["ingest"], "models": []}
 
 
 class Clock:
-    """A clock that stands still unless told."""
+    """A clock that stands still unless set."""
 
     now = 0.0
 

@@ -107,7 +107,7 @@ def test_hash_of_the_targets_depends_on_every_column_and_on_their_order(make_tar
         targets_sha256(frame.iloc[:19], SDSS),
     }
     for name in frame:
-        other = [f"{value}x" for value in frame[name]] if frame[name].dtype == "str" else 77
+        other = [f"{value}x" for value in frame[name]] if isinstance(frame[name].iloc[0], str) else 77
         hashes.add(targets_sha256(frame.assign(**{name: other}), SDSS))
     assert len(hashes) == 3 + len(frame.columns)
 

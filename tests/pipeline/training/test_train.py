@@ -15,14 +15,14 @@ from pipeline.training.train import EXCLUDED_FROM_TRAINING, _ids, _new_models, r
 from spender_core.instrument import SDSS
 from spender_core.training import Settings
 from spender_core.weights import load_model
-from tests.running import Told, make_root, random_checkpoint
+from tests.running import Recorder, make_root, random_checkpoint
 
 pytestmark = pytest.mark.slow
 
 
 def ingest(tmp_path: Path, mirror: Path, **options: int) -> str:
     root, plan = make_root(tmp_path, mirror, **options)  # type: ignore[arg-type]
-    executor.run(job.pending(root, plan, ("ingest",), []), None, Told())
+    executor.run(job.pending(root, plan, ("ingest",), []), None, Recorder())
     return root
 
 

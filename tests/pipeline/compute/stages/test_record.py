@@ -55,10 +55,10 @@ def test_a_chunk_logs_one_line_with_its_timings(mirror: Path, tmp_path: Path, ca
     with caplog.at_level(logging.INFO, logger="pipeline.compute.stages.record"):
         ingest_shard(root, plan.ingest_fingerprint, Shard(0, 0, 2))
     (line,) = [record.getMessage() for record in caplog.records if record.name == "pipeline.compute.stages.record"]
-    told = json.loads(line)
-    assert told["spectra"] == 2
-    assert "fetch" in told["seconds"]
-    assert (told["stage"], told["chunk"], told["worker"]) == ("ingest", 0, f"{platform.node()}:{os.getpid()}")
+    shown = json.loads(line)
+    assert shown["spectra"] == 2
+    assert "fetch" in shown["seconds"]
+    assert (shown["stage"], shown["chunk"], shown["worker"]) == ("ingest", 0, f"{platform.node()}:{os.getpid()}")
 
 
 def test_a_summary_tells_the_bytes_and_requests(mirror: Path, tmp_path: Path) -> None:
