@@ -16,6 +16,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_a_misspelled_verb_gets_the_one_it_may_have_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "plna", "run").endswith("; did you mean plan?")
+    assert refused(capsys, "rnu", "run").endswith("; did you mean run?")
 
 
 def test_a_misspelled_option_gets_the_one_it_may_have_meant(capsys: pytest.CaptureFixture[str]) -> None:
