@@ -105,6 +105,7 @@ def test_a_package_outside_is_found_by_its_entry_point(toy):
     assert get_architecture("toy") is toy
 
 
+@pytest.mark.slow
 def test_a_package_is_imported_only_when_it_is_asked_for(tmp_path):
     install(tmp_path)
     code = (

@@ -66,6 +66,7 @@ def test_resample_agrees_with_float64_evaluation(name):
 
 
 @given(st.lists(st.floats(-0.01, 0.9), min_size=1, max_size=5))
+@pytest.mark.slow
 def test_direct_index_equals_the_general_interpolation(redshifts):
     z = torch.tensor(redshifts, dtype=torch.float32)
     obs = SDSS().wave_obs[::7]

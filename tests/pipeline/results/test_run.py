@@ -151,12 +151,14 @@ def test_a_store_of_another_plan_is_refused(tmp_path: Path, make_run: MakeRun) -
         pipeline.open_run(str(tmp_path)).spectra()
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, pipeline; print(sorted({'torch', 'xarray', 'zarr', 'dask', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_opening_a_run_does_not_need_the_model() -> None:
     code = "import sys; from pipeline import open_run; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

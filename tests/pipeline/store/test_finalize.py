@@ -64,6 +64,7 @@ def test_finished_stores_say_where_they_come_from(tmp_path: Path, make_run: Make
         assert attributes[key]
 
 
+@pytest.mark.slow
 def test_what_a_store_says_does_not_depend_on_the_mirror(tmp_path: Path, make_run: MakeRun) -> None:
     for name, source in (("a", "https://data.sdss.org/sas/dr17"), ("b", "http://127.0.0.1:8000/dr17")):
         finalize(str(tmp_path / name), make_run(tmp_path / name, source=source))
@@ -97,6 +98,7 @@ def test_finalizing_twice_changes_nothing(tmp_path: Path, make_run: MakeRun) -> 
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_chunks_in_any_order_end_in_the_same_bytes(tmp_path: Path, make_run: MakeRun) -> None:
     for name, reverse in (("a", False), ("b", True)):
         finalize(str(tmp_path / name), make_run(tmp_path / name, reverse=reverse))
@@ -116,6 +118,7 @@ def test_many_unfinished_chunks_are_counted() -> None:
     assert str(Unfinished({"ingest": list(range(20))})) == "ingest: chunks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more not done"
 
 
+@pytest.mark.slow
 def test_a_second_model_leaves_the_first_stores_as_they_are(tmp_path: Path, make_run: MakeRun) -> None:
     finalize(str(tmp_path), make_run(tmp_path))
     before = hashes(tmp_path / "spectra.zarr")

@@ -213,6 +213,7 @@ def test_out_of_memory_for_a_single_spectrum_is_an_error() -> None:
         encode(make_model(kind=NoDevice), make_spectra(2))
 
 
+@pytest.mark.slow
 def test_lower_precision_is_close_and_leaves_the_settings_as_they_were() -> None:
     model, spectra = make_model(), make_spectra(2)
     exact = encode(model, spectra)

@@ -52,6 +52,7 @@ print("\\n" + json.dumps([Path(release=r).url(t, base_dir="/base/", **k) for r, 
 """
 
 
+@pytest.mark.slow
 def test_every_path_is_that_of_sdss_access():
     cases = [(release, template, keywords(target, template)) for release, _, target, template in CASES]
     answer = subprocess.run(
