@@ -26,6 +26,8 @@ from pipeline.surveys.sdss.layouts import spec_lite_path
 from pipeline.surveys.sdss.survey import SDSS
 from tests.faulty_server import Faults, QuietServer, content_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(mirror: Path) -> Iterator[str]:
@@ -235,12 +237,10 @@ def test_requests_name_the_project(faulty: str):
     assert Faults.agents == {f"spender-pipeline/{pipeline.__version__}"}
 
 
-@pytest.mark.slow
 def test_pauses_that_the_server_asks_for_use_up_no_attempts(faulty: str):
     assert Source(faulty, retries=0, backoff=0.01).fetch(["busy1/3/name"]) == [content_of("/busy1/3/name")]
 
 
-@pytest.mark.slow
 def test_pauses_end_when_their_sum_is_too_long(faulty: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.archive.source.MAX_RETRY_AFTER", 2.5)
     with pytest.raises(SourceError, match=r"asks for a pause of 1 s \(attempt 3\)"):

@@ -20,6 +20,8 @@ from pipeline.surveys.sdss.files import read_plate, read_spec
 from spender_core import SDSS
 from tests.galaxies import flat_galaxies
 
+pytestmark = pytest.mark.slow
+
 FORMATS = {
     "flux": "E",
     "loglam": "E",

@@ -14,6 +14,8 @@ from pipeline.store import arrays as dataset
 from pipeline.store import root as runs
 from tests.running import create_stores, make_root
 
+pytestmark = pytest.mark.slow
+
 
 def test_encode_writes_the_plans_variables_and_marks(mirror: Path, tmp_path: Path) -> None:
     root, plan = make_root(tmp_path, mirror)

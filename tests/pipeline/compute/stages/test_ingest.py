@@ -16,6 +16,8 @@ from pipeline.surveys.sdss.files import read_spec
 from pipeline.surveys.sdss.survey import SDSS
 from tests.running import break_file, create_stores, make_root, read_spectra
 
+pytestmark = pytest.mark.slow
+
 
 def test_ingest_writes_what_normalize_says_of_each_file(mirror: Path, tmp_path: Path) -> None:
     root, plan = make_root(tmp_path, mirror)

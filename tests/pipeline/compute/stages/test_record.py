@@ -21,6 +21,8 @@ from pipeline.store import root as runs
 from pipeline.surveys.sdss.survey import SDSS
 from tests.running import create_stores, make_root, read_spectra
 
+pytestmark = pytest.mark.slow
+
 
 def _encode_random(root: str, fingerprint: str, shard: Shard) -> Record:
     return encode_shard(root, fingerprint, "random", shard)
