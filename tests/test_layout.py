@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -207,3 +208,11 @@ def test_no_survey_is_known_outside_of_its_folder() -> None:
     """But for the mocks and the demo, which make SDSS files, and the registry's one line."""
     users = {module for module, file in PIPELINE.items() if any(is_in(name, ("surveys.sdss",)) for name in own(file))}
     assert {module for module in users if not is_in(module, ("surveys.sdss", "mock", "cli.demo"))} == set()
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="not a checkout of git")
+def test_the_repository_has_no_other_folders() -> None:
+    """What a test leaves in the working folder must not be committed with the rest."""
+    files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    folders = {name.split("/")[0] for name in files.splitlines() if "/" in name}
+    assert folders == {".ci", "benchmarks", "deploy", "docs", "notebooks", "pipeline", "spender_core", "tests"}
