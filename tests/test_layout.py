@@ -210,9 +210,10 @@ def test_no_survey_is_known_outside_of_its_folder() -> None:
     assert {module for module in users if not is_in(module, ("surveys.sdss", "mock", "cli.demo"))} == set()
 
 
-@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="not a checkout of git")
 def test_the_repository_has_no_other_folders() -> None:
     """What a test leaves in the working folder must not be committed with the rest."""
-    files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    folders = {name.split("/")[0] for name in files.splitlines() if "/" in name}
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a checkout of git, or another user's")
+    folders = {name.split("/")[0] for name in listed.stdout.splitlines() if "/" in name}
     assert folders == {".ci", "benchmarks", "deploy", "docs", "notebooks", "pipeline", "spender_core", "tests"}
