@@ -97,12 +97,12 @@ ROWS := 3.11-locked 3.11-lowest 3.12-locked 3.13-locked 3.13-newest
 matrix: $(ROWS:%=matrix-%) ## unit tests on each Python, with locked, lowest and newest versions (3.12, 3.13: GB of torch)
 
 matrix-%-locked: OPTIONS = --constraints constraints.txt
-matrix-%-newest: OPTIONS = --constraints $(ENVIRONMENTS)/few.txt
-matrix-%-lowest: OPTIONS = --constraints $(ENVIRONMENTS)/few.txt --resolution lowest-direct
+matrix-%-newest: OPTIONS = --constraints $(ENVIRONMENTS)/newest.txt
+matrix-%-lowest: OPTIONS = --constraints $(ENVIRONMENTS)/lowest.txt --resolution lowest-direct
 matrix-%: $(ENVIRONMENTS)/uv/.installed
-	@grep '^torch==' constraints.txt > $(ENVIRONMENTS)/few.txt
+	@grep '^torch==' constraints.txt > $(ENVIRONMENTS)/newest.txt
 	@# what others bring: newer datasets want a newer pyarrow than we do, newer pyparsing warns of matplotlib's oldest
-	@printf '%s\n' 'datasets<4.6' 'pyparsing<3.3' >> $(ENVIRONMENTS)/few.txt
+	@{ cat $(ENVIRONMENTS)/newest.txt; printf '%s\n' 'datasets<4.6' 'pyparsing<3.3'; } > $(ENVIRONMENTS)/lowest.txt
 	$(UV) venv --quiet --clear --no-project --seed --python $(firstword $(subst -, ,$*)) $(ENVIRONMENTS)/$*
 	$(ENVIRONMENTS)/$*/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(UV) pip install --quiet --python $(ENVIRONMENTS)/$* $(OPTIONS) --editable '.[demo,docs,kubernetes,test]'

@@ -1,4 +1,4 @@
-"""Retry after transient faults: the loop of catalogs and tasks; archives have theirs: servers may ask for a pause."""
+"""Retry after transient faults, for catalogs and tasks. Archives have a loop that also follows a server's pauses."""
 
 from __future__ import annotations
 

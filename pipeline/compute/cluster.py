@@ -193,7 +193,7 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """Return a folder that belongs to this user alone: workers unpickle the files they spill there.
+    """Yield a folder that belongs to this user alone: workers unpickle the files they spill there.
 
     Dask's own, /tmp/dask-scratch-space, belongs to whoever was first to make it.
     """

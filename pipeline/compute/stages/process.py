@@ -43,7 +43,7 @@ def make_deterministic() -> None:
     """Make results depend on the inputs only: one thread per operation, deterministic convolutions.
 
     It does not set the precision, which other threads may be using: `spender_core.precision.arithmetic` does.
-    Also set, for speed, how a process that does two tasks at once shares its interpreter and frees its memory.
+    It also sets, for speed, how a process that does two tasks at once shares its interpreter and frees its memory.
 
     Threads: sums over several threads differ in their last bits from sums over one, and a Dask worker's default is not
     the main process's. OpenMP keeps the number per calling thread, so every task calls this in its own thread.
