@@ -32,7 +32,8 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore, LoggingStore
 
 from pipeline.config import SurveyConfig
-from pipeline.planning import plan
+from pipeline.planning.partition import CHUNK
+from pipeline.planning.plan import Plan
 from pipeline.spectra import normalize
 from pipeline.store.arrays import create, spectra_url, write_region
 from pipeline.store.template import compressors, spectra_template
@@ -170,7 +171,7 @@ def _seconds(action: Callable[[], None]) -> float:
 def choices(chunks: list[int], n: int) -> Iterator[tuple[str, int]]:
     """Yield the choices to measure: every chunk with the chosen codec, every codec with the chosen chunk."""
     yield from ((CHOSEN, chunk) for chunk in chunks if n % chunk == 0)
-    yield from ((codec, min(plan.CHUNK, n)) for codec in CODECS if codec != CHOSEN)
+    yield from ((codec, min(CHUNK, n)) for codec in CODECS if codec != CHOSEN)
 
 
 def requests(folder: str, n: int, shard: int) -> dict[str, int]:
@@ -179,7 +180,7 @@ def requests(folder: str, n: int, shard: int) -> dict[str, int]:
         {name: _column(coordinate.dtype, n) for name, coordinate in get_survey("sdss").coordinates.items()}
     )
     config = SurveyConfig(source="archive", targets="catalog", shard=shard)
-    made = plan.Plan.create(config, targets)
+    made = Plan.create(config, targets)
     wavelength = normalize.Grid.of(SDSS()).wavelength
     url = spectra_url(folder)
     create(url, *spectra_template(made, targets, wavelength))
@@ -194,7 +195,7 @@ def requests(folder: str, n: int, shard: int) -> dict[str, int]:
     for what, names, rows in (
         ("open", (), slice(0)),
         ("one spectrum", ("flux", "ivar"), slice(5, 6)),
-        (f"{plan.CHUNK} spectra of one chunk", ("flux", "ivar"), slice(0, plan.CHUNK)),
+        (f"{CHUNK} spectra of one chunk", ("flux", "ivar"), slice(0, CHUNK)),
         (f"one shard, {shard} spectra", ("flux", "ivar"), slice(0, shard)),
         (f"all redshifts, {n}", ("z",), slice(n)),
         (f"all of quality, {n}", ("quality",), slice(n)),
@@ -234,7 +235,7 @@ def main() -> None:
         print(f"{'read of spectra.zarr':32} {'requests':>8}")
         for what, count in requests(folder, 2 * shard, shard).items():
             print(f"{what:32} {count:8d}")
-    print(f"ratio: {one[max(one)] / one.get(plan.CHUNK, one[min(one)]):.2f}")
+    print(f"ratio: {one[max(one)] / one.get(CHUNK, one[min(one)]):.2f}")
 
 
 if __name__ == "__main__":

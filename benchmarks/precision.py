@@ -27,7 +27,7 @@ from pipeline.compute.stages.process import device_name, load
 from pipeline.planning.model import ModelConfig
 from pipeline.spectra import normalize
 from pipeline.spectra.normalize import Grid
-from pipeline.spectra.quality import Quality
+from pipeline.spectra.raw import NoSpectrum
 from pipeline.store.checkpoint import inspect
 from pipeline.surveys.registry import get_survey
 from spender_core import SDSS, load_model
@@ -44,7 +44,7 @@ def read(data: Path) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32
     grid = Grid.of(SDSS())
     archive = Archive(Source(str(source)), get_survey("sdss").layouts["spec-lite"])
     spectra = [
-        normalize.empty(grid, raw) if isinstance(raw, Quality) else normalize.normalize(raw, z, grid)
+        normalize.empty(grid, raw.bit) if isinstance(raw, NoSpectrum) else normalize.normalize(raw, z, grid)
         for z, raw in zip(rows["z"].tolist(), archive.spectra(rows["target"].tolist()), strict=True)
     ]
     arrays = {name: np.stack([getattr(each, name) for each in spectra]) for name in ("flux", "ivar")}

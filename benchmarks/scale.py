@@ -28,7 +28,7 @@ from pipeline.compute import cluster, executor, job
 from pipeline.compute.stages import encode, ingest
 from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Outcome
-from pipeline.planning.plan import Shard
+from pipeline.planning.partition import Shard
 from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
 from pipeline.surveys.registry import get_survey
 

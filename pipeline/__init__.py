@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
-    from pipeline.api import finalize, plan, report, run, select_targets, status, verify
+    from pipeline.api import drop_model, estimate, finalize, plan, report, run, select_targets, status, verify
     from pipeline.archive.source import SourceError
     from pipeline.config import StorageConfig, SurveyConfig
     from pipeline.errors import ChunksFailed, ConfigError, Unfinished
@@ -36,6 +36,8 @@ _HOMES = {
     "SurveyConfig": "pipeline.config",
     "Unfinished": "pipeline.errors",
     "WeightsError": "spender_core.weights",
+    "drop_model": "pipeline.api",
+    "estimate": "pipeline.api",
     "finalize": "pipeline.api",
     "make_batch": "pipeline.results.batch",
     "open_run": "pipeline.results.run",
@@ -61,6 +63,8 @@ __all__ = [
     "Unfinished",
     "WeightsError",
     "__version__",
+    "drop_model",
+    "estimate",
     "finalize",
     "make_batch",
     "open_run",

@@ -7,16 +7,17 @@ imported here at once is light: torch and Dask take longer to start than `status
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from numbers import Integral
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from pipeline.config import require_choice, require_positive
-from pipeline.errors import ChunksFailed, ConfigError, require_ending
+from pipeline.errors import ConfigError, RefusedError, require_ending
 from pipeline.monitor.status import RunStatus, read_status
+from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place, require_writable
+from pipeline.store import clients
 from pipeline.store.root import read_plan
 from pipeline.version import __version__
 
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
     from pipeline.catalog.targets import Selection
     from pipeline.compute.executor import Progress, Summary
     from pipeline.compute.planner import ModelChoice, Targets
+    from pipeline.planning.estimate import Estimate
     from pipeline.planning.plan import Plan
     from pipeline.store.verify import Findings
 
 STAGES = ("ingest", "encode")
+
+Only: TypeAlias = str | int | slice | Sequence[str | int]
+"""Targets by their ids, or rows of a run."""
 
 T = TypeVar("T")
 
@@ -89,8 +94,12 @@ def plan(
     retries: int | None = None,
     cache: Place | None = None,
     storage: Mapping[str, Mapping[str, object]] | None = None,
+    expect: int | None = None,
+    keep: str | Sequence[str] = (),
+    extend: bool = False,
+    single_client: bool = False,
 ) -> Plan:
-    """Define what a run does, or add models to the plan that is there; what is left out stays as planned.
+    """Define what a run does, or add models or targets to the plan that is there; what is left out stays as planned.
 
     root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it. source:
     release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
@@ -100,8 +109,11 @@ def plan(
     True}}. survey, layout, instrument: whose spectra, how the source arranges its files, which wavelength grid;
     default SDSS's spec-lite files on the sdss grid. shard, chunk: spectra per task and per unit of reading.
     concurrency, max_requests, max_requests_per_second: files in flight of a task and of the run, and the rate of the
-    run. retries: of a file. cache: folder or bucket that is looked in before the source, and filled. Returns the plan.
-    Raises ConfigError for invalid settings, WeightsError for a checkpoint that cannot be used.
+    run. retries: of a file. cache: folder or bucket that is looked in before the source, and filled. expect: spectra
+    that the run will grow to, which sizes shard and chunk. keep: columns of a frame that become coordinates beside the
+    survey's; a table's further columns always do. extend: add those targets that the run does not have yet, behind the
+    others; what is done stays done. single_client: as in `run`. Returns the plan. Raises ConfigError for invalid
+    settings, and for a local disk that is too small, WeightsError for a checkpoint that cannot be used.
 
     >>> plan("s3://bucket/dr17", targets=targets, source="https://data.sdss.org/sas/dr17", models=["sdss_II"])
     """
@@ -114,6 +126,7 @@ def plan(
         "instrument": instrument,
         "shard": shard,
         "chunk": chunk,
+        "expect": expect,
         "concurrency": concurrency,
         "max_requests": max_requests,
         "max_requests_per_second": max_requests_per_second,
@@ -130,7 +143,32 @@ def plan(
         variables=variables,
         precision=precision,
         micro_batch=micro_batch,
+        keep=_listed(keep),
+        extend=extend,
+        single_client=single_client,
     )
+
+
+def estimate(root: Place) -> Estimate:
+    """Return what the pending chunks of a run will take: requests, bytes to fetch and to store, time.
+
+    root: folder of the run. The rates behind it were measured on one machine: it is right within a factor of two.
+    """
+    from pipeline.compute.planner import estimate_of
+
+    url = place(root)
+    return estimate_of(url, read_plan(url))
+
+
+def drop_model(root: Place, model: str) -> Plan:
+    """Take a model out of a run: out of its plan, with its encodings and their markers. Returns the plan that is left.
+
+    root: folder of the run. model: its name in the plan. Raises ConfigError for a name that the plan does not have,
+    and while a client works on the run.
+    """
+    from pipeline.compute import planner
+
+    return planner.drop_model(place(root), model)
 
 
 def run(
@@ -146,6 +184,9 @@ def run(
     wait: float | None = None,
     gpu: bool = False,
     max_requests_per_second: float | None = None,
+    only: Only | None = None,
+    retry: str | Sequence[str] = (),
+    single_client: bool = False,
     progress: Progress | bool = True,
 ) -> Summary:
     """Do what is pending in a run: ingest and encode, then finalize where both were asked for.
@@ -153,19 +194,19 @@ def run(
     root: folder of the run. client: any Dask client, which stays open; or scheduler: the address of a cluster; or
     workers: processes on this machine (default one per core); or serial: in this process. stages, models: only these.
     memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there.
-    max_requests_per_second: instead of the plan's. gpu: require a GPU to encode. progress: True for a bar on a
-    terminal or in a notebook and lines in a log, False for none, or an object of your own. Returns how it ended.
-    Raises ConfigError for what can be refused before any work, ChunksFailed when chunks failed after all others were
-    done, ConnectionError when the cluster's scheduler is lost.
+    max_requests_per_second: instead of the plan's. gpu: require a GPU to encode. only: ids of targets, or a slice of
+    rows; just their chunks are done, to try a run. retry: "no_file", "bad_file", "wrong_file": chunks with such spectra
+    are done again. single_client: nobody else works on the run, on a server without conditional writes. progress: True
+    for a bar on a terminal or in a notebook and lines in a log, False for none, or an object of your own. Returns how
+    it ended. Raises ConfigError for what can be refused before any work, ChunksFailed when chunks failed after all
+    others were done, ConnectionError when the cluster's scheduler is lost.
 
     >>> run("s3://bucket/dr17", client=client)
     """
-    from pipeline.compute import executor, job, preflight
     from pipeline.compute import scheduler as asked
-    from pipeline.compute.cluster import place_of_work
+    from pipeline.compute import work
     from pipeline.monitor.progress import SchedulerCounters, Tee, make_progress
     from pipeline.monitor.run_log import Journal
-    from pipeline.store.finalize import finalize as close
 
     url = place(root)
     stages, models = _listed(stages), None if models is None else _listed(models)
@@ -176,35 +217,69 @@ def run(
     if wait is not None:
         require_positive("wait", wait)
     made = read_plan(url)
-    if max_requests_per_second is not None:
-        made = replace(made, config=replace(made.config, max_requests_per_second=max_requests_per_second))
+    made.require_current()
     names = [made.model(name).name for name in models] if models else [model.name for model in made.models]
-    pending = job.pending(url, made, stages, names)
-    if pending.tasks:
-        require_writable("ROOT", url)  # before anything is started for it
     command = "run" if len(stages) > 1 else stages[0]
+    wanted = work.Work(
+        url,
+        command,
+        stages,
+        names,
+        chunks=None if only is None else _chunks(url, only),
+        retry=_bits(_listed(retry)),
+        per_second=max_requests_per_second,
+    )
     facts = {"command": command, "version": __version__, "stages": list(stages), "models": names}
     shown = [make_progress()] if progress is True else [] if progress is False else [progress]
-    began = time.monotonic()
-    for each in shown if wait is not None and pending.tasks and not serial else ():
-        each.say(f"waiting up to {wait:.0f} s for the cluster")
-    with place_of_work(
-        pending,
-        client=client,
-        workers=workers,
-        scheduler=scheduler,
-        serial=serial,
-        memory_limit=memory_limit,
-        wait=wait,
-    ) as here:
+
+    def progress_of(here: Client | None) -> Progress:
         counted = [] if here is None else [SchedulerCounters(partial(asked.on_scheduler, here))]
-        left = max(0.0, (wait or preflight.PATIENCE) - (time.monotonic() - began))
-        summary = executor.run(pending, here, Tee(Journal(url, facts), *shown, *counted), gpu=gpu, wait=left)
-    if summary.failed:
-        raise ChunksFailed({str(each.task): each.reason or "" for each in summary.failed}, summary.total)
-    if set(stages) == set(STAGES) and set(names) == {model.name for model in made.models}:
-        close(url, made)
-    return summary
+        return Tee(Journal(url, facts), *shown, *counted)
+
+    def say(text: str) -> None:
+        for each in shown:
+            each.say(text)
+
+    require_writable("ROOT", url)
+    return work.do(
+        wanted,
+        work.Place(client, scheduler, workers, serial, memory_limit, wait, gpu),
+        progress_of,
+        say,
+        closes=set(stages) == set(STAGES) and only is None,
+        single_client=single_client,
+    )
+
+
+def _chunks(root: str, only: Only) -> frozenset[int]:
+    """Return the chunks that hold some targets."""
+    from pipeline.results.run import open_run
+
+    opened = open_run(root)
+    n = opened.plan.n_spectra
+    if isinstance(only, slice):
+        bounds = (only.start, only.stop)
+        if only.step is not None or not all(each is None or isinstance(each, int) and each >= 0 for each in bounds):
+            raise ConfigError("only", only, "rows that count from 0, such as 0:100")
+        rows: Iterable[int] = range(*only.indices(n))
+        if not rows:
+            shown = ":".join("" if each is None else str(each) for each in bounds)
+            raise RefusedError("only", f"the run has no rows {shown}", f"choose some of 0:{n}")
+    else:
+        ids = [only] if isinstance(only, str | int | Integral) else only
+        rows = [opened.find(each) for each in ids]
+        if not rows:
+            raise RefusedError("only", "no targets are named", "name some, or rows such as 0:100")
+    return frozenset(row // opened.plan.shard for row in rows)
+
+
+def _bits(names: Sequence[str]) -> Quality:
+    """Return quality bits by their names in lower case. Raises ConfigError for one that no other try may remove."""
+    known = {(bit.name or "").lower(): bit for bit in NO_SPECTRUM}
+    asked = {name.strip().lower() for name in names}
+    for name in sorted(asked):
+        require_choice("retry", name, tuple(known))
+    return Quality(sum(known[name] for name in asked))
 
 
 def finalize(root: Place) -> list[str]:
@@ -213,9 +288,16 @@ def finalize(root: Place) -> list[str]:
     root: folder of the run. Raises Unfinished, naming the chunks that are not done.
     """
     from pipeline.store import finalize as closing
+    from pipeline.store.verify import recheck_grown
 
     url = place(root)
-    return closing.finalize(url, read_plan(url))
+    made = read_plan(url)
+    made.require_current()
+    require_writable("ROOT", url)
+    with clients.closing(url, "finalize"):
+        made = read_plan(url)
+        recheck_grown(url, made)
+        return closing.finalize(url, made)
 
 
 def status(root: Place) -> RunStatus:
@@ -227,7 +309,7 @@ def status(root: Place) -> RunStatus:
     """
     url = place(root)
     made = read_plan(url)
-    return RunStatus(url, made.n_spectra, tuple(read_status(url, made)))
+    return RunStatus(url, made.n_spectra, tuple(read_status(url, made)), tuple(clients.alive(url)))
 
 
 def verify(root: Place, *, repair: bool = False) -> Findings:
@@ -240,7 +322,12 @@ def verify(root: Place, *, repair: bool = False) -> Findings:
     from pipeline.store import verify as verification
 
     url = place(root)
-    return verification.verify(url, read_plan(url), repair=repair)
+    made = read_plan(url)
+    if not repair:
+        return verification.verify(url, made)
+    made.require_current()
+    with clients.closing(url, "verify --repair"):
+        return verification.verify(url, read_plan(url), repair=True)
 
 
 def report(root: Place, output: Place) -> str:

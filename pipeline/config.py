@@ -90,7 +90,8 @@ class SurveyConfig:
     survey, layout, instrument: names of a survey, of the way in which its source arranges the files, and of the
     wavelength grid; a plan refuses those that are not known.
     release: data release, for the provenance; read from `source` when empty.
-    shard, chunk: spectra per task and per inner chunk; None lets the plan choose.
+    shard, chunk: spectra per task and per inner chunk; None lets the plan choose. expect: spectra that the run will
+    grow to, which sizes both; None: those that it begins with.
     concurrency: files in flight per task; None: 64 over the network, 8 from a disk.
     max_requests: files in flight of the whole run. max_requests_per_second: started by the whole run; None: no limit.
     retries: attempts after a transient fault. cache: URL of a folder or bucket that is looked in before the source
@@ -105,6 +106,7 @@ class SurveyConfig:
     release: str = ""
     shard: int | None = None
     chunk: int | None = None
+    expect: int | None = None
     concurrency: int | None = None
     max_requests: int = 256
     max_requests_per_second: float | None = None
@@ -123,7 +125,7 @@ class SurveyConfig:
             raise ConfigError("release", self.release, "text such as 'dr17'")
         if not self.release:
             object.__setattr__(self, "release", release_of(self.source))
-        for key in ("shard", "chunk"):
+        for key in ("shard", "chunk", "expect"):
             if getattr(self, key) is not None:
                 require_count(key, getattr(self, key), 1)
         if self.concurrency is not None:

@@ -197,12 +197,20 @@ def translated_errors(url: str) -> Iterator[None]:
 def _refusal(url: str, error: Exception, code: str) -> str:
     """Say what a server refused, which one it is, and as whom it was asked: never the secret, nor all of the key."""
     fs, _ = filesystem(url)
-    endpoint, region = str(fs.s3.meta.endpoint_url), fs.s3.meta.region_name
-    where = f"AWS, region {region}" if endpoint.endswith(".amazonaws.com") else endpoint
     text = " ".join(str(error).split()).rstrip(".")
     answer = text if code in text else f"{code}: {text}"
     clock = "; this machine's clock differs from the server's: set it" if code == "RequestTimeTooSkewed" else ""
-    return f"{answer} (from {where}, for {_identity(fs)}){clock}"
+    return f"{answer} (from {server(url)}, for {_identity(fs)}){clock}"
+
+
+def server(url: str) -> str:
+    """Return the name of the server that holds a URL, for messages: the endpoint of S3, else the URL's protocol."""
+    if protocol(url) not in ("s3", "s3a"):
+        return f"{protocol(url)}://"
+    fs, _ = filesystem(url)
+    fs.connect()
+    endpoint, region = str(fs.s3.meta.endpoint_url), fs.s3.meta.region_name
+    return f"AWS, region {region}" if endpoint.endswith(".amazonaws.com") else endpoint
 
 
 def _identity(fs: fsspec.AbstractFileSystem) -> str:

@@ -93,13 +93,13 @@ class Bench:
 
 
 def objects(root: str) -> dict[str, bytes]:
-    """Read every object below ROOT that is neither a log nor the record of a failure."""
+    """Read every object below ROOT that is neither a log, a client's, nor the record of a failure."""
     fs, path = fsspec.url_to_fs(root)
     names = {name: name.removeprefix(path).strip("/") for name in fs.find(path)}
     return {
         name: fs.cat_file(full)
         for full, name in names.items()
-        if not name.startswith("logs/") and "/failed/" not in name
+        if not name.startswith(("logs/", "clients/")) and "/failed/" not in name
     }
 
 
@@ -146,6 +146,11 @@ def start(folder: Path, mirror: Path) -> Iterator[Bench]:
             assert run(root, "--serial") == 0
             made.reference = objects(root)
             yield made
+    show(made)
+
+
+def show(made: Bench) -> None:
+    """Print the table."""
     print(f"\n\n{'fault':<40}{'injected':>9}{'runs':>6}{'spectra':>9}{'lost':>6}{'objects differing':>19}")
     for row in made.rows:
         print(f"{row.fault:<40}{row.injected:>9}{row.runs:>6}{row.spectra:>9}{row.lost:>6}{row.differing:>19}")

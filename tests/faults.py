@@ -15,6 +15,8 @@ and those of a server that no longer takes the client's word:
     expired         400 with the code ExpiredToken
     denied          403 with the code AccessDenied
     skewed          403 with the code RequestTimeTooSkewed
+
+It can also make the server one that ignores conditions of writes (If-None-Match), as older S3 servers do.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ from dataclasses import dataclass, field
 import aiohttp
 import yarl
 from aiohttp import web
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from tests import s3
 
 FAULTS = ("slow-down", "error", "reset-before", "reset-after", "truncated", "hang", "latency")
 REFUSALS = ("expired", "denied", "skewed")
@@ -52,11 +59,13 @@ class Proxy:
     """Where it answers; what it is to spoil, in which share of the requests; and what it saw.
 
     requests: method and path with query, in the order of their arrival. injected: spoiled requests by fault.
+    ignores_conditions: no condition of a write reaches the server.
     """
 
     endpoint: str = ""
     fault: str | None = None
     rate: float = 0.0
+    ignores_conditions: bool = False
     requests: list[tuple[str, str]] = field(default_factory=list)
     injected: Counter[str] = field(default_factory=Counter)
     chance: random.Random = field(default_factory=lambda: random.Random(1))
@@ -158,6 +167,8 @@ async def _answer(
         proxy.injected[fault] += 1
         await asyncio.sleep(LATENCY)
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_FORWARDED}
+    if proxy.ignores_conditions and "If-None-Match" in request.headers:
+        headers = _unconditional(request, headers, body)
     url = yarl.URL(server + request.raw_path, encoded=True)  # as signed
     async with session.request(request.method, url, headers=headers, data=body or None) as response:
         content = await response.read()
@@ -169,6 +180,15 @@ async def _answer(
             return await _half(request, response, content)
         kept = {name: value for name, value in response.headers.items() if name.lower() not in _NOT_FORWARDED}
         return web.Response(status=response.status, headers=kept, body=content if request.method != "HEAD" else None)
+
+
+def _unconditional(request: web.Request, headers: dict[str, str], body: bytes) -> dict[str, str]:
+    """Give a request's headers without its condition, signed again: the client has signed the condition, too."""
+    kept = {name: value for name, value in headers.items() if name.lower() not in ("authorization", "if-none-match")}
+    url = f"http://{request.host}{request.raw_path}"
+    signed = AWSRequest(method=request.method, url=url, headers=kept, data=body)
+    S3SigV4Auth(Credentials(s3.KEY, s3.SECRET), "s3", "us-east-1").add_auth(signed)
+    return dict(signed.headers.items())
 
 
 def _refusal(status: int, code: str, head: bool) -> web.Response:

@@ -26,4 +26,4 @@ def replan(root: str, **changes: Any) -> Plan:
 
 def content(root: str) -> dict[str, bytes]:
     """Read the files of a root."""
-    return {file.name: file.read_bytes() for file in Path(root).iterdir()}
+    return {file.name: file.read_bytes() for file in Path(root).iterdir() if file.is_file()}

@@ -1,4 +1,4 @@
-"""The spectra of an archive: keys of targets -> what their files hold, or the bit that says why not."""
+"""The spectra of an archive: keys of targets -> what their files hold, or why there is nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fsspec import AbstractFileSystem
 from pipeline import storage
 from pipeline.archive.source import FetchCounters, Source
 from pipeline.spectra.quality import Quality
-from pipeline.spectra.raw import BadSpectrum, RawSpectrum, WrongSpectrum
+from pipeline.spectra.raw import BadSpectrum, NoSpectrum, RawSpectrum, WrongSpectrum
 from pipeline.surveys.survey import Layout
 
 Content = bytes | FileNotFoundError
@@ -42,8 +42,8 @@ class Archive:
 
     def spectra(
         self, keys: Sequence[str], timer: Timer = _untimed, counters: FetchCounters | None = None
-    ) -> Iterator[RawSpectrum | Quality]:
-        """Give the spectrum of every target, in order, or the quality bit that says why there is none.
+    ) -> Iterator[RawSpectrum | NoSpectrum]:
+        """Give the spectrum of every target, in order, or why there is none.
 
         timer: takes the time of "fetch" (waiting for files) and "parse". counters: count what the source is asked for
         and gives. Raises SourceError where a file cannot be fetched although it may be there, ConfigError for a source
@@ -60,7 +60,7 @@ class Archive:
 
     def _from_shared(
         self, keys: Sequence[str], paths: list[str], timer: Timer, counters: FetchCounters | None
-    ) -> Iterator[RawSpectrum | Quality]:
+    ) -> Iterator[RawSpectrum | NoSpectrum]:
         """Read each file once for all its targets, which follow one another in a sorted table."""
         pairs = itertools.groupby(zip(paths, keys, strict=True), key=lambda pair: pair[0])
         groups = [(path, [key for _, key in members]) for path, members in pairs]
@@ -74,7 +74,7 @@ class Archive:
                 _last_shared.clear()
                 with timer("parse"):
                     opened = self._opened(content)
-                if not isinstance(opened, Quality):
+                if not isinstance(opened, NoSpectrum):
                     _last_shared[*source, path] = opened
             for key in members:
                 with timer("parse"):
@@ -90,20 +90,20 @@ class Archive:
                 return
             yield content
 
-    def _opened(self, content: Content) -> Any | Quality:  # noqa: ANN401 - what the layout's reader gives
+    def _opened(self, content: Content) -> Any | NoSpectrum:  # noqa: ANN401 - what the layout's reader gives
         if isinstance(content, FileNotFoundError):
-            return Quality.NO_FILE
+            return NoSpectrum(Quality.NO_FILE, "the source has no file of it")
         try:
             return self.layout.read(content)
-        except BadSpectrum:
-            return Quality.BAD_FILE
+        except BadSpectrum as error:
+            return NoSpectrum(Quality.BAD_FILE, str(error))
 
-    def _spectrum(self, opened: Any | Quality, key: str) -> RawSpectrum | Quality:  # noqa: ANN401
-        if isinstance(opened, Quality):
+    def _spectrum(self, opened: Any | NoSpectrum, key: str) -> RawSpectrum | NoSpectrum:  # noqa: ANN401
+        if isinstance(opened, NoSpectrum):
             return opened
         try:
             return self.layout.spectrum(opened, key)
-        except WrongSpectrum:
-            return Quality.WRONG_FILE
-        except BadSpectrum:
-            return Quality.BAD_FILE
+        except WrongSpectrum as error:
+            return NoSpectrum(Quality.WRONG_FILE, str(error))
+        except BadSpectrum as error:
+            return NoSpectrum(Quality.BAD_FILE, str(error))

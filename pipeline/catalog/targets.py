@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.catalog.kept import attributes_in, fields_of, kept_columns
 from pipeline.catalog.reader import BLOCK, Kinds, read_blocks
 from pipeline.catalog.where import names, select
 from pipeline.errors import ConfigError, RefusedError
@@ -29,23 +31,27 @@ from pipeline.surveys.survey import Survey
 pa.set_memory_pool(pa.system_memory_pool())
 
 
-def schema_of(survey: Survey) -> pa.Schema:
-    """Return the columns of a survey's targets table: its coordinates."""
+def schema_of(survey: Survey, kept: Mapping[str, Coordinate] | None = None) -> pa.Schema:
+    """Return the columns of a survey's targets table: its coordinates, then those that were kept."""
     kinds = {"str": pa.string()}
     fields = [
         pa.field(name, kinds.get(each.dtype) or pa.from_numpy_dtype(each.dtype), nullable=False)
         for name, each in survey.coordinates.items()
     ]
-    return pa.schema(fields)
+    return pa.schema([*fields, *fields_of(dict(kept or {}))])
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Targets found in a catalog of so many rows; remarks: what a user should know of them, with how many."""
+    """Targets found in a catalog of so many rows; remarks: what a user should know of them, with how many.
+
+    kept: the frame's columns beside the survey's.
+    """
 
     frame: pd.DataFrame
     rows: int
     remarks: dict[str, int]
+    kept: Mapping[str, Coordinate] = dataclass_field(default_factory=dict)
 
 
 def read_targets(catalog_url: str, where: str | None = None, survey: Survey | None = None) -> pd.DataFrame:
@@ -101,12 +107,18 @@ def kinds_of(survey: Survey) -> Kinds:
     return Kinds(text=aliases("str"), ids=aliases("uint64"))
 
 
-def write_targets(frame: pd.DataFrame, url: str, row_group: int | None = None, survey: Survey | None = None) -> None:
+def write_targets(
+    frame: pd.DataFrame,
+    url: str,
+    row_group: int | None = None,
+    survey: Survey | None = None,
+    kept: Mapping[str, Coordinate] | None = None,
+) -> None:
     """Write a targets table as Parquet, whole, the same bytes for the same table.
 
-    row_group: rows per group, the unit that `read_rows` reads; a plan uses its shard.
+    row_group: rows per group, the unit that `read_rows` reads; a plan uses its shard. kept: its further columns.
     """
-    schema = schema_of(survey or get_survey(DEFAULT))
+    schema = schema_of(survey or get_survey(DEFAULT), kept)
     arrays = [pa.array(frame[field.name], type=field.type, from_pandas=False) for field in schema]
     buffer = io.BytesIO()
     pq.write_table(pa.table(arrays, schema=schema), buffer, row_group_size=row_group, compression="zstd")
@@ -119,10 +131,32 @@ def count(url: str) -> int:
         return int(table.metadata.num_rows)
 
 
-def read_rows(url: str, start: int, stop: int, survey: Survey | None = None) -> pd.DataFrame:
-    """Read rows start ... stop - 1 of a targets table; only the row groups that hold them are fetched."""
+def read_table(url: str, survey: Survey) -> tuple[pd.DataFrame, dict[str, Coordinate]]:
+    """Read a targets table that others may have written, and its further columns. Raises as `checked_frame`."""
+    with _open_table(url, schema_of(survey).names) as table:
+        own = _checked(table.read(list(survey.coordinates)), url, survey, 0, None)
+        frame = own.to_pandas(split_blocks=True, self_destruct=True)
+        further = [name for name in table.schema_arrow.names if name not in survey.coordinates and not _is_index(name)]
+        frame = frame.assign(**table.read(further).to_pandas()) if further else frame
+        frame, kept = kept_columns(frame, further, survey, attributes_in(table.schema_arrow))
+    _require_unique(frame)
+    return frame, kept
+
+
+def _is_index(name: str) -> bool:
+    """Tell a column in which pandas keeps the index of a frame."""
+    return name.startswith("__index_level_")
+
+
+def read_rows(
+    url: str, start: int, stop: int, survey: Survey | None = None, kept: Mapping[str, Coordinate] | None = None
+) -> pd.DataFrame:
+    """Read rows start ... stop - 1 of a targets table; only the row groups that hold them are fetched.
+
+    kept: the further columns to read.
+    """
     survey = survey or get_survey(DEFAULT)
-    schema = schema_of(survey)
+    schema = schema_of(survey, kept)
     with _open_table(url, schema.names) as table:
         sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
         ends = np.cumsum([0, *sizes])
@@ -132,15 +166,16 @@ def read_rows(url: str, start: int, stop: int, survey: Survey | None = None) -> 
         if not groups:
             return schema.empty_table().to_pandas()
         rows = table.read_row_groups(groups, columns=schema.names).slice(start - int(ends[groups[0]]), stop - start)
-        return _checked(rows.select(schema.names), url, survey, start).to_pandas(split_blocks=True, self_destruct=True)
+        checked = _checked(rows.select(schema.names), url, survey, start, kept)
+        return checked.to_pandas(split_blocks=True, self_destruct=True)
 
 
-def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
+def checked_frame(frame: pd.DataFrame, survey: Survey, kept: Mapping[str, Coordinate] | None = None) -> pd.DataFrame:
     """Bring targets that a script has made to the types of a targets table. Raises ConfigError, as `read_rows` does.
 
     Also for a target that is there twice: frames come from joins.
     """
-    schema = schema_of(survey)
+    schema = schema_of(survey, kept)
     missing = [name for name in schema.names if name not in frame.columns]
     if missing:
         remedy = f"the survey {survey.name} needs them: make the table with select_targets(..., survey={survey.name!r})"
@@ -149,17 +184,21 @@ def checked_frame(frame: pd.DataFrame, survey: Survey) -> pd.DataFrame:
         table = pa.table({name: pa.array(frame[name], from_pandas=True) for name in schema.names})
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise RefusedError("targets", f"a column of targets has values of several types ({error})") from error
-    found: pd.DataFrame = _checked(table, "a frame", survey, 0).to_pandas()
-    twice = found["target"][found["target"].duplicated()]
-    if len(twice):
-        problem = f"targets are there more than once, such as {twice.iloc[0]}"
-        raise RefusedError("targets", problem, f"remove the {len(twice)} rows that repeat others")
+    found: pd.DataFrame = _checked(table, "a frame", survey, 0, kept).to_pandas()
+    _require_unique(found)
     return found
 
 
-def _checked(rows: pa.Table, url: str, survey: Survey, start: int) -> pa.Table:
+def _require_unique(frame: pd.DataFrame) -> None:
+    twice = frame["target"][frame["target"].duplicated()]
+    if len(twice):
+        problem = f"targets are there more than once, such as {twice.iloc[0]}"
+        raise RefusedError("targets", problem, f"remove the {len(twice)} rows that repeat others")
+
+
+def _checked(rows: pa.Table, url: str, survey: Survey, start: int, kept: Mapping[str, Coordinate] | None) -> pa.Table:
     # column by column: a whole survey's table would be in memory twice
-    rows = _of_our_types(rows, url, schema_of(survey))
+    rows = _of_our_types(rows, url, schema_of(survey, kept))
     for name, coordinate in survey.coordinates.items():
         if coordinate.pattern is not None:
             _require_match(rows[name], name, coordinate, start)

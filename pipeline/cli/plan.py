@@ -6,6 +6,8 @@ from argparse import ArgumentParser, Namespace
 
 from pipeline import api
 from pipeline.cli.arguments import Verb, add_rate
+from pipeline.errors import ConfigError, RefusedError
+from pipeline.storage import place
 
 _SURVEY_OPTIONS = (
     ("--targets", "URL", "targets table, as written by the targets command"),
@@ -18,6 +20,9 @@ _SURVEY_OPTIONS = (
     ("--layout", "NAME", "which of the source's files to read: spec-lite (default), spec or spPlate"),
     ("--instrument", "NAME", "wavelength grid of the spectra: sdss (default) or boss"),
 )
+
+
+_COMMON = {"command", "root", "verbose", "drop_model"}
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -50,6 +55,16 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-requests", metavar="N", type=int, help="files that the whole run fetches at the same time (default 256)"
     )
+    parser.add_argument(
+        "--expect", metavar="N", type=int, help="spectra that the run will grow to; it sizes shards and chunks"
+    )
+    parser.add_argument("--extend", action="store_true", help="add those of --targets that the run does not have yet")
+    parser.add_argument(
+        "--single-client",
+        action="store_true",
+        help="nobody else works on the run: for an object store without conditional writes",
+    )
+    parser.add_argument("--drop-model", metavar="NAME", help="take a model out of the run, with all that it has made")
     add_rate(parser)
     parser.add_argument(
         "--cache", metavar="URL", help="folder or bucket that keeps fetched files; it is read before the source"
@@ -57,6 +72,16 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
+    if args.drop_model is not None:
+        _require_alone(args)
+        left = api.drop_model(args.root, args.drop_model)
+        names = ", ".join(model.name for model in left.models) or "none"
+        print(f"dropped {args.drop_model} and its encodings; models left: {names}")
+        return 0
+    from pipeline.catalog.targets import count
+    from pipeline.planning.estimate import lines
+
+    before = _spectra_of(args.root) if args.extend else 0
     made = api.plan(
         args.root,
         targets=args.targets,
@@ -75,11 +100,37 @@ def _execute(args: Namespace) -> int:
         max_requests=args.max_requests,
         max_requests_per_second=args.max_requests_per_second,
         cache=args.cache,
+        expect=args.expect,
+        extend=args.extend,
+        single_client=args.single_client,
     )
+    if args.extend:
+        added, given = made.n_spectra - before, count(args.targets)
+        print(f"{added} targets added, {given - added} were in the run already")
     names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
     print(f"{made.n_spectra} spectra in {len(made.shards())} chunks of {made.shard}; models: {names}")
+    for line in lines(api.estimate(args.root)):
+        print(line)
     print(f"next: spender-pipeline run {args.root}")
     return 0
+
+
+def _require_alone(args: Namespace) -> None:
+    """Refuse other options beside --drop-model, which would be ignored. Raises ConfigError."""
+    others = {key: value for key, value in vars(args).items() if key not in _COMMON}
+    given = [f"--{key.replace('_', '-')}" for key, value in others.items() if value not in (None, False, [])]
+    if given:
+        raise RefusedError("--drop-model", f"--drop-model does not go with {given[0]}", "plan once more for the rest")
+
+
+def _spectra_of(root: str) -> int:
+    """Return how many targets a run has, 0 where there is none."""
+    from pipeline.store.root import read_plan
+
+    try:
+        return read_plan(place(root)).n_spectra
+    except ConfigError:
+        return 0
 
 
 PLAN = Verb("plan", "define what a run does, or add a model to it", _execute, _add_options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 from pipeline import api
 from pipeline.cli.arguments import Verb, add_rate, root_of
 from pipeline.cli.status import print_status
-from pipeline.errors import ChunksFailed, ExitStatus
+from pipeline.errors import ChunksFailed, ConfigError, ExitStatus, Unfinished
 
 
 def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool = True) -> None:
@@ -22,8 +23,19 @@ def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool =
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
     text = "how long to wait for a scheduler, its first worker and, with --gpu, its first GPU (default 50 s in total)"
     parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
+    parser.add_argument("--only", metavar="IDS|A:B", help="do only the chunks of these targets, or of these rows")
+    parser.add_argument(
+        "--single-client",
+        action="store_true",
+        help="nobody else works on the run: for an object store without conditional writes",
+    )
     if fetches:
         add_rate(parser)
+        parser.add_argument(
+            "--retry",
+            metavar="BITS",
+            help="do chunks again that have spectra with these quality bits: no_file, bad_file, wrong_file",
+        )
     if models:
         parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
         parser.add_argument(
@@ -57,6 +69,9 @@ def _execute(args: Namespace) -> int:
             wait=args.wait,
             gpu=getattr(args, "gpu", False),
             max_requests_per_second=getattr(args, "max_requests_per_second", None),
+            only=None if args.only is None else _only(args.only),
+            retry=args.retry.split(",") if getattr(args, "retry", None) else (),
+            single_client=args.single_client,
         )
     except ChunksFailed as error:
         print(f"error: {error}:", file=sys.stderr)
@@ -64,12 +79,26 @@ def _execute(args: Namespace) -> int:
             print(f"  {task}: {reason}", file=sys.stderr)
         print("run the same command again to retry them; finished chunks are not repeated", file=sys.stderr)
         return ExitStatus.SOME_FAILED
+    except Unfinished as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitStatus.SOME_FAILED
     found = api.status(root)
     print_status(found.stages)
     planned = [each.model for each in found.stages if each.model is not None]
     for name in (models or planned) if "encode" in stages else ():
         print(f'\nxarray.open_zarr("{args.root.rstrip("/")}/encodings/{name}.zarr")')
     return 0
+
+
+def _only(text: str) -> slice | list[str]:
+    """Read what --only was given: rows A:B, or ids separated by commas."""
+    rows = re.fullmatch(r"(-?\d*):(-?\d*)", text)
+    if rows is None:
+        return text.split(",")
+    if "-" in text:
+        raise ConfigError("--only", text, "rows that count from 0, such as 0:100")
+    start, stop = (int(each) if each else None for each in rows.groups())
+    return slice(start, stop)
 
 
 def _finalize(args: Namespace) -> int:

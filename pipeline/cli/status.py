@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from pipeline import api
 from pipeline.cli.arguments import Verb, root_of
@@ -15,15 +16,38 @@ from pipeline.spectra.quality import Quality
 
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--problems", action="store_true", help="list the spectra without a usable file, with the reason"
+    )
 
 
 def _execute(args: Namespace) -> int:
-    found = api.status(root_of(args))
+    root = root_of(args)
+    found = api.status(root)
+    problems = _problems(root) if args.problems else None
     if args.json:
-        print(json.dumps({**found.to_dict(), "root": args.root}, indent=1))
-    else:
-        print_status(found.stages)
+        listed = {} if problems is None else {"problems": problems}
+        print(json.dumps({**found.to_dict(), **listed, "root": args.root}, indent=1))
+        return 0
+    print_status(found.stages)
+    for client in found.clients:
+        print(f"\n{client.command} is going on, on {client.host} (process {client.pid}), since {client.started}")
+    if problems is not None:
+        _print_problems(problems)
     return 0
+
+
+def _problems(root: str) -> list[dict[Hashable, Any]]:
+    from pipeline.results.run import open_run  # slow to import, and `status` is asked often
+
+    return list(open_run(root).problems().to_dict("records"))
+
+
+def _print_problems(problems: Sequence[Mapping[Hashable, Any]]) -> None:
+    """Print a line for each spectrum without a usable file."""
+    print(f"\n{len(problems)} spectra without a usable file" + (":" if problems else ""))
+    for each in problems:
+        print(f"  {each['target']}  {each['quality'].lower()}: {each['reason']}")
 
 
 def print_status(found: Sequence[StageStatus]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,19 +55,26 @@ class Progress(Protocol):
 
 
 def run(
-    job: Job, client: Client | None, progress: Progress, *, gpu: bool = False, wait: float = preflight.PATIENCE
+    job: Job,
+    client: Client | None,
+    progress: Progress,
+    *,
+    gpu: bool = False,
+    wait: float = preflight.PATIENCE,
+    prepared: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Do a job, chunk by chunk, whatever fails on the way.
 
     client: of the cluster that does the work; None does it here. gpu: encode on workers that offer a GPU, or not at
-    all; wait: seconds to wait for the first of them. Encoding a chunk follows its ingest. Stores that do not exist yet
-    are made first. A chunk that fails is recorded in the ledger with its reason and the others go on; the summary names
-    it. Raises ConfigError for what can be refused before any work (see `preflight`) and for a store of another plan,
-    ConnectionError when the cluster's scheduler is lost.
+    all; wait: seconds to wait for the first of them. prepared: is called when the stores stand; those that do not exist
+    yet are made first. Encoding a chunk follows its ingest. A chunk that fails is recorded in the ledger with its
+    reason and the others go on; the summary names it. Raises ConfigError for what can be refused before any work (see
+    `preflight`) and for a store of another plan, ConnectionError when the cluster's scheduler is lost.
     """
     start = time.monotonic()
     if job.tasks:
         _prepare(job, client, gpu, wait)
+        prepared()
     earlier = {kind: _earlier_failures(job, kind) for kind in job.ledgers}
     done = 0
     failed: list[Outcome] = []
@@ -97,6 +104,8 @@ def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
         preflight.check_devices(client, gpu, wait)
     preflight.check_source(job.root, job.plan, [task.shard for task in job.tasks if task.model is None], job.ingested)
     stores.create(job.root, job.plan, job.ledgers)
+    for ledger, index in job.again:
+        ledger.unmark(index)
     for ledger, index in job.stale:
         if not ingest_ledger(job.root, job.plan).marked(index):  # another run may have done both meanwhile
             ledger.unmark(index)
@@ -172,7 +181,7 @@ class _Cluster:
             self.quota,
             upstream,
             # A tuple: Dask takes tasks of one prefix for a group, and feeds large groups to workers bit by bit.
-            key=(f"{name}-{self.job.root}", task.shard.index),
+            key=(f"{name}-{self.job.root}", task.shard.index, task.shard.stop),
             resources={place: 1} if place else None,
             # Chunk by chunk: results of early chunks are complete while later ones have not begun.
             priority=-task.shard.index,

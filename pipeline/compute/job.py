@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.compute.stages.tasks import Task
 from pipeline.errors import RefusedError
 from pipeline.planning.plan import Kind, Plan
+from pipeline.spectra.quality import Quality
 from pipeline.store.ledger import Ledger
-from pipeline.store.root import encode_ledger, ingest_ledger
+from pipeline.store.root import ledgers
 
 
 @dataclass(frozen=True)
 class Job:
     """A run's pending tasks, a chunk's ingest before its encodings, and the ledgers that know of them.
 
-    ledgers: of the stages and models asked for. ingested: the chunks whose spectra are there. stale: markers to be
-    removed before anything is done, of encodings whose spectra are to be ingested again, whatever was asked for.
+    ledgers: of the stages and models asked for. ingested: the chunks whose spectra are there. again: markers to be
+    removed before anything is done, in this order, of chunks that are done again; stale: likewise, of encodings whose
+    spectra are to be ingested again, whatever was asked for. chunks: how many of the plan's it looks at.
     """
 
     root: str
@@ -25,12 +27,14 @@ class Job:
     ledgers: dict[Kind, Ledger]
     tasks: list[Task]
     ingested: frozenset[int]
+    again: list[tuple[Ledger, int]]
     stale: list[tuple[Ledger, int]]
+    chunks: int
 
     @property
     def total(self) -> int:
         """Chunks of all its stages, done or not."""
-        return len(self.plan.shards()) * len(self.ledgers)
+        return self.chunks * len(self.ledgers)
 
     @property
     def done_before(self) -> int:
@@ -47,23 +51,54 @@ class Job:
         return self.ledgers[task.kind].fingerprint
 
 
-def pending(root: str, plan: Plan, stage_names: Sequence[str], models: Sequence[str]) -> Job:
+def pending(
+    root: str,
+    plan: Plan,
+    stage_names: Sequence[str],
+    models: Sequence[str],
+    only: Collection[int] | None = None,
+    retry: Quality = Quality.GOOD,
+) -> Job:
     """List what has no marker, of some stages ("ingest", "encode") and models.
 
-    Spectra that are ingested again are encoded again, so that the two stores always agree. Raises
-    ConfigError for encodings asked for where no spectra are ingested.
+    only: indices of the chunks to look at; None: all. retry: chunks with such spectra are done again, whatever their
+    markers say. Spectra that are ingested again are encoded again, so that the two stores always agree. Raises
+    ConfigError for encodings asked for where no spectra are ingested, and for markers that are damaged.
     """
     ingest: Kind = ("ingest", None)
-    ledgers: dict[Kind, Ledger] = {ingest: ingest_ledger(root, plan)}
-    ledgers |= {("encode", model.name): encode_ledger(root, plan, model.name) for model in plan.models}
-    asked = [kind for kind in ledgers if kind[0] in stage_names and (kind == ingest or kind[1] in models)]
+    all_ledgers: dict[Kind, Ledger] = {(each.stage, each.model): each for each in ledgers(root, plan)}
+    asked = [kind for kind in all_ledgers if kind[0] in stage_names and (kind == ingest or kind[1] in models)]
+    shards = [shard for shard in plan.shards() if only is None or shard.index in only]
+    chunks = {shard.index for shard in shards}
     # List encodings first: if another run works on this ROOT, the spectra of each listed encoding are listed, too.
-    marked = {kind: ledgers[kind].done() for kind in reversed(ledgers)}
-    ingested = marked[ingest]
+    marked = {kind: all_ledgers[kind].done() for kind in reversed(all_ledgers)}
+    again = _with_spectra_of(retry, all_ledgers[ingest], marked[ingest] & chunks) if retry else set()
+    ingested = marked[ingest] - again
+    marked[ingest] = ingested
     # Where nothing is ingested, encodings stay as they are until something is.
     done = {kind: indices & ingested if ingest in asked else indices for kind, indices in marked.items()}
-    tasks = [Task(*kind, shard) for shard in plan.shards() for kind in asked if shard.index not in done[kind]]
+    tasks = [Task(*kind, shard) for shard in shards for kind in asked if shard.index not in done[kind]]
     if tasks and ingest not in asked and not ingested:
         raise RefusedError("ROOT", f"the spectra of {root} are not ingested", "run ingest first")
-    stale = [(ledgers[kind], index) for kind, indices in marked.items() for index in sorted(indices - done[kind])]
-    return Job(root, plan, {kind: ledgers[kind] for kind in asked}, tasks, frozenset(ingested), stale)
+    return Job(
+        root,
+        plan,
+        ledgers={kind: all_ledgers[kind] for kind in asked},
+        tasks=tasks,
+        ingested=frozenset(ingested),
+        # encodings never outlive the spectra that they were made from
+        again=[(all_ledgers[kind], index) for index in sorted(again) for kind in marked],
+        stale=[
+            (all_ledgers[kind], index)
+            for kind, indices in marked.items()
+            for index in sorted((indices - done[kind]) & chunks - again)
+        ],
+        chunks=len(shards),
+    )
+
+
+def _with_spectra_of(bits: Quality, ingest: Ledger, done: Collection[int]) -> set[int]:
+    """Return the chunks that hold spectra with one of some quality bits."""
+    names = [bit.name for bit in bits]
+    records = ingest.records(done)
+    return {index for index, record in records.items() if any(record["quality"].get(name) for name in names)}

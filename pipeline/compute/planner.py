@@ -12,14 +12,21 @@ import pandas as pd
 
 from pipeline import storage
 from pipeline.catalog import targets as target_table
+from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.targets import Selection
+from pipeline.compute import growth, job
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
+from pipeline.planning.estimate import Estimate, estimate, require_space
 from pipeline.planning.model import ModelConfig, model_name, read_toml, with_defaults
-from pipeline.planning.plan import Plan
+from pipeline.planning.partition import Shard, choose_shard
+from pipeline.planning.plan import Kind, Plan, targets_sha256
 from pipeline.storage import Place
+from pipeline.store.arrays import encodings_url
 from pipeline.store.checkpoint import inspect
-from pipeline.store.root import read_plan, targets_url, use_storage
+from pipeline.store.clients import PLANNING, planning
+from pipeline.store.root import encode_ledger, read_plan, targets_url, use_storage
+from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import get_survey
 from spender_core.weights import PUBLISHED
 
@@ -44,14 +51,22 @@ def plan(
     variables: Sequence[str] | None = None,
     precision: str | None = None,
     micro_batch: int | None = None,
+    keep: Sequence[str] = (),
+    extend: bool = False,
+    single_client: bool = False,
 ) -> Plan:
-    """Make the plan of a run, or add models to the one that is there, and write it into ROOT.
+    """Make the plan of a run, or add models or targets to the one that is there, and write it into ROOT.
 
     settings: of SurveyConfig, all but the targets; those that are left out are as in the existing plan. Others as in
     `pipeline.plan`. Returns the plan. Raises ConfigError, WeightsError.
     """
     require_place("ROOT", root, with_query=False)
     existing = _existing_plan(root)
+    if extend:
+        _require_extendable(root, existing, targets, config)
+    if existing is not None and settings.get("expect") not in (None, existing.config.expect):
+        problem = f"the chunks of {root} are sized already: {existing.shard} spectra each"
+        raise RefusedError("--expect", problem, "leave --expect out, or plan all targets in another ROOT")
     wishes = {"variables": variables, "precision": precision, "micro_batch": micro_batch}
     asked = [_model(choice, {key: value for key, value in wishes.items() if value is not None}) for choice in models]
     for key, value in wishes.items():
@@ -63,23 +78,86 @@ def plan(
     else:
         survey_config = _survey_config(root, targets, settings, existing)
     use_storage(root, survey_config)
-    frame = _rows(root, survey_config, targets, existing, is_new=existing is None or config is not None)
-    made = _make_plan(survey_config, existing, frame)
-    _refuse_other(root, made, existing)
-    for model in asked or _default_models(made):
+    is_new = existing is None or config is not None
+    frame, kept = _rows(root, survey_config, targets, existing, is_new=is_new, keep=keep)
+    _require_paths(survey_config, frame)
+    if existing is None:
+        made = Plan.create(survey_config, frame, kept)
+    else:
+        made = _as_existing(root, survey_config, existing, frame, kept, extend)
+        if extend:
+            frame = _all_rows(root, existing, frame)
+            made = growth.extended(made, frame)
+    for model in asked or (_default_models(made) if existing is None else []):
         made = made.with_model(_resolve(model, made))
     storage.require_writable("ROOT", root)
-    if existing is None:
-        target_table.write_targets(frame, targets_url(root), row_group=made.shard, survey=made.survey)
-    # Written last: where there is a plan, its targets are there too.
-    storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
+    require_space(root, estimate_of(root, made, frame))
+    grows = existing is not None and made.n_spectra > existing.n_spectra
+    with planning(root, growth.COMMAND if grows else PLANNING, single_client=single_client) as presence:
+        _require_unchanged(root, existing)
+        if existing is None:
+            target_table.write_targets(frame, targets_url(root), made.shard, made.survey, made.kept)
+        elif grows:
+            growth.require_idle(root, existing, presence.id)
+            growth.prepare(root, made, frame)
+        # Written last: where there is a plan, its targets are there too.
+        storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
+    return made
+
+
+def estimate_of(root: str, plan: Plan, frame: pd.DataFrame | None = None) -> Estimate:
+    """Return what the pending chunks of a plan will take. frame: its targets; None: those of ROOT."""
+    found: dict[Kind, list[Shard]] = {}
+    for task in job.pending(root, plan, ("ingest", "encode"), [model.name for model in plan.models]).tasks:
+        found.setdefault(task.kind, []).append(task.shard)
+
+    def keys(shard: Shard) -> list[str]:
+        if frame is not None:
+            return list(frame["target"].iloc[shard.start : shard.stop])
+        return list(target_table.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)["target"])
+
+    return estimate(plan, keys, found)
+
+
+def drop_model(root: str, name: str) -> Plan:
+    """Take a model out of the plan of a run, and remove what it has made: its encodings and their markers.
+
+    Raises ConfigError for a model that the plan does not have, and while a client works on the run.
+    """
+    existing = read_plan(root)
+    existing.require_current()
+    made = existing.without_model(name)
+    with planning(root, f"{PLANNING} --drop-model", single_client=True):  # it goes beside nobody
+        _require_unchanged(root, existing)
+        # Markers first, and the plan last: what remains of it when this is interrupted is never taken for done.
+        for url in (encode_ledger(root, existing, name).folder, encodings_url(root, name)):
+            storage.remove(url, recursive=True)
+        storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
     return made
 
 
 def _existing_plan(root: str) -> Plan | None:
     if not storage.exists(storage.join(root, "plan.json")):
         return None
-    return read_plan(root)
+    existing = read_plan(root)
+    existing.require_current()
+    return existing
+
+
+def _require_extendable(root: str, existing: Plan | None, targets: Targets | None, config: str | None) -> None:
+    if existing is None:
+        raise RefusedError("--extend", f"{root} has no plan yet", "leave --extend out to make one")
+    if config is not None:
+        raise RefusedError("--extend", "--extend does not go with --config", "pass the targets with --targets FILE")
+    if targets is None:
+        raise RefusedError("--extend", "there are no targets to add", "pass them with --targets FILE")
+
+
+def _require_unchanged(root: str, existing: Plan | None) -> None:
+    """Refuse to write a plan made from one that another client has changed meanwhile. Raises ConfigError."""
+    if _existing_plan(root) != existing:
+        problem = f"another client has changed the plan of {root} meanwhile"
+        raise RefusedError("plan.json", problem, "start the same command again")
 
 
 def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]:
@@ -154,33 +232,89 @@ def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
 
 
 def _rows(
-    root: str, config: SurveyConfig, targets: Targets | None, existing: Plan | None, is_new: bool
-) -> pd.DataFrame:
-    """Give the targets' rows: those given, else those of the configuration, else ROOT's own."""
-    if isinstance(targets, Selection):
-        targets = targets.frame
-    if isinstance(targets, pd.DataFrame):
-        return target_table.checked_frame(targets, get_survey(config.survey))
-    url = config.targets if is_new or targets is not None else targets_url(root)
+    root: str, config: SurveyConfig, targets: Targets | None, existing: Plan | None, is_new: bool, keep: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, Coordinate]]:
+    """Return the targets' rows, and their kept columns: those given, else those of the configuration, else ROOT's."""
     survey = get_survey(config.survey)
-    return target_table.read_rows(url, 0, target_table.count(url), survey)
+    if isinstance(targets, Selection):
+        kept = dict(targets.kept)
+        return target_table.checked_frame(targets.frame, survey, kept), kept
+    if isinstance(targets, pd.DataFrame):
+        frame, kept = kept_columns(targets, keep, survey)
+        return target_table.checked_frame(frame, survey, kept), kept
+    if existing is not None and not is_new and targets is None:
+        # An extension that was interrupted may have left more rows there.
+        return _present_rows(root, existing), dict(existing.kept)
+    frame, kept = target_table.read_table(config.targets, survey)
+    lacking = [name for name in keep if name not in kept]
+    if lacking:
+        has = ", ".join(kept) or "it has none"
+        raise ConfigError("keep", lacking[0], f"a further column of {config.targets}: {has}")
+    return frame, kept
 
 
-def _make_plan(config: SurveyConfig, existing: Plan | None, frame: pd.DataFrame) -> Plan:
-    """Plan a survey over targets; what the existing plan has chosen stays chosen."""
+def _require_paths(config: SurveyConfig, frame: pd.DataFrame) -> None:
+    """Refuse targets that the layout lacks. Raises ConfigError."""
     survey = get_survey(config.survey)
     survey.require(config)
     distinct = frame.drop_duplicates(list(survey.path_columns)) if survey.path_columns else frame.head(1)
-    survey.paths(config.layout, distinct["target"].tolist())  # refuses what the layout lacks
-    if existing is None:
-        return Plan.create(config, frame)
-    as_before = config
-    if existing.n_spectra == len(frame) and config.shard in (None, existing.shard):
-        as_before = replace(config, shard=existing.shard, chunk=config.chunk or existing.chunk)
-    return replace(Plan.create(as_before, frame), config=config, models=existing.models)
+    survey.paths(config.layout, distinct["target"].tolist())
 
 
-def _refuse_other(root: str, made: Plan, existing: Plan | None) -> None:
-    differences = made.difference(existing) if existing is not None else []
+def _as_existing(
+    root: str,
+    config: SurveyConfig,
+    existing: Plan,
+    frame: pd.DataFrame,
+    kept: Mapping[str, Coordinate],
+    extend: bool,
+) -> Plan:
+    """Return the existing plan with a configuration's source and rates. Raises ConfigError where it is another plan.
+
+    What the existing plan has chosen stays chosen.
+    """
+    if config.shard in (None, existing.shard):
+        shard, chunk = existing.shard, config.chunk or existing.chunk
+    else:
+        shard, chunk = choose_shard(existing.n_spectra, config.shard, config.chunk)
+    made = replace(existing, config=config, shard=shard, chunk=chunk)
+    differences = made.difference(existing)
     if differences:
         raise ConfigError("ROOT", root, f"a ROOT with the same plan ({'; '.join(differences)})", "choose another ROOT")
+    if dict(kept) != dict(existing.kept):
+        problem = f"the targets have the further columns {_named(kept)}, those of {root} {_named(existing.kept)}"
+        raise RefusedError("--targets", problem, "bring them to the same columns and types, or choose another ROOT")
+    if not extend:
+        _require_same_targets(root, existing, frame)
+    return made
+
+
+def _require_same_targets(root: str, existing: Plan, frame: pd.DataFrame) -> None:
+    """Refuse targets that are not those of the run, in any order. Raises ConfigError."""
+    rows = _present_rows(root, existing)
+    new = growth.new_rows(rows, frame, existing.survey, existing.kept)
+    if len(new):
+        problem = f"{root} lacks {len(new)} of these {len(frame)} targets"
+        raise RefusedError("--targets", problem, "pass --extend to add them, or choose another ROOT")
+    where = pd.Index(frame["target"]).get_indexer(pd.Index(rows["target"]))
+    absent = int((where < 0).sum())
+    remedy = "leave --targets out to change the rest of the plan"
+    if absent:
+        raise RefusedError("--targets", f"{root} has these {len(frame)} targets and {absent} more", remedy)
+    if targets_sha256(frame.iloc[where], existing.survey.coordinates) != existing.targets_sha256:
+        raise RefusedError("--targets", f"{root} has these targets with other coordinates", remedy)
+
+
+def _all_rows(root: str, existing: Plan, more: pd.DataFrame) -> pd.DataFrame:
+    """Return the targets of a run with the new ones behind them."""
+    rows = _present_rows(root, existing)
+    new = growth.new_rows(rows, more, existing.survey, existing.kept)
+    return pd.concat([rows, new], ignore_index=True) if len(new) else rows
+
+
+def _present_rows(root: str, existing: Plan) -> pd.DataFrame:
+    return target_table.read_rows(targets_url(root), 0, existing.n_spectra, existing.survey, existing.kept)
+
+
+def _named(kept: Mapping[str, Coordinate]) -> str:
+    return ", ".join(f"{name} ({each.dtype})" for name, each in kept.items()) or "none"

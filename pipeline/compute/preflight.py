@@ -19,7 +19,8 @@ from pipeline.compute.stages.ingest import archive_of
 from pipeline.compute.stages.process import wanted_device
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
-from pipeline.planning.plan import Kind, Plan, Shard, targets_sha256
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Kind, Plan, targets_sha256
 from pipeline.store.root import ingest_ledger, targets_url
 
 PROBES = 8
@@ -99,7 +100,7 @@ def check_targets(root: str, plan: Plan) -> None:
     """Refuse a targets table that is not the planned one: rows would carry the names of others."""
     url = targets_url(root)
     try:
-        found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra, plan.survey), plan.survey)
+        found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra, plan.survey), plan.survey.coordinates)
     except (OSError, ValueError, IndexError) as error:
         raise RefusedError("targets.parquet", f"{url} cannot be read ({error})", "restore the file") from error
     if found != plan.targets_sha256:

@@ -46,6 +46,7 @@ def prepare(
     plan's, and for manifests that cannot be rendered.
     """
     made = read_plan(root)
+    made.require_current()
     _refuse_places_on_this_machine(root, made)
     preflight.check_targets(root, made)
     rate = max_requests_per_second

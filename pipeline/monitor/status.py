@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.planning.plan import Plan
 from pipeline.spectra.quality import Quality
+from pipeline.store.clients import ClientRecord
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import ledgers
 
@@ -59,11 +60,16 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is. root: where it is; spectra: their number; stages: ingest, then the encodings of each model."""
+    """How far a run is.
+
+    root: where it is; spectra: their number; stages: ingest, then the encodings of each model; clients: those that work
+    on it.
+    """
 
     root: str
     spectra: int
     stages: tuple[StageStatus, ...]
+    clients: tuple[ClientRecord, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -72,7 +78,12 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values."""
-        return {"root": self.root, "spectra": self.spectra, "stages": [stage.to_dict() for stage in self.stages]}
+        return {
+            "root": self.root,
+            "spectra": self.spectra,
+            "stages": [stage.to_dict() for stage in self.stages],
+            "clients": [asdict(client) for client in self.clients],
+        }
 
 
 def read_status(root: str, plan: Plan, now: float | None = None) -> list[StageStatus]:

@@ -11,7 +11,8 @@ from pipeline.config import MAX_CONCURRENCY
 from pipeline.errors import ConfigError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import MICRO_BATCH, Kind, Plan
+from pipeline.planning.partition import MICRO_BATCH
+from pipeline.planning.plan import Kind, Plan
 
 # Memory of a task, bytes: an interpreter with torch, Zarr, Dask and a model; what writing a shard takes, as a multiple
 # of the array itself (benchmarks/RESULTS.md, "Plans of five million spectra").

@@ -1,16 +1,15 @@
-"""The plan of a survey: which rows belong to which task, what was asked for, and the fingerprint of it.
+"""The plan of a survey: what was asked for, its generations of targets, its models, and the fingerprints.
 
-A task owns whole shards, so no two tasks ever write one object. The partition is integer arithmetic on the
-number of spectra; the fingerprint is the SHA-256 of canonical JSON of what changes numbers.
+A fingerprint is the SHA-256 of canonical JSON of the settings that change numbers. It says nothing of the targets: each
+chunk's marker names the rows that it was made of, so that a run that grows keeps what is done.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,89 +18,38 @@ from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
+from pipeline.planning.partition import Shard, choose_micro_batch, choose_shard, partition
 from pipeline.storage import canonical_json
+from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import DEFAULT, get_survey
 from pipeline.surveys.survey import Survey
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Raised when the layout of plan.json changes, when the stores' schema does, and when a survey's readers or
-# spectra/normalize.py give other numbers for the same file; the last two are part of every fingerprint.
+# Raised when the layout of plan.json or of the run on disk changes, when the stores' schema does, and when a survey's
+# readers or spectra/normalize.py give other numbers for the same file; the last two are part of every fingerprint.
 # ENCODING_VERSION is raised when stages/infer.py or spender_core give other numbers for the same spectrum and weights,
 # and is part of every model's.
-PLAN_VERSION = 1
-SCHEMA_VERSION = 1
+PLAN_VERSION = 2
+SCHEMA_VERSION = 2
 NORMALIZATION_VERSION = 1
 ENCODING_VERSION = 2
 COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones round otherwise
 
-MAX_SHARD = 4096
-MIN_SHARDS = 16
-# Spectra per inner chunk: small enough that one spectrum is read in less time than a request to an object store takes,
-# large enough to read whole shards fast (benchmarks/RESULTS.md, "Chunks and compression").
-CHUNK = 32
-# Spectra per forward pass. More are no faster on a CPU, where the encoder works through 64 at a time.
-MICRO_BATCH = 64
-
+FIRST_VERSION = 1
+"""Plans of this version are read, too: their runs had one generation of targets, which was part of the fingerprint."""
 
 _TEXT_ROWS = 100_000
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The rows [start, stop) that one task owns; `index` counts them. On disk and in messages it is a chunk."""
-
-    index: int
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-def partition(n_spectra: int, shard: int) -> list[Shard]:
-    """Cut n_spectra rows into chunks of `shard` rows, the last one shorter."""
-    return [
-        Shard(index, start, min(start + shard, n_spectra)) for index, start in enumerate(range(0, n_spectra, shard))
-    ]
-
-
-def choose_shard(n_spectra: int, shard: int | None = None, chunk: int | None = None) -> tuple[int, int]:
-    """Return (shard, chunk): spectra per task and per inner chunk, the first a multiple of the second.
-
-    Without a wish: at most MAX_SHARD spectra, fewer in a small run so that there are at least MIN_SHARDS
-    chunks (one spectrum each below that many). Raises ConfigError for wishes that cannot be met.
-    """
-    if n_spectra < 1:
-        raise RefusedError("targets", "the table of targets has no rows", "loosen the condition of --where")
-    if shard is None:
-        inner = chunk or CHUNK
-        # The largest shard that still gives MIN_SHARDS of them: ceil(n / shard) >= MIN_SHARDS.
-        widest = min(MAX_SHARD, max(1, math.ceil(n_spectra / (MIN_SHARDS - 1)) - 1))
-        shard = widest // inner * inner or (inner if chunk else widest)
-    if not 1 <= shard <= MAX_SHARD:
-        raise ConfigError("shard", shard, f"1 to {MAX_SHARD} spectra", "it bounds the memory of a task")
-    if chunk is None:
-        divisors = (size for size in range(1, shard + 1) if shard % size == 0)
-        chunk = min(divisors, key=lambda size: abs(math.log(size / CHUNK)))
-    if chunk < 1 or shard % chunk:
-        raise ConfigError("chunk", chunk, f"a divisor of the shard, {shard}", "set --shard to a multiple of it")
-    return shard, chunk
-
-
-def choose_micro_batch(shard: int) -> int:
-    """Return the spectra per forward pass by default: MICRO_BATCH, fewer when a task holds fewer."""
-    return min(MICRO_BATCH, shard)
-
-
-def targets_sha256(targets: pd.DataFrame, survey: Survey) -> str:
-    """Return the SHA-256 (hex) of the targets' content: every coordinate of its survey, in row order.
+def targets_sha256(targets: pd.DataFrame, coordinates: Mapping[str, Coordinate]) -> str:
+    """Return the SHA-256 (hex) of the targets' content: these columns, in row order.
 
     Taken of the values in the stores' types, not of a file: the same rows from FITS, CSV or Parquet agree.
     """
     digest = hashlib.sha256()
-    for name, coordinate in survey.coordinates.items():
+    for name, coordinate in coordinates.items():
         digest.update(f"{name}:{coordinate.dtype}:{len(targets)}\n".encode())
         if coordinate.dtype == "str":
             # in pieces: as Python's own strings, those of a whole survey would take gigabytes
@@ -116,16 +64,29 @@ def targets_sha256(targets: pd.DataFrame, survey: Survey) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Generation:
+    """The targets of a run at one time: all of its rows so far, and the hash of the survey's columns of them."""
+
+    n_spectra: int
+    targets_sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that a run needs besides the targets: what was asked for, the partition and the models."""
+    """Everything that a run needs besides the targets: what was asked for, the partition and the models.
+
+    generations: of its targets, the newest last; each holds the rows of the one before, and others behind them. kept:
+    the targets' further columns, which are not the survey's. The versions are those of the program that wrote it.
+    """
 
     config: SurveyConfig
-    n_spectra: int
+    generations: tuple[Generation, ...]
     shard: int
     chunk: int
-    targets_sha256: str
+    kept: Mapping[str, Coordinate] = field(default_factory=dict)
     models: tuple[ModelConfig, ...] = ()
+    plan_version: int = PLAN_VERSION
     schema_version: int = SCHEMA_VERSION
     normalization_version: int = NORMALIZATION_VERSION
     encoding_version: int = ENCODING_VERSION
@@ -133,23 +94,40 @@ class Plan:
     def __post_init__(self) -> None:
         self.survey.require(self.config)
         choose_shard(self.n_spectra, self.shard, self.chunk)
+        schema.require_free(self.kept)
         for model in self.models:
             if not model.resolved:
                 problem = f"the hash and sizes of model {model.name} are not known"
                 raise RefusedError("model", problem, "read its checkpoint first, as pipeline.plan does")
 
     @classmethod
-    def create(cls, config: SurveyConfig, targets: pd.DataFrame) -> Self:
+    def create(cls, config: SurveyConfig, targets: pd.DataFrame, kept: Mapping[str, Coordinate] | None = None) -> Self:
         """Plan a survey over these targets, without models yet. Raises ConfigError."""
-        get_survey(config.survey).require(config)
-        shard, chunk = choose_shard(len(targets), config.shard, config.chunk)
-        sha256 = targets_sha256(targets, get_survey(config.survey))
-        return cls(config=config, n_spectra=len(targets), shard=shard, chunk=chunk, targets_sha256=sha256)
+        survey = get_survey(config.survey)
+        survey.require(config)
+        shard, chunk = choose_shard(max(len(targets), config.expect or 0), config.shard, config.chunk)
+        first = Generation(len(targets), targets_sha256(targets, survey.coordinates))
+        return cls(config=config, generations=(first,), shard=shard, chunk=chunk, kept=kept or {})
+
+    @property
+    def n_spectra(self) -> int:
+        """Number of its targets."""
+        return self.generations[-1].n_spectra
+
+    @property
+    def targets_sha256(self) -> str:
+        """SHA-256 (hex) of the survey's columns of its targets."""
+        return self.generations[-1].targets_sha256
 
     @property
     def survey(self) -> Survey:
         """The survey of its targets."""
         return get_survey(self.config.survey)
+
+    @property
+    def coordinates(self) -> dict[str, Coordinate]:
+        """The columns of its targets: the survey's, then those that were kept."""
+        return {**self.survey.coordinates, **self.kept}
 
     @property
     def n_pixels(self) -> int:
@@ -159,6 +137,12 @@ class Plan:
     def shards(self) -> list[Shard]:
         """Return the tasks' row ranges, in order."""
         return partition(self.n_spectra, self.shard)
+
+    def grown(self) -> dict[int, int]:
+        """Return the chunks that had fewer rows in an earlier generation, and where their rows end now."""
+        shards = self.shards()
+        edges = {each.n_spectra for each in self.generations[:-1] if each.n_spectra % self.shard}
+        return {edge // self.shard: shards[edge // self.shard].stop for edge in sorted(edges)}
 
     def model(self, name: str) -> ModelConfig:
         """Return one of the plan's models. Raises ConfigError for a name it does not have."""
@@ -170,11 +154,11 @@ class Plan:
 
     @property
     def ingest_fingerprint(self) -> str:
-        """SHA-256 (hex) of what decides the spectra store."""
+        """SHA-256 (hex) of the settings that decide the spectra store."""
         return _sha256(self._ingest_facts())
 
     def encode_fingerprint(self, model_name: str) -> str:
-        """SHA-256 (hex) of what decides one model's encodings store, the spectra included."""
+        """SHA-256 (hex) of the settings that decide one model's encodings store, those of the spectra included."""
         facts = {
             "spectra": self.ingest_fingerprint,
             "encoding version": self.encoding_version,
@@ -201,10 +185,16 @@ class Plan:
         others = [known for known in self.models if known.name != model.name]
         return replace(self, models=tuple(sorted([*others, model], key=lambda each: each.name)))
 
+    def without_model(self, name: str) -> Self:
+        """Return the plan without one of its models. Raises ConfigError for a name it does not have."""
+        dropped = self.model(name)
+        return replace(self, models=tuple(each for each in self.models if each is not dropped))
+
     def difference(self, other: Plan) -> list[str]:
         """Say, one sentence each, what makes `other` (the plan that exists) another plan than this one.
 
-        Only what changes a fingerprint counts: not the mirror, nor models that just one of the plans has.
+        Only what changes a fingerprint counts: not the mirror, nor models that just one of the plans has. Targets are
+        not compared.
         """
         mine, theirs = self._ingest_facts(), other._ingest_facts()
         found = [
@@ -216,82 +206,112 @@ class Plan:
                 found += _model_differences(model, known[model.name])
         return found
 
+    def require_current(self) -> None:
+        """Refuse to go on with a run of another version of this package: its chunks and ours would not agree.
+
+        Raises ConfigError.
+        """
+        for key, ours in _versions().items():
+            if getattr(self, key) != ours:
+                remedy = "it can be read; finish it with the version that began it, or plan again in another ROOT"
+                raise ConfigError(f"plan.json {key}", getattr(self, key), f"{ours} in a run that goes on", remedy)
+
     def to_json(self) -> bytes:
-        """Return plan.json: canonical JSON with its version and, for readers, the fingerprints."""
+        """Return plan.json: canonical JSON with its versions and, for readers, the fingerprints."""
         values = {
-            "plan_version": PLAN_VERSION,
-            "schema_version": self.schema_version,
-            "normalization_version": self.normalization_version,
-            "encoding_version": self.encoding_version,
+            **_versions(),
             "config": self.config.to_dict(),
-            "n_spectra": self.n_spectra,
             "shard": self.shard,
             "chunk": self.chunk,
-            "targets_sha256": self.targets_sha256,
+            **self._targets_facts(),
             "models": [model.to_dict() for model in self.models],
             "fingerprint": self.ingest_fingerprint,
             "model_fingerprints": {model.name: self.encode_fingerprint(model.name) for model in self.models},
+            "targets_fingerprint": _sha256(self._targets_facts()),
         }
         return canonical_json(values)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read plan.json. Raises ConfigError for a plan of another release, and for one edited by hand."""
+        """Read plan.json, that of a finished run of an earlier version, too; see `require_current`.
+
+        Raises ConfigError for a plan of a later version, and for one edited by hand.
+        """
         try:
             values: dict[str, Any] = json.loads(text)
-            values["plan_version"]
+            version = values["plan_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError("plan.json", f"plan.json is not a plan of this program: {error}") from error
-        # A run of one release must not go on under another that gives other numbers.
-        expected = {
-            "plan_version": PLAN_VERSION,
-            "schema_version": SCHEMA_VERSION,
-            "normalization_version": NORMALIZATION_VERSION,
-            "encoding_version": ENCODING_VERSION,
-        }
-        for key, ours in expected.items():
-            if values.get(key) != ours:
-                remedy = "use the version of this package that wrote it, or plan again in another ROOT"
-                raise ConfigError(f"plan.json {key}", values.get(key), str(ours), remedy)
+        if version not in (FIRST_VERSION, PLAN_VERSION):
+            remedy = "use the version of this package that wrote it, or plan again in another ROOT"
+            raise ConfigError("plan.json plan_version", version, f"{FIRST_VERSION} or {PLAN_VERSION}", remedy)
+        if version == FIRST_VERSION:
+            values = _as_present(values)
         try:
             plan = cls(
                 config=SurveyConfig.from_dict(values["config"]),
-                n_spectra=values["n_spectra"],
+                generations=tuple(Generation(**each) for each in values["generations"]),
                 shard=values["shard"],
                 chunk=values["chunk"],
-                targets_sha256=values["targets_sha256"],
+                kept={each["name"]: Coordinate(each["dtype"], each["attributes"]) for each in values["kept"]},
                 models=tuple(ModelConfig.from_dict(model) for model in values["models"]),
+                **{key: values[key] for key in _versions()},
             )
         except ConfigError:
             raise
         except KeyError as error:
             raise RefusedError("plan.json", f"plan.json has no key {error}", "plan again in another ROOT") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
             problem = f"plan.json holds a value of the wrong type ({error})"
             raise RefusedError("plan.json", problem, "undo the edit") from error
         remedy = "undo the edit, or plan again in another ROOT"
         if values.get("fingerprint") != plan.ingest_fingerprint:
             raise ConfigError("plan.json fingerprint", values.get("fingerprint"), plan.ingest_fingerprint, remedy)
+        expected = _sha256(plan._targets_facts())
+        if version > FIRST_VERSION and values.get("targets_fingerprint") != expected:
+            raise ConfigError("plan.json targets_fingerprint", values.get("targets_fingerprint"), expected, remedy)
         models = {model.name: plan.encode_fingerprint(model.name) for model in plan.models}
         if values.get("model_fingerprints") != models:
             raise ConfigError("plan.json model_fingerprints", values.get("model_fingerprints"), str(models), remedy)
         return plan
 
+    def _targets_facts(self) -> dict[str, Any]:
+        generations = [asdict(each) for each in self.generations]
+        kept = [
+            {"name": name, "dtype": each.dtype, "attributes": dict(each.attributes)} for name, each in self.kept.items()
+        ]
+        return {"generations": generations, "kept": kept}
+
     def _ingest_facts(self) -> dict[str, Any]:
         # Shard and chunk are here because a marker names a chunk by its index, which means other rows under
         # another shard, and because a store's bytes depend on both.
-        return {
-            "targets": self.targets_sha256,
-            "number of spectra": self.n_spectra,
+        facts = {
             "instrument": self.config.instrument,
             "layout": self.config.layout,
             "shard": self.shard,
             "chunk": self.chunk,
             "schema version": self.schema_version,
             "normalization version": self.normalization_version,
-            # left out where it is SDSS: plans of earlier versions knew no other
-            **({} if self.config.survey == DEFAULT else {"survey": self.config.survey}),
         }
+        if self.plan_version > FIRST_VERSION:
+            return {**facts, "survey": self.config.survey}
+        own = {"targets": self.targets_sha256, "number of spectra": self.n_spectra}
+        return {**facts, **own, **({} if self.config.survey == DEFAULT else {"survey": self.config.survey})}
+
+
+def _versions() -> dict[str, int]:
+    return {
+        "plan_version": PLAN_VERSION,
+        "schema_version": SCHEMA_VERSION,
+        "normalization_version": NORMALIZATION_VERSION,
+        "encoding_version": ENCODING_VERSION,
+    }
+
+
+def _as_present(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a plan.json of the first version under today's names."""
+    only = {key: values.get(key) for key in ("n_spectra", "targets_sha256")}
+    return {**values, "generations": [only], "kept": []}
 
 
 def _encode_facts(model: ModelConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import RefusedError
 from pipeline.spectra.quality import Quality, flag_attributes
 from pipeline.surveys.columns import Attributes, Coordinate
 
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Rows per chunk of a coordinate along `spectrum`: one object for all but the largest surveys, five for 5 M
-# rows (8 MiB each at most, text aside), instead of one request per task's rows for every read of a column.
-COORDINATE_ROWS = 2**20
+# Rows per chunk of a coordinate along `spectrum`, in shards: one object for all but the largest surveys, five for 5 M
+# rows (8 MiB each at most, text aside), instead of one request per task's rows for every read of a column. The number
+# of spectra does not matter, so that a coordinate can be read while a run grows, by its old description or its new.
+COORDINATE_SHARDS = 256
+
+_TEXT_ROWS = 2**20
 
 _FLUX_UNITS = "1e-17 erg s-1 cm-2 Angstrom-1"
 
@@ -54,6 +58,7 @@ class Decoded:
     latents: shape (M, S). restframe: shape (M, R), in units of the norm. reconstruction: shape (M, L), NaN outside of
     the model. valid: shape (M, L), bool, the pixels that the model covers. chi2: shape (M,), NaN without pixels.
     n_pixels: shape (M,), pixels in chi2. amplitude: shape (M,), the factor in restframe and reconstruction.
+    rest_first, rest_last: shape (M,), the restframe bins between the first and the last pixel in chi2, -1 for none.
     """
 
     flux: Any
@@ -66,6 +71,8 @@ class Decoded:
     chi2: Any
     n_pixels: Any
     amplitude: Any
+    rest_first: Any
+    rest_last: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,15 @@ class Output(Variable):
     compute: Callable[[Decoded], Any]
     by_default: bool = True
     of_latents: bool = False
+
+
+def _covered(which: str, compute: Callable[[Decoded], Any]) -> Output:
+    attributes = {
+        "long_name": f"{which} restframe bin that the spectrum covers",
+        "units": "1",
+        "comment": "index along wavelength_rest; -1 where there is none. Bins outside are the model's alone",
+    }
+    return Output(dims=("spectrum",), dtype="int32", fill=-1, attributes=attributes, missing=False, compute=compute)
 
 
 def _quality(description: str) -> Variable:
@@ -196,14 +212,21 @@ OUTPUTS: dict[str, Output] = {
         attributes={
             "long_name": "factor on the decoded spectrum, included in restframe and reconstruction",
             "units": "1",
-            "comment": "1, or fitted to the observed flux where the spectrum had no proper norm",
+            "comment": "1; fitted to the observed flux where the norm window had no valid pixel",
         },
         compute=lambda decoded: decoded.amplitude,
     ),
+    "rest_first": _covered("first", lambda decoded: decoded.rest_first),
+    "rest_last": _covered("last", lambda decoded: decoded.rest_last),
 }
 """The outputs, in the order in which they are stored."""
 
 ENCODING_QUALITY = _quality("quality bits of the observed spectrum and of its encoding")
+
+ENCODING_SCALARS: dict[str, Attributes] = {
+    "model": {"long_name": "name of the model in the run", "comment": "latents of two models cannot be compared"},
+}
+"""The scalar coordinates of an encodings store: data of two models cannot be joined without them showing it."""
 
 
 def default_outputs() -> tuple[str, ...]:
@@ -220,12 +243,23 @@ def variables_of(wanted: Collection[str]) -> dict[str, Variable]:
     return {**outputs, "quality": ENCODING_QUALITY}
 
 
+def require_free(names: Collection[str]) -> None:
+    """Refuse columns of targets whose names the stores use for something else. Raises ConfigError.
+
+    Whatever their case: not every disk tells FLUX from flux.
+    """
+    own = {*SPECTRA_VARIABLES, *OUTPUTS, *ENCODING_SCALARS, "spectrum", "wavelength", "wavelength_rest", "latent"}
+    for name in names:
+        if name.lower() in own:
+            raise RefusedError("keep", f"every run has a variable {name.lower()}", f"rename the column {name}")
+
+
 def column(targets: pd.DataFrame, name: str, coordinate: Coordinate) -> NDArray[Any]:
     """Return one column of the targets in the stores' type; text as numpy's variable-length strings."""
     if coordinate.dtype == "str":
         values = np.empty(len(targets), dtype=np.dtypes.StringDType())
-        for start in range(0, len(targets), COORDINATE_ROWS):  # in pieces: as Python's own strings they are large
-            rows = slice(start, start + COORDINATE_ROWS)
+        for start in range(0, len(targets), _TEXT_ROWS):  # in pieces: as Python's own strings they are large
+            rows = slice(start, start + _TEXT_ROWS)
             values[rows] = targets[name].iloc[rows].to_numpy(dtype=object)
         return values
     return np.asarray(targets[name].to_numpy(dtype=coordinate.dtype))

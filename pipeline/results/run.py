@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.planning.plan import FIRST_VERSION
+from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
-from pipeline.store.arrays import encodings_url, open_dataset, spectra_url
-from pipeline.store.root import read_plan
+from pipeline.store.arrays import encodings_url, open_dataset, read_region, spectra_url
+from pipeline.store.root import ingest_ledger, read_plan, targets_url
 
 
 def open_run(root: Place) -> Run:
@@ -56,6 +57,35 @@ class Run:
         # Both stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
         return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")})
 
+    def problems(self) -> pd.DataFrame:
+        """Return the spectra whose files are missing or bad, one row each: row, target, quality in words, reason.
+
+        Of the chunks that are ingested. Runs of earlier versions recorded no reasons.
+        """
+        ledger = ingest_ledger(self.root, self.plan)
+        found: list[tuple[int, str, str]] = []
+        for record in ledger.records(ledger.done()).values():
+            if not any(record["quality"].get(bit.name) for bit in NO_SPECTRUM):
+                continue
+            reasons = record.get("reasons", {})
+            start, stop = record["start"], record["stop"]
+            quality = read_region(spectra_url(self.root), ["quality"], start, stop)["quality"]
+            for row in np.flatnonzero(quality & np.uint32(NO_SPECTRUM)).tolist():
+                words = Quality.describe(int(quality[row]) & int(NO_SPECTRUM))
+                found.append(
+                    (start + row, words, reasons.get(str(start + row), "not recorded by the version that made the run"))
+                )
+        found.sort()
+        rows = [row for row, _, _ in found]
+        return pd.DataFrame(
+            {
+                "row": rows,
+                "target": self._targets["target"].iloc[rows].tolist(),
+                "quality": [words for _, words, _ in found],
+                "reason": [reason for _, _, reason in found],
+            }
+        )
+
     def find(self, target: str | int) -> int:
         """Return the row of a target: its key, such as "run2d/plate-mjd-fiberid", or another name.
 
@@ -76,7 +106,7 @@ class Run:
 
     @cached_property
     def _targets(self) -> pd.DataFrame:
-        return targets.read_rows(storage.join(self.root, "targets.parquet"), 0, self.plan.n_spectra, self.plan.survey)
+        return targets.read_rows(targets_url(self.root), 0, self.plan.n_spectra, self.plan.survey, self.plan.kept)
 
     def _rows(self, target: str | int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         frame = self._targets
@@ -97,8 +127,7 @@ class Run:
             raise ConfigError("model", None, f"one of the run's models: {', '.join(names) or 'none yet'}", "name one")
         return names[0]
 
-    @staticmethod
-    def _open(url: str, fingerprint: str, what: str) -> xr.Dataset:
+    def _open(self, url: str, fingerprint: str, what: str) -> xr.Dataset:
         try:
             opened = open_dataset(url)
         except FileNotFoundError as error:
@@ -107,4 +136,12 @@ class Run:
             found = str(opened.attrs.get("fingerprint"))[:12]
             problem = f"{what} is of another plan (fingerprint {str(found)[:12]}, the plan has {fingerprint[:12]})"
             raise RefusedError("fingerprint", problem, "start the run again, or open another ROOT")
-        return opened
+        if self.plan.plan_version > FIRST_VERSION and opened.attrs.get("targets_sha256") != self.plan.targets_sha256:
+            from pipeline.store.stores import made_for, stores_of  # slow to import: brings torch
+
+            (store,) = (each for each in stores_of(self.root, self.plan) if each.url == url)
+            made_for(self.plan, store)  # refuses one of other targets
+        if opened.sizes["spectrum"] < self.plan.n_spectra:
+            raise RefusedError(what, f"{what} has no rows yet of the targets that were added", "start the run first")
+        # More than the plan has: targets are being added, and are no part of the run yet.
+        return opened.isel(spectrum=slice(self.plan.n_spectra))

@@ -52,6 +52,9 @@ class Quality(IntFlag):
         return "|".join(names + [hex(unknown)] * bool(unknown)) or "GOOD"
 
 
+NO_SPECTRUM = Quality.NO_FILE | Quality.BAD_FILE | Quality.WRONG_FILE
+"""There is no spectrum, and the chunk's marker has the reason in words."""
+
 MEANINGS: dict[Quality, str] = {
     Quality.NOT_PROCESSED: "The fill value: no task has written this spectrum yet.",
     Quality.NO_FILE: "The source has no file for this target.",

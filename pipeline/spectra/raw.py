@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.spectra.quality import Quality
+
 
 class BadSpectrum(ValueError):  # noqa: N818 - what it says is wrong is the file, not the program
     """The bytes are not a readable spectrum; the message says why."""
@@ -15,6 +17,14 @@ class BadSpectrum(ValueError):  # noqa: N818 - what it says is wrong is the file
 
 class WrongSpectrum(BadSpectrum):
     """The file is of another target; the message says of which."""
+
+
+@dataclass(frozen=True)
+class NoSpectrum:
+    """There is no spectrum: the quality bit, and the reason in words."""
+
+    bit: Quality
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from zarr.core.array_spec import ArrayConfigParams
 from pipeline import storage
 
 if TYPE_CHECKING:
-    from pipeline.planning.plan import Shard
+    from pipeline.planning.partition import Shard
     from pipeline.store.template import Encoding
 
 # Not stored in the array's metadata: every handle must say it, or a chunk that equals the fill is dropped
@@ -82,16 +82,16 @@ _handles: dict[tuple[str, bool], Handle] = {}
 _handles_lock = threading.Lock()
 
 
-def open_handle(url: str, *, writable: bool = False) -> Handle:
+def open_handle(url: str, *, writable: bool = False, fresh: bool = False) -> Handle:
     """Return this process's handle on a store, the same one every time while the store is the same.
 
     A long-lived worker may meet a store that was made again since; one small read of the group's metadata,
-    which holds the fingerprint, shows it. Raises FileNotFoundError when there is no store.
+    which holds the fingerprint, shows it. fresh: whatever they say. Raises FileNotFoundError when there is no store.
     """
     metadata = storage.read_bytes(storage.join(url, METADATA))
     with _handles_lock:
         handle = _handles.get((url, writable))
-        if handle is None or handle.metadata != metadata:
+        if handle is None or handle.metadata != metadata or fresh:
             handle = _handles[url, writable] = Handle(url, metadata, writable=writable)
         return handle
 
@@ -143,7 +143,8 @@ def read_region(url: str, names: Iterable[str], start: int, stop: int | None) ->
     """Return the rows [start, stop) of some variables as stored, without any decoding; stop: None for all."""
     with storage.translated_errors(url):
         handle = open_handle(url)
-        return {name: np.asarray(handle.array(name)[start:stop]) for name in names}
+        arrays = {name: handle.array(name) for name in names}
+        return {name: np.asarray(array[start:stop] if array.ndim else array[...]) for name, array in arrays.items()}
 
 
 def write_region(url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -154,10 +155,18 @@ def write_region(url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> 
     """
     with storage.translated_errors(url):
         handle = open_handle(url, writable=True)
-        for name, values in arrays.items():
-            _check_region(handle.array(name), shard, values, name)
+        try:
+            _check_regions(handle, shard, arrays)
+        except AlignmentError:  # an extension that was interrupted and undone leaves the group as it was
+            handle = open_handle(url, writable=True, fresh=True)
+            _check_regions(handle, shard, arrays)
         for name, values in arrays.items():
             _write(handle, name, shard, values)
+
+
+def _check_regions(handle: Handle, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, values in arrays.items():
+        _check_region(handle.array(name), shard, values, name)
 
 
 def _write(handle: Handle, name: str, shard: Shard, values: NDArray[Any]) -> None:

@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.errors import RefusedError, Unfinished
 from pipeline.planning.plan import Plan
 from pipeline.store.arrays import METADATA
-from pipeline.store.stores import Store, stores_of
+from pipeline.store.stores import Store, made_for, restore, stores_of
 from pipeline.store.verify import store_problems
 from pipeline.version import __version__
 
@@ -42,6 +42,8 @@ def finalize(root: str, plan: Plan) -> list[str]:
         if absent:
             missing[store.label] = absent
             continue
+        if not made_for(plan, store):  # an extension was interrupted
+            restore(root, plan, store)
         damaged = store_problems(store)
         if damaged:
             remedy = f"spender-pipeline verify {root} --repair, then run"

@@ -6,7 +6,8 @@
         failed/000009.json   chunk 9 failed for good in some run, with the reason
 
 Markers hold no times and no machine names: two runs of one plan write the same bytes. A chunk is done when
-its marker is there, never because data are.
+its marker is there, never because data are. The fingerprint is of the settings; a marker also names the rows that its
+chunk was made of, so that one of an earlier generation, which had fewer rows, does not count.
 """
 
 from __future__ import annotations
@@ -25,12 +26,23 @@ _READERS = 16
 
 
 class Ledger:
-    """The markers of one stage (and model) under one fingerprint. Cheap to build: no I/O until asked."""
+    """The markers of one stage (and model) under one fingerprint. Cheap to build: no I/O until asked.
 
-    def __init__(self, root: str, stage: str, fingerprint: str, model: str | None = None) -> None:
+    grown: chunks that had fewer rows in an earlier generation, and where their rows end now; see `Plan.grown`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        stage: str,
+        fingerprint: str,
+        model: str | None = None,
+        grown: Mapping[int, int] | None = None,
+    ) -> None:
         self.stage = stage
         self.model = model
         self.fingerprint = fingerprint
+        self.grown = dict(grown or {})
         name = "-".join(part for part in (stage, model, fingerprint[:8]) if part)
         self.folder = storage.join(root, "ledger", name)
 
@@ -39,8 +51,15 @@ class Ledger:
         return set(self.written())
 
     def written(self) -> dict[int, float | None]:
-        """Return when the markers of the chunks that are done were written, from one listing; see storage.modified."""
-        return _indices(storage.modified(self.folder))
+        """Return when the markers of the chunks that are done were written, from one listing; see storage.modified.
+
+        The markers of grown chunks are read: only their content tells of which generation they are.
+        """
+        found = _indices(storage.modified(self.folder))
+        looked_at = sorted(found.keys() & self.grown.keys())
+        with ThreadPoolExecutor(_READERS) as pool:
+            full = dict(zip(looked_at, pool.map(self._is_full, looked_at), strict=True))
+        return {index: moment for index, moment in found.items() if full.get(index, True)}
 
     def mark(self, index: int, record: Mapping[str, Any]) -> bool:
         """Create the marker of a chunk; call it after all the chunk's data are written.
@@ -117,6 +136,15 @@ class Ledger:
     def read_store(self) -> dict[str, Any]:
         """Return the empty store's marker. Raises as `read`."""
         return self._read(_STORE)
+
+    def _is_full(self, index: int) -> bool:
+        """Tell whether a grown chunk's marker is of all its rows; one that is damaged counts, for others to report."""
+        try:
+            return bool(self._read(_name(index)).get("stop", self.grown[index]) == self.grown[index])
+        except FileNotFoundError:
+            return False
+        except ConfigError:
+            return True
 
     def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
         return {**record, "chunk": index, "fingerprint": self.fingerprint}

@@ -1,15 +1,20 @@
-"""The stores of a run: made empty before any task could write to them, and refused when they are another plan's."""
+"""The stores of a run: made empty before any task could write to them, and refused when they are another plan's.
+
+A run that grows has its stores described again, for all of its targets; whole shards keep their bytes.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from pipeline import storage
-from pipeline.catalog import targets
+from pipeline.catalog import targets as target_table
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Kind, Plan
@@ -17,8 +22,9 @@ from pipeline.store import arrays as dataset
 from pipeline.store.arrays import METADATA, encodings_url, spectra_url
 from pipeline.store.checkpoint import grid, inspect
 from pipeline.store.ledger import Ledger
-from pipeline.store.root import encode_ledger, ingest_ledger, targets_url
+from pipeline.store.root import encode_ledger, ingest_ledger, read_plan, targets_url
 from pipeline.store.template import Encoding, encodings_template, spectra_template
+from pipeline.surveys.survey import Survey
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +36,7 @@ class Store:
     label: str
     url: str
     ledger: Ledger
+    survey: Survey
     model: ModelConfig | None = None
 
     @property
@@ -40,10 +47,10 @@ class Store:
 
 def stores_of(root: str, plan: Plan) -> list[Store]:
     """Return the stores that a plan makes under a root, the spectra first."""
-    found = [Store("ingest", spectra_url(root), ingest_ledger(root, plan))]
+    found = [Store("ingest", spectra_url(root), ingest_ledger(root, plan), plan.survey)]
     for model in plan.models:
         ledger = encode_ledger(root, plan, model.name)
-        found.append(Store(f"encode {model.name}", encodings_url(root, model.name), ledger, model))
+        found.append(Store(f"encode {model.name}", encodings_url(root, model.name), ledger, plan.survey, model))
     return found
 
 
@@ -54,8 +61,23 @@ def create(root: str, plan: Plan, kinds: Iterable[Kind]) -> None:
     """
     wanted = set(kinds)
     for store in stores_of(root, plan):
-        if store.kind in wanted and not _stands(root, store):
+        if store.kind in wanted and not _stands(root, plan, store):
+            if _marked_generations(store) and read_plan(root).generations != plan.generations:
+                problem = "targets were added to the run meanwhile"
+                raise RefusedError("plan.json", problem, "start the same command again")
             _write(root, plan, store)
+
+
+def grow(root: str, plan: Plan, targets: pd.DataFrame) -> None:
+    """Describe the stores that a run has for the targets of a plan's newest generation, before ROOT has that plan.
+
+    Readers of the plan that is there see no more rows than before; its run would make the stores as they were.
+    """
+    for store in stores_of(root, plan):
+        if store.ledger.store_created():
+            # First, so that a run that finds the rest half done describes the store again.
+            store.ledger.mark_store({**store.ledger.read_store(), "generations": _generations(plan)})
+            _write(root, plan, store, targets)
 
 
 def restore(root: str, plan: Plan, store: Store) -> None:
@@ -63,47 +85,52 @@ def restore(root: str, plan: Plan, store: Store) -> None:
 
     It is open afterwards, for `finalize` to close. Raises ConfigError for a store of another plan.
     """
-    _refuse_another_plans(store, _fingerprint(store))
+    _refuse_another_plans(plan, store, _attributes(store))
     _write(root, plan, store)
 
 
-def _write(root: str, plan: Plan, store: Store) -> None:
+def _write(root: str, plan: Plan, store: Store, targets: pd.DataFrame | None = None) -> None:
     logger.info("creating %s", store.url)
-    store.ledger.mark_store(dataset.create(store.url, *_template(root, plan, store.model)))
+    made = dataset.create(store.url, *_template(root, plan, store.model, targets))
+    store.ledger.mark_store({**made, "generations": _generations(plan)})
 
 
-def _template(root: str, plan: Plan, model: ModelConfig | None) -> tuple[xr.Dataset, Encoding]:
+def _generations(plan: Plan) -> list[Any]:
+    return [[each.n_spectra, each.targets_sha256] for each in plan.generations]
+
+
+def _template(
+    root: str, plan: Plan, model: ModelConfig | None, rows: pd.DataFrame | None
+) -> tuple[xr.Dataset, Encoding]:
     wavelength = grid(plan.config.instrument).wavelength
-    rows = targets.read_rows(targets_url(root), 0, plan.n_spectra, plan.survey)
+    if rows is None:
+        rows = target_table.read_rows(targets_url(root), 0, plan.n_spectra, plan.survey, plan.kept)
     if model is None:
         return spectra_template(plan, rows, wavelength)
     wave_rest = inspect(model.checkpoint, plan.config.instrument, model.sha256).wave_rest
     return encodings_template(plan, model, rows, wave_rest, wavelength)
 
 
-_UNREADABLE = "unreadable"
-
-
-def _fingerprint(store: Store) -> str | None:
-    """Read the fingerprint of the store; None for nothing, "unreadable" for what is no store's description."""
+def _attributes(store: Store) -> dict[str, Any] | None:
+    """Read what a store says of itself; None where there is none, nothing where it cannot be read."""
     try:
-        found = storage.read_json(storage.join(store.url, METADATA))["attributes"]["fingerprint"]
+        found = storage.read_json(storage.join(store.url, METADATA))["attributes"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, LookupError, TypeError):
-        return _UNREADABLE
-    return str(found)
+        return {}
+    return found if isinstance(found, dict) and "fingerprint" in found else {}
 
 
-def _stands(root: str, store: Store) -> bool:
+def _stands(root: str, plan: Plan, store: Store) -> bool:
     """Tell whether a store is complete; refuse one that markers and data disagree about."""
     # In this order: another run may make the store and do a chunk between two looks.
     done = store.ledger.done()
     created = store.ledger.store_created()
-    fingerprint = _fingerprint(store)
-    if created and fingerprint == store.ledger.fingerprint:
-        return True
-    _refuse_another_plans(store, fingerprint)
+    attributes = _attributes(store)
+    _refuse_another_plans(plan, store, attributes)
+    if created and attributes:
+        return made_for(plan, store)
     if created or done:
         remedy = f"to make them agree: spender-pipeline verify {root} --repair, then run"
         if created:
@@ -114,7 +141,36 @@ def _stands(root: str, store: Store) -> bool:
     return False
 
 
-def _refuse_another_plans(store: Store, fingerprint: str | None) -> None:
-    if fingerprint not in (None, _UNREADABLE, store.ledger.fingerprint):
+def made_for(plan: Plan, store: Store) -> bool:
+    """Tell whether a store was made for the plan's targets, not for those of another of its generations.
+
+    A later one is that of an extension that was interrupted before it had written the plan. A damaged marker says
+    nothing else. Raises ConfigError for a store of other targets.
+    """
+    made, wanted = _marked_generations(store), _generations(plan)
+    if not made:
+        return True
+    same = min(len(made), len(wanted))
+    if made[:same] != wanted[:same]:
+        remedy = f"choose another ROOT, or remove {store.url} and {store.ledger.folder}"
+        raise RefusedError("ROOT", f"{store.url} was made for other targets", remedy)
+    return len(made) == len(wanted)
+
+
+def _refuse_another_plans(plan: Plan, store: Store, attributes: Mapping[str, Any] | None) -> None:
+    """Refuse a store with other settings or targets. Raises ConfigError. attributes: what the store says of itself."""
+    if not attributes:
+        return
+    known = {sha256 for _, sha256 in _generations(plan) + _marked_generations(store)}
+    if attributes["fingerprint"] != store.ledger.fingerprint or attributes.get("targets_sha256") not in known:
         remedy = f"choose another ROOT, or remove {store.url} and {store.ledger.folder}"
         raise ConfigError("ROOT", store.url, "no store of another plan", remedy)
+
+
+def _marked_generations(store: Store) -> list[Any]:
+    """Return the generations of targets that a store was made for, by its marker; none where it is damaged."""
+    try:
+        found = store.ledger.read_store().get("generations")
+    except (FileNotFoundError, ConfigError):
+        return []
+    return found if isinstance(found, list) else []

@@ -15,7 +15,8 @@ from zarr.codecs import BloscCodec
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
 from pipeline.planning.schema import (
-    COORDINATE_ROWS,
+    COORDINATE_SHARDS,
+    ENCODING_SCALARS,
     SPECTRA_VARIABLES,
     Variable,
     column,
@@ -51,6 +52,7 @@ def spectra_template(plan: Plan, targets: pd.DataFrame, wavelength: NDArray[np.f
     attributes = {
         "title": f"{plan.survey.provenance.title} spectra on one wavelength grid",
         "fingerprint": plan.ingest_fingerprint,
+        "targets_sha256": plan.targets_sha256,
     }
     axes = {"wavelength": (wavelength, _WAVELENGTH)}
     return _template(plan, targets, SPECTRA_VARIABLES, axes, attributes)
@@ -79,8 +81,12 @@ def encodings_template(
         "title": f"Encodings of {plan.survey.provenance.title} spectra by the spender model {model.name}",
         "fingerprint": plan.encode_fingerprint(model.name),
         "spectra_fingerprint": plan.ingest_fingerprint,
+        "targets_sha256": plan.targets_sha256,
     }
-    return _template(plan, targets, variables, {k: v for k, v in axes.items() if k in used}, attributes)
+    dataset, encoding = _template(plan, targets, variables, {k: v for k, v in axes.items() if k in used}, attributes)
+    name = np.array(model.name, dtype=np.dtypes.StringDType())
+    encoding["model"] = {"compressors": compressors()}
+    return dataset.assign_coords(model=xr.Variable((), name, ENCODING_SCALARS["model"])), encoding
 
 
 def _template(
@@ -98,10 +104,10 @@ def _template(
     for name, (values, attrs) in axes.items():
         coords[name] = xr.Variable((name,), np.asarray(values), attrs)
         encoding[name] = _axis_encoding(values)
-    for name, coordinate in plan.survey.coordinates.items():
+    for name, coordinate in plan.coordinates.items():
         values = column(targets, name, coordinate)
         coords[name] = xr.Variable(("spectrum",), values, coordinate.attributes)
-        encoding[name] = _column_encoding(values)
+        encoding[name] = _column_encoding(plan.shard)
     data: dict[str, xr.Variable] = {}
     for name, variable in variables.items():
         own = {**sizes, **variable.sizes}
@@ -115,8 +121,8 @@ def _axis_encoding(values: NDArray[Any]) -> dict[str, Any]:
     return {"chunks": (len(values),), "compressors": compressors(), "_FillValue": None}
 
 
-def _column_encoding(values: NDArray[Any]) -> dict[str, Any]:
-    return {"chunks": (max(1, min(len(values), COORDINATE_ROWS)),), "compressors": compressors()}
+def _column_encoding(shard: int) -> dict[str, Any]:
+    return {"chunks": (COORDINATE_SHARDS * shard,), "compressors": compressors()}
 
 
 def _data_variable(

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from pipeline import storage
 from pipeline.catalog import targets
+from pipeline.errors import ConfigError
 from pipeline.planning import schema
-from pipeline.planning.plan import Plan, Shard, targets_sha256
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan, targets_sha256
 from pipeline.store import stores
 from pipeline.store.arrays import METADATA, checksum, digest, read_region
 from pipeline.store.ledger import is_whole
@@ -51,7 +55,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     iterator over a store's chunks, for a progress bar. Raises OSError when storage does not answer or refuses, and
     removes no marker then.
     """
-    problems = _targets_problems(root, plan)
+    rows, problems = _targets_problems(root, plan)
     restorable = repair and not problems
     restored: list[str] = []
     pending = 0
@@ -59,7 +63,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     spectra, *encodings = stores.stores_of(root, plan)
 
     def judge(store: Store, shard: Shard) -> list[str]:
-        return _shard_problems(store, None if store is spectra else spectra, shard)
+        return _shard_problems(store, None if store is spectra else spectra, shard, rows)
 
     for store in (spectra, *encodings):
         marked = store.ledger.done()
@@ -67,7 +71,9 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
             problems.append(f"{store.label}: not begun")
             pending += 1
             continue
-        damaged = store_problems(store)
+        damaged = _half_grown(plan, store)
+        pending += len(damaged)
+        damaged = damaged or store_problems(store)
         problems += damaged
         if damaged and restorable:
             try:
@@ -91,6 +97,33 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
             store.ledger.unmark(shard.index)
             unmarked += 1
     return Findings(tuple(problems), tuple(restored), unmarked, pending)
+
+
+def _half_grown(plan: Plan, store: Store) -> list[str]:
+    """Say that a store is described for targets of another generation, as an interrupted extension leaves it."""
+    try:
+        current = stores.made_for(plan, store)
+    except ConfigError:  # of other targets: that is damage
+        return []
+    remedy = "start the run to go on without them, or add them again"
+    return [] if current else [f"{store.label}: more targets were being added when that was interrupted: {remedy}"]
+
+
+def recheck_grown(root: str, plan: Plan) -> int:
+    """Read the chunks again that had fewer rows in an earlier generation, and unmark those that are not as marked.
+
+    A task of that generation, of a client that was thought dead, may have written its fewer rows since. Returns how
+    many are to be done again.
+    """
+    spectra, *encodings = stores.stores_of(root, plan)
+    shards = plan.shards()
+    unmarked = 0
+    for store in (spectra, *encodings) if plan.grown() else ():
+        for index in sorted(plan.grown().keys() & store.ledger.done()):
+            if _shard_problems(store, None if store is spectra else spectra, shards[index]):
+                store.ledger.unmark(index)
+                unmarked += 1
+    return unmarked
 
 
 def store_problems(store: Store) -> list[str]:
@@ -126,7 +159,9 @@ def _description_problems(store: Store, expected: Mapping[str, str | None], attr
     try:
         group = storage.read_json(storage.join(store.url, METADATA))
         copies = (group.get("consolidated_metadata") or {}).get("metadata")
-        if group["attributes"]["fingerprint"] != store.ledger.fingerprint:
+        made_of = attributes.get("targets_sha256")  # stores of the first version have none
+        same_targets = made_of in (None, group["attributes"].get("targets_sha256"))
+        if group["attributes"]["fingerprint"] != store.ledger.fingerprint or not same_targets:
             return [f"{store.label}: its store belongs to another plan"]
         if any(group["attributes"].get(key) != value for key, value in attributes.items() if key != "history"):
             return [f"{store.label}: the metadata of its store is not what was written"]
@@ -136,7 +171,7 @@ def _description_problems(store: Store, expected: Mapping[str, str | None], attr
     for name in sorted(expected):
         try:
             content = storage.read_bytes(storage.join(store.url, name, METADATA))
-            described = {key: json.loads(content)[key] for key in _COMPARED}
+            described = {key: json.loads(content).get(key) for key in _COMPARED}  # a scalar has no dimension_names
         except Exception as error:
             problems.append(f"{store.label}: the metadata of {name} cannot be read ({_damage(error)})")
             continue
@@ -163,18 +198,17 @@ def _array_problems(
     return problems
 
 
-def _targets_problems(root: str, plan: Plan) -> list[str]:
+def _targets_problems(root: str, plan: Plan) -> tuple[pd.DataFrame | None, list[str]]:
+    """Return the targets, None where they cannot be read or are others, and what is wrong with them."""
     url = targets_url(root)
     try:
         rows = targets.read_rows(url, 0, plan.n_spectra, plan.survey)
     except (OSError, ValueError, IndexError) as error:
         # pyarrow raises OSError for damaged files, too; where storage does not answer, the next look says so
-        return [f"targets: {url} cannot be read ({error})"]
-    return (
-        []
-        if targets_sha256(rows, plan.survey) == plan.targets_sha256
-        else [f"targets: {url} is not the table that the plan was made with"]
-    )
+        return None, [f"targets: {url} cannot be read ({error})"]
+    if targets_sha256(rows, plan.survey.coordinates) == plan.targets_sha256:
+        return rows, []
+    return None, [f"targets: {url} is not the table that the plan was made with"]
 
 
 def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], where: str) -> list[str]:
@@ -191,7 +225,8 @@ def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], whe
     return [f"{where}: its spectra were ingested again after it was encoded"] if stale else []
 
 
-def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[str]:
+def _shard_problems(store: Store, spectra: Store | None, shard: Shard, rows: pd.DataFrame | None = None) -> list[str]:
+    """Compare a chunk with its marker. spectra: of an encoding. rows: the run's targets, to compare its own with."""
     where = f"{store.label} chunk {shard.index}"
     try:
         record = store.ledger.read(shard.index)
@@ -201,9 +236,16 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard) -> list[s
         return [f"{where}: its marker cannot be read ({_damage(error)})"]
     if not is_whole(record):
         return [f"{where}: the marker that says it is done is incomplete"]
+    if record.get("stop", shard.stop) != shard.stop:
+        return [f"{where}: not done since targets were added"]
+    problems = []
+    made_of = record.get("targets_sha256")  # markers of the first version have none
+    if rows is not None and made_of is not None:
+        own = targets_sha256(rows.iloc[shard.start : shard.stop], store.survey.coordinates)
+        problems += [] if own == made_of else [f"{where}: it was made of other targets"]
     expected: dict[str, str] = record["checksums"]
     names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
-    problems = [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
+    problems += [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
     if spectra is not None:
         problems += _stale_problems(spectra, shard, record, where)
     return problems + _array_problems(f"{where}:", store.url, expected, shard.start, shard.stop)

@@ -21,7 +21,8 @@ from pipeline.config import SurveyConfig
 from pipeline.kubernetes import manifests
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Plan, choose_shard
+from pipeline.planning.partition import choose_shard
+from pipeline.planning.plan import Generation, Plan
 
 from .expanding import (
     DEPLOY,
@@ -52,7 +53,7 @@ def survey_memory() -> int:
     shard, chunk = choose_shard(n)
     config = SurveyConfig(source="https://data.sdss.org/sas/dr17", targets="targets.parquet")
     model = ModelConfig(name="sdss_II", checkpoint="sdss_II", sha256="0" * 64, n_latent=6, n_rest=7000)
-    plan = Plan(config=config, n_spectra=n, shard=shard, chunk=chunk, targets_sha256="0" * 64).with_model(model)
+    plan = Plan(config=config, generations=(Generation(n, "0" * 64),), shard=shard, chunk=chunk).with_model(model)
     needed = memory_needed(plan, [("ingest", None), ("encode", "sdss_II")])
     return int(memory_at_once(needed, cluster.THREADS) / MEMORY_FRACTION)
 

@@ -15,7 +15,7 @@ from pipeline.archive.source import Allowance
 from pipeline.catalog import targets
 from pipeline.compute.stages import ingest as stage
 from pipeline.compute.stages.record import Record
-from pipeline.planning.plan import Shard
+from pipeline.planning.partition import Shard
 from pipeline.store import root as runs
 from tests import clusters
 from tests.bench import PATIENCE, RUNS, TASKS, Bench, run, running, shown, wait_until

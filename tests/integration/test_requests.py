@@ -22,12 +22,13 @@ from pipeline.cli import main as cli
 from pipeline.compute import job
 from pipeline.compute.stages.tasks import Task, attempt
 from pipeline.planning import schema
-from pipeline.planning.plan import Plan
+from pipeline.planning.plan import Generation, Plan
 from pipeline.store import arrays as dataset
 from pipeline.store import finalize
 from pipeline.store import root as runs
 from pipeline.store.template import spectra_template
 from tests import faults, s3
+from tests.bench import objects
 from tests.running import make_root
 
 SPECTRA, SHARD = 16, 2
@@ -90,7 +91,7 @@ def test_a_resume_lists_each_ledger_a_few_times(
     with proxy.counting() as nothing:
         assert cli.main(["run", root]) == 0
     print("nothing to do", dict(nothing))
-    assert nothing["LIST"] <= 14  # before and after, and s3fs lists an empty folder's parent, too
+    assert nothing["LIST"] <= 17  # before and after; other clients; s3fs lists an empty folder's parent, too
     runs.ingest_ledger(root, plan).unmark(1)
     with proxy.counting() as one:
         assert cli.main(["run", root, "--serial"]) == 0
@@ -105,7 +106,7 @@ def test_status_lists_each_ledger_once_with_its_failures(
     with proxy.counting() as counts:
         assert cli.main(["status", root]) == 0
     print("status", dict(counts))
-    assert counts["LIST"] <= 6
+    assert counts["LIST"] <= 7  # the clients, too
     assert counts["GET"] == 2 * CHUNKS + 1  # every marker, and the plan
 
 
@@ -121,6 +122,29 @@ def test_reading_takes_few_requests(finished: tuple[str, Plan, list[tuple[str, s
     assert set(spectrum) | set(redshifts) <= {"GET"}
 
 
+def test_what_targets_that_are_added_take(
+    finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy, tmp_path: Path, mirror: Path
+) -> None:
+    """Both stores are described again, and nothing is read or written for a chunk that stays."""
+    root, plan, _ = finished
+    grown = f"{root}-grown"
+    for name, content in objects(root).items():
+        storage.write_bytes(storage.join(grown, name), content)
+    frame = targets.read_targets(str(mirror / "sdss/spectro/redux/specObj-dr17.fits")).iloc[: SPECTRA + 3 * SHARD]
+    targets.write_targets(frame, str(tmp_path / "more.parquet"))
+    with proxy.counting() as counts:
+        assert cli.main(["plan", grown, "--targets", str(tmp_path / "more.parquet"), "--extend"]) == 0
+    print("3 chunks added", dict(counts))
+    opened = pipeline.open_run(root)
+    described = len(opened.spectra().variables) + len(opened.encodings().variables)
+    assert counts["PUT"] <= 2 * described + 13  # each array and its values; ROOT's own objects, and probes
+    assert counts["GET"] <= 16
+    first = len(proxy.requests)
+    assert cli.main(["run", grown, "--serial"]) == 0
+    written = [path for method, path in proxy.requests[first:] if method == "PUT"]
+    assert sum("/flux/c/" in path for path in written) == 3
+
+
 @pytest.mark.long
 def test_a_finished_survey_of_five_million_opens_with_few_requests(
     finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy, mirror: Path
@@ -130,7 +154,7 @@ def test_a_finished_survey_of_five_million_opens_with_few_requests(
     n = 5_000_000
     rows = targets.read_targets(str(mirror / "sdss/spectro/redux/specObj-dr17.fits")).iloc[:1]
     many = rows.loc[np.repeat(rows.index, n)].reset_index(drop=True)
-    survey = replace(plan, n_spectra=n, shard=4096, chunk=32)
+    survey = replace(plan, generations=(Generation(n, "0" * 64),), shard=4096, chunk=32)
     url = "s3://requests/survey/spectra.zarr"
     wavelength = np.arange(plan.n_pixels, dtype=np.float32)
     dataset.create(url, *spectra_template(survey, many, wavelength))

@@ -272,7 +272,8 @@ def test_the_log_and_the_report_of_a_run_are_kept_in_the_bucket(tmp_path: Path, 
 
 def test_a_damaged_plan_in_a_bucket_is_refused(tmp_path: Path, mirror: Path, bucket: str) -> None:
     root, plan = planned(tmp_path, mirror, bucket)
-    values = json.loads(plan.to_json()) | {"n_spectra": 7}
+    values = json.loads(plan.to_json())
+    values["generations"][0]["n_spectra"] += 1
     storage.write_bytes(storage.join(root, "plan.json"), json.dumps(values).encode())
     with pytest.raises(ConfigError, match=r"plan\.json"):
         runs.read_plan(root)

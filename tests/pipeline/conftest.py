@@ -18,8 +18,10 @@ from pipeline.compute.stages import record as stages
 from pipeline.config import SurveyConfig
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Plan, Shard
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan
 from pipeline.store import arrays as dataset
+from pipeline.store import stores
 from pipeline.store.root import read_plan
 from pipeline.store.stores import Store, stores_of
 from pipeline.store.template import encodings_template, spectra_template
@@ -93,7 +95,8 @@ def create_store(store: Store, plan: Plan, frame: pd.DataFrame) -> None:
         template, encoding = spectra_template(plan, frame, WAVELENGTH)
     else:
         template, encoding = encodings_template(plan, store.model, frame, WAVE_REST, WAVELENGTH)
-    store.ledger.mark_store(dataset.create(store.url, template, encoding))
+    made = dataset.create(store.url, template, encoding)
+    store.ledger.mark_store({**made, "generations": stores._generations(plan)})
 
 
 @pytest.fixture(scope="session")

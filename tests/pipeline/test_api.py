@@ -21,6 +21,8 @@ from tests.running import break_file, file_hashes, random_checkpoint
 pytestmark = pytest.mark.slow
 
 FUNCTIONS = (
+    "drop_model",
+    "estimate",
     "finalize",
     "make_batch",
     "open_run",

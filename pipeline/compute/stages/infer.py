@@ -171,6 +171,7 @@ def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) 
     restframe, reconstruction = restframe * scale[:, None], reconstruction * scale[:, None]
     chi2 = torch.sum(weight * (batch.flux - reconstruction) ** 2, dim=1)
     n_pixels = torch.count_nonzero(weight, dim=1)
+    rest_first, rest_last = _covered_bins(model, weight, batch.z)
     decoded = Decoded(
         flux=batch.flux,
         ivar=batch.ivar,
@@ -182,10 +183,29 @@ def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) 
         chi2=torch.where(n_pixels > 0, chi2, torch.nan),
         n_pixels=n_pixels,
         amplitude=scale,
+        rest_first=rest_first,
+        rest_last=rest_last,
     )
     outputs = {name: OUTPUTS[name].compute(decoded) for name in result.outputs}
     finite = torch.isfinite(latents).all(dim=1)
     return _Computed(rows, outputs, finite, scale, n_pixels, torch.count_nonzero(batch.ivar, dim=1))
+
+
+def _covered_bins(model: SpectrumModel, weight: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and the last restframe bin between the outermost weighted pixels; -1 twice where there is none.
+
+    weight: shape (M, L). z: shape (M,).
+    """
+    used = weight > 0
+    first = used.byte().argmax(dim=1)
+    last = used.shape[1] - 1 - used.flip(1).byte().argmax(dim=1)
+    observed = model.wave_obs.to(z.device, torch.float64)
+    rest = model.wave_rest.to(z.device, torch.float64)
+    scale = 1 + z.double()
+    begin = torch.searchsorted(rest, observed[first] / scale)
+    end = torch.searchsorted(rest, observed[last] / scale, right=True) - 1
+    some = used.any(dim=1) & (begin <= end)
+    return torch.where(some, begin, -1), torch.where(some, end, -1)
 
 
 def _collect(computed: _Computed, all_usable: NDArray[np.bool_], result: Encoded) -> None:

@@ -12,20 +12,25 @@ from numpy.typing import NDArray
 from pipeline.archive.reader import Archive
 from pipeline.archive.source import Allowance, FetchCounters, Source, default_concurrency
 from pipeline.catalog import targets
-from pipeline.compute.stages.record import Record, Timings, finish, mark_shard, packages, record_of, require_same
-from pipeline.planning.plan import Plan, Shard
+from pipeline.compute.stages.record import Record, Timings, finish, packages, record_of, require_same, write_shard
+from pipeline.errors import redacted
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan, targets_sha256
 from pipeline.planning.schema import SPECTRA_VARIABLES
 from pipeline.spectra import normalize
 from pipeline.spectra.normalize import Grid
 from pipeline.spectra.quality import Quality
-from pipeline.spectra.raw import BadSpectrum, RawSpectrum
-from pipeline.store.arrays import spectra_url, write_region
+from pipeline.spectra.raw import BadSpectrum, NoSpectrum, RawSpectrum
+from pipeline.store.arrays import spectra_url
 from pipeline.store.checkpoint import grid as grid_of
 from pipeline.store.root import ingest_ledger, read_plan, targets_url
 
 REQUEST_TIMEOUT = 60.0
 """Seconds for one attempt at a file, beside the time that its bytes take."""
 
+
+LONGEST_REASON = 200
+"""Characters of a reason that a marker keeps."""
 
 SLOWEST = 1e6
 """Bytes per second of a connection that still counts as alive."""
@@ -41,17 +46,17 @@ def ingest_shard(root: str, fingerprint: str, shard: Shard, allowance: Allowance
     """
     clock, counters = Timings(), FetchCounters()
     plan = read_plan(root)
+    plan.require_current()
     require_same(plan.ingest_fingerprint, fingerprint, "ingest")
     with clock.phase("targets"):
         rows = targets.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)
-    arrays = _ingest(plan, rows, allowance, clock, counters)
-    with clock.phase("write"):
-        write_region(spectra_url(root), shard, arrays)
+    arrays, reasons = _ingest(plan, rows, allowance, clock, counters)
     with clock.phase("checksum"):
-        record = record_of(shard, arrays)
+        record = record_of(shard, targets_sha256(rows, plan.survey.coordinates), arrays)
     record["packages"] = packages(("numpy", "zarr", "numcodecs"))
-    with clock.phase("mark"):
-        mark_shard(ingest_ledger(root, plan), spectra_url(root), shard, arrays, record)
+    if reasons:
+        record["reasons"] = {str(shard.start + row): reason for row, reason in reasons.items()}
+    write_shard(root, plan, ingest_ledger(root, plan), spectra_url(root), shard, arrays, record, clock)
     return finish("ingest", None, shard, record, arrays, clock, asdict(counters))
 
 
@@ -75,8 +80,9 @@ def archive_of(plan: Plan, allowance: Allowance | None = None) -> Archive:
 
 def _ingest(
     plan: Plan, rows: pd.DataFrame, allowance: Allowance | None, clock: Timings, counters: FetchCounters
-) -> dict[str, NDArray[Any]]:
-    """Arrays of a chunk's spectra store, row by row of the targets."""
+) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    """Return a chunk's arrays, row by row of the targets, and by row why there is no spectrum."""
+    reasons: dict[int, str] = {}
     grid = grid_of(plan.config.instrument)
     lengths = {"spectrum": len(rows), "wavelength": plan.n_pixels}
     arrays: dict[str, NDArray[Any]] = {
@@ -86,17 +92,19 @@ def _ingest(
     spectra = archive_of(plan, allowance).spectra(rows["target"].tolist(), clock.phase, counters)
     for i, (z, raw) in enumerate(zip(rows["z"].tolist(), spectra, strict=True)):
         with clock.phase("normalize"):
-            if isinstance(raw, Quality):
-                spectrum = normalize.empty(grid, raw)
+            found = raw if isinstance(raw, NoSpectrum) else _normalized(raw, z, grid)
+            if isinstance(found, NoSpectrum):
+                reasons[i] = redacted(found.reason)[:LONGEST_REASON]
+                spectrum = normalize.empty(grid, found.bit)
             else:
-                spectrum = _normalized(raw, z, grid)
+                spectrum = found
         for name, values in arrays.items():
             values[i] = getattr(spectrum, name)
-    return arrays
+    return arrays, reasons
 
 
-def _normalized(raw: RawSpectrum, z: float, grid: Grid) -> normalize.NormalizedSpectrum:
+def _normalized(raw: RawSpectrum, z: float, grid: Grid) -> normalize.NormalizedSpectrum | NoSpectrum:
     try:
         return normalize.normalize(raw, z, grid)
-    except BadSpectrum:
-        return normalize.empty(grid, Quality.BAD_FILE)
+    except BadSpectrum as error:
+        return NoSpectrum(Quality.BAD_FILE, str(error))

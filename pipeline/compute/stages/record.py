@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 
 from pipeline.compute.stages import metrics
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Shard
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import checksum, read_region, write_region
+from pipeline.store.arrays import AlignmentError, checksum, read_region, write_region
 from pipeline.store.ledger import Ledger
+from pipeline.store.root import read_plan
 from pipeline.version import __version__
 
 logger = logging.getLogger(__name__)
 
+
+_MARKERS_ALONE = ("checksums", "spectra_checksums", "packages", "targets_sha256", "reasons")
 
 Record = dict[str, Any]
 """A chunk's marker or summary: JSON-ready."""
@@ -48,23 +52,73 @@ class Timings:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]], record: Record) -> None:
-    """Mark a chunk. If another run has marked it meanwhile, make data and marker agree.
+class Superseded(RuntimeError):  # noqa: N818 - a state of the run, not a fault of the program
+    """The run has grown since the task began, and the chunk has more rows now: the task's own are too few."""
+
+
+def write_shard(
+    root: str,
+    plan: Plan,
+    ledger: Ledger,
+    url: str,
+    shard: Shard,
+    arrays: Mapping[str, NDArray[Any]],
+    record: Record,
+    clock: Timings,
+) -> None:
+    """Write a chunk's arrays and mark it, unless the run has grown meanwhile and the chunk with it.
+
+    Only the last chunk of a generation can grow. Where it did so between the first look and the last, the arrays
+    written may have taken the place of those of all its rows: it is unmarked, for whoever looks next. Raises
+    Superseded.
+    """
+    can_grow = len(shard) < plan.shard
+
+    def grown() -> bool:
+        return can_grow and read_plan(root).shards()[shard.index] != shard
+
+    if grown():
+        raise Superseded(f"chunk {shard.index} has more rows since targets were added")
+    try:
+        with clock.phase("write"):
+            write_region(url, shard, arrays)
+        if not grown():
+            with clock.phase("mark"):
+                rewritten = mark_shard(ledger, url, shard, arrays, record)
+            if not (rewritten and grown()):
+                return
+    except AlignmentError as error:  # the arrays have more rows already: nothing was written
+        if not grown():
+            raise
+        raise Superseded(f"chunk {shard.index} has more rows since targets were added") from error
+    ledger.unmark(shard.index)
+    raise Superseded(f"chunk {shard.index} got more rows while it was written")
+
+
+def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]], record: Record) -> bool:
+    """Mark a chunk. If another run has marked it meanwhile, make data and marker agree; return whether that took data.
 
     Two runs of one ROOT on like machines write the same bytes. On unlike ones the last bits of numbers may differ,
-    and what is there may be a mixture: then all of it is written again, marker included.
+    and what is there may be a mixture: then all of it is written again, marker included. Raises Superseded where the
+    chunk was marked with more rows.
     """
     if ledger.mark(shard.index, record):
-        return
+        return False
     try:
-        expected = ledger.read(shard.index)["checksums"]
-        if checksum(read_region(url, arrays, shard.start, shard.stop)) == expected:
-            return
+        found = ledger.read(shard.index)
+        if found.get("stop", shard.stop) > shard.stop:
+            raise Superseded(f"chunk {shard.index} was done with more rows meanwhile")
+        if found.get("stop", shard.stop) < shard.stop:  # of an earlier generation
+            ledger.replace(shard.index, record)
+            return False
+        if checksum(read_region(url, arrays, shard.start, shard.stop)) == found["checksums"]:
+            return False
     except (FileNotFoundError, ValueError, KeyError):
         pass  # removed or damaged since
     logger.warning("chunk %d was marked by another run with different data: rewriting it", shard.index)
     write_region(url, shard, arrays)
     ledger.replace(shard.index, record)
+    return True
 
 
 def packages(names: Iterable[str]) -> dict[str, str]:
@@ -85,13 +139,17 @@ def require_same(found: str, expected: str, what: str) -> None:
         )
 
 
-def record_of(shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> Record:
-    """Build a chunk's marker: its rows, the spectra by quality bit, the checksums of what was written."""
+def record_of(shard: Shard, targets: str, arrays: Mapping[str, NDArray[Any]]) -> Record:
+    """Build a chunk's marker: its rows, the spectra by quality bit, the checksums of what was written.
+
+    targets: hash of the rows of the targets that the chunk was made of.
+    """
     quality = arrays["quality"]
     counts = {bit.name: int(np.count_nonzero(quality & np.uint32(bit))) for bit in Quality}
     return {
         "start": shard.start,
         "stop": shard.stop,
+        "targets_sha256": targets,
         "spectra": len(shard),
         "good": int(np.count_nonzero(quality == 0)),
         "usable": int(np.count_nonzero((quality & np.uint32(Quality.UNUSABLE)) == 0)),
@@ -111,14 +169,14 @@ def finish(
 ) -> Record:
     """Build a chunk's summary, log it as one line of JSON, count it, return it.
 
-    It holds the marker without checksums and versions, the bytes of the arrays written (before compression), what went
-    to the source and came from it, and who did it, when, in how many seconds per part.
+    It holds the marker's counts, without checksums, versions and reasons, the bytes of the arrays written (before
+    compression), what went to the source and came from it, and who did it, when, in how many seconds per part.
     """
     summary = {
         "stage": stage,
         "model": model,
         "chunk": shard.index,
-        **{key: value for key, value in record.items() if not key.endswith("checksums") and key != "packages"},
+        **{key: value for key, value in record.items() if key not in _MARKERS_ALONE},
         "written": sum(values.nbytes for values in arrays.values()),
         **(traffic or {}),
         "worker": f"{platform.node()}:{os.getpid()}",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.archive.quota import Quota, slot
 from pipeline.archive.source import SourceError
 from pipeline.compute.stages import encode, ingest, metrics
 from pipeline.compute.stages.process import make_deterministic
-from pipeline.compute.stages.record import Record
+from pipeline.compute.stages.record import Record, Superseded
 from pipeline.errors import ConfigError, redacted
-from pipeline.planning.plan import Kind, Shard
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Kind
 from pipeline.retry import retried
 from pipeline.store.ledger import Ledger
+from pipeline.store.root import read_plan
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,9 @@ class Outcome:
 def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Outcome | None = None) -> Outcome:
     """Do one task, where it runs; never raises for a fault, so that no traceback travels or fills a worker's log.
 
-    quota: what an ingest may ask of the source. upstream: the outcome of the ingest that an encoding waits for.
+    Where the run has grown and the task's chunk with it, the chunk is done as it is now: what this task wrote may have
+    taken the place of more rows. quota: what an ingest may ask of the source. upstream: the outcome of the ingest that
+    an encoding waits for.
     """
     if upstream is not None and upstream.reason is not None:
         metrics.fail(*task.kind)
@@ -78,7 +82,11 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
         logger.warning("%s: attempt %d failed: %s", task, number, reason_of(error, number))
 
     def do() -> Record:
-        return _done_before(root, fingerprint, task) or _do(root, fingerprint, task, quota)
+        try:
+            return _done_before(root, fingerprint, task) or _do(root, fingerprint, task, quota)
+        except Superseded:
+            logger.warning("%s: targets were added to the run: doing the chunk again with all its rows", task)
+            return _do(root, fingerprint, replace(task, shard=read_plan(root).shards()[task.shard.index]), quota)
 
     try:
         record = retried(do, attempts=ATTEMPTS, may_pass=lambda error: not isinstance(error, _PERMANENT), failed=warn)
@@ -92,9 +100,10 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
 def _done_before(root: str, fingerprint: str, task: Task) -> Record | None:
     """Look for the marker: a scheduler repeats a finished task when the worker that held its summary is lost."""
     try:
-        return Ledger(root, task.stage, fingerprint, task.model).read(task.shard.index)
+        record = Ledger(root, task.stage, fingerprint, task.model).read(task.shard.index)
     except (FileNotFoundError, ValueError):
         return None
+    return record if record.get("stop") == task.shard.stop else None
 
 
 def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:

@@ -23,7 +23,7 @@ def test_requests_that_wait_for_their_turn_heed_what_the_server_asks_meanwhile(f
 
 
 def test_requests_do_not_start_all_at_once_after_a_pause(faulty: str):
-    Source(faulty, concurrency=64, retries=0).fetch(["busy2/1/name", *(f"slow/0/{i}" for i in range(100))])
+    Source(faulty, concurrency=64, retries=0).fetch(["busy2/1/name", *(f"slow/0/{i}" for i in range(400))])
     late = sorted(moment for moment in Faults.times if moment - min(Faults.times) > 1.9)
     assert len(late) > 20
     assert late[-1] - late[0] > 0.5  # spread over as long as the pause

@@ -19,7 +19,7 @@ from pipeline.catalog import targets
 from pipeline.errors import ConfigError
 from pipeline.spectra.normalize import Grid, normalize
 from pipeline.spectra.quality import Quality
-from pipeline.spectra.raw import RawSpectrum
+from pipeline.spectra.raw import NoSpectrum, RawSpectrum
 from pipeline.surveys.sdss.files import read_spec
 from pipeline.surveys.sdss.keys import ids_of
 from pipeline.surveys.sdss.survey import SDSS
@@ -32,7 +32,7 @@ def no_plate_is_kept() -> None:
     archive._last_shared.clear()
 
 
-def spectra(root: str | Path, layout: str, *keys: str) -> list[RawSpectrum | Quality]:
+def spectra(root: str | Path, layout: str, *keys: str) -> list[RawSpectrum | NoSpectrum]:
     return list(Archive(Source(str(root), retries=0), SDSS.layouts[layout]).spectra(keys))
 
 
@@ -141,10 +141,12 @@ def test_a_plate_is_read_once_for_all_its_fibers_and_kept_for_the_next_chunk(mir
 def test_a_plate_that_was_missing_is_looked_for_again(mirror: Path, tmp_path: Path):
     files = sorted((mirror / "sdss").glob("**/spec-*.fits"))[:3]
     path = tmp_path / "sdss/spectro/redux/26/0001/spPlate-0001-51602.fits"
-    assert spectra(tmp_path, "spPlate", "26/1-51602-1") == [Quality.NO_FILE]
+    assert spectra(tmp_path, "spPlate", "26/1-51602-1") == [NoSpectrum(Quality.NO_FILE, "the source has no file of it")]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no plate")
-    assert spectra(tmp_path, "spPlate", "26/1-51602-1") == [Quality.BAD_FILE]
+    (bad,) = spectra(tmp_path, "spPlate", "26/1-51602-1")
+    assert isinstance(bad, NoSpectrum)
+    assert bad.bit == Quality.BAD_FILE
     path.write_bytes(assemble(files, plate=1, mjd=51602))
     (found,) = spectra(tmp_path, "spPlate", "26/1-51602-1")
     assert isinstance(found, RawSpectrum)
@@ -179,15 +181,18 @@ def test_whatever_is_wrong_with_a_plate_is_told_of_its_fibers_alone(mirror: Path
     keys = ["1-51602-1", "1-51602-4", "2-51602-1", "3-51602-1", "4-51602-1", "5-51602-1", "6-51602-1", "6-51602-2"]
     first, *others = spectra(memory_release(plates), "spPlate", *(f"26/{key}" for key in keys))
     assert isinstance(first, RawSpectrum)
-    assert [raw if isinstance(raw, Quality) else Quality.GOOD for raw in others] == [
-        Quality.BAD_FILE,  # no such fiber
+    found = [(raw.bit, raw.reason) if isinstance(raw, NoSpectrum) else (Quality.GOOD, "") for raw in others]
+    assert [bit for bit, _ in found] == [
+        Quality.BAD_FILE,
         Quality.WRONG_FILE,
-        Quality.BAD_FILE,  # cut
-        Quality.BAD_FILE,  # empty
+        Quality.BAD_FILE,
+        Quality.BAD_FILE,
         Quality.NO_FILE,
         Quality.GOOD,
-        Quality.BAD_FILE,  # the fiber is there twice
+        Quality.BAD_FILE,
     ]
+    words = ["no fiber 4", "1-51602", "truncated", "empty", "no file", "", "more than one fiber 2"]
+    assert all(word in reason for word, (_, reason) in zip(words, found, strict=True)), found
 
 
 def test_plates_of_sdss_v_are_refused(tmp_path: Path):
@@ -251,4 +256,5 @@ def test_sdss_v_spectra_are_those_of_their_catalogid(mirror: Path, key: str, pat
     np.testing.assert_array_equal(raw.flux, legacy.flux)
     assert (raw.ids["plate"], raw.ids["mjd"], raw.ids["catalogid"], raw.z) == (15000, 59146, int(catalogid), legacy.z)
     (other,) = spectra(memory_release({place: sdss_v(real, catalogid=7)}), "spec-lite", key)
-    assert other == Quality.WRONG_FILE
+    assert isinstance(other, NoSpectrum)
+    assert other.bit == Quality.WRONG_FILE

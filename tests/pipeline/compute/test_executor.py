@@ -23,7 +23,8 @@ from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Task, attempt
 from pipeline.errors import ConfigError
 from pipeline.planning import memory
-from pipeline.planning.plan import Plan, Shard
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan
 from pipeline.spectra.quality import Quality
 from pipeline.store import arrays as dataset
 from pipeline.store import root as runs

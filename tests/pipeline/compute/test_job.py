@@ -14,7 +14,7 @@ from pipeline.compute import job
 from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Plan
+from pipeline.planning.plan import Generation, Plan
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import encode_ledger, ingest_ledger
 
@@ -25,7 +25,7 @@ CONFIG = SurveyConfig(source="https://data.sdss.org/sas/dr17", targets="targets.
 
 def planned() -> Plan:
     """Plan three chunks and two models; no targets table is needed to list what is pending."""
-    plan = Plan(config=CONFIG, n_spectra=10, shard=4, chunk=2, targets_sha256="cd" * 32)
+    plan = Plan(config=CONFIG, generations=(Generation(10, "cd" * 32),), shard=4, chunk=2)
     for name in MODELS:
         model = ModelConfig(name=name, checkpoint=f"{name}.pt", sha256="ab" * 32, n_latent=3, n_rest=50)
         plan = plan.with_model(model)
@@ -154,7 +154,7 @@ def test_where_all_is_encoded_the_spectra_are_not_asked_for(root: str, plan: Pla
 def test_markers_of_another_fingerprint_do_not_count(root: str, plan: Plan) -> None:
     mark(ingest_ledger(root, plan), 0, 1, 2)
     mark(encode_ledger(root, plan, "first"), 0, 1, 2)
-    other = replace(plan, targets_sha256="ef" * 32)
+    other = replace(plan, chunk=4)
     assert job.pending(root, other, BOTH, MODELS).done_before == 0
     encoded_otherwise = replace(plan, models=tuple(replace(each, precision="bf16") for each in plan.models))
     assert job.pending(root, encoded_otherwise, BOTH, MODELS).done_before == 3

@@ -16,7 +16,7 @@ from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Generation, Kind, Plan
 
 KINDS: tuple[Kind, ...] = (("ingest", None), ("encode", "toy"))
 
@@ -25,9 +25,9 @@ def job_of(kinds: tuple[Kind, ...] = KINDS) -> Job:
     """Give a job of two chunks with pending tasks of these kinds."""
     config = SurveyConfig(source="https://data.sdss.org/sas/dr17", targets="targets.parquet", shard=4, chunk=2)
     model = ModelConfig(name="toy", checkpoint="toy.pt", sha256="ab" * 32, n_latent=3, n_rest=50)
-    plan = Plan(config=config, n_spectra=8, shard=4, chunk=2, targets_sha256="cd" * 32).with_model(model)
+    plan = Plan(config=config, generations=(Generation(8, "cd" * 32),), shard=4, chunk=2).with_model(model)
     tasks = [Task(*kind, shard) for shard in plan.shards() for kind in kinds]
-    return Job("memory://nowhere", plan, {}, tasks, frozenset(), [])
+    return Job("memory://nowhere", plan, {}, tasks, frozenset(), [], [], 2)
 
 
 NOTHING = job_of(())

@@ -15,7 +15,8 @@ from pipeline.catalog.targets import Selection
 from pipeline.compute import planner
 from pipeline.compute.planner import DEFAULT_MODEL
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Plan, choose_shard
+from pipeline.planning.partition import choose_shard
+from pipeline.planning.plan import Plan
 from pipeline.store.root import read_plan
 from spender_core.weights import PUBLISHED
 from tests.planner import content, replan
@@ -106,7 +107,7 @@ def test_a_partition_that_was_chosen_stays_chosen_where_a_new_plan_would_have_an
     root: str, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = make_plan(settings={"shard": None})
-    monkeypatch.setattr("pipeline.planning.plan.MIN_SHARDS", 4)
+    monkeypatch.setattr("pipeline.planning.partition.MIN_SHARDS", 4)
     assert (before.shard, choose_shard(8)) == (1, (2, 2))
     again = replan(root, settings={"retries": 2})
     assert (again.shard, again.chunk) == (before.shard, before.chunk)
@@ -169,14 +170,22 @@ def test_another_plan_in_the_same_root_is_refused_by_what_differs(
     assert content(root) == files
 
 
-@pytest.mark.parametrize("change", ["another redshift", "fewer rows"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("another redshift", "has z 0.1 here, and 0.0 in the run"),
+        ("fewer rows", "has these 7 targets and 1 more"),
+        ("another position", "has these targets with other coordinates"),
+    ],
+)
 def test_other_targets_in_the_same_root_are_refused(
-    root: str, frame: pd.DataFrame, make_plan: MakePlan, change: str
+    root: str, frame: pd.DataFrame, make_plan: MakePlan, change: str, words: str
 ) -> None:
     make_plan()
     files = content(root)
-    other = frame.head(7) if change == "fewer rows" else frame.assign(z=frame["z"] + np.float32(0.1))
-    with pytest.raises(ConfigError, match="targets: "):
+    column = "z" if change == "another redshift" else "ra"
+    other = frame.head(7) if change == "fewer rows" else frame.assign(**{column: frame[column] + np.float32(0.1)})
+    with pytest.raises(ConfigError, match=words):
         replan(root, targets=other)
     assert content(root) == files
 

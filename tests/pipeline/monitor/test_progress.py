@@ -10,7 +10,7 @@ import pytest
 from pipeline.compute.stages import metrics
 from pipeline.compute.stages.tasks import Outcome, Task
 from pipeline.monitor.progress import LINE_SECONDS, Bar, LogLines, SchedulerCounters, Tee, make_progress
-from pipeline.planning.plan import Shard
+from pipeline.planning.partition import Shard
 
 
 class Terminal(io.StringIO):

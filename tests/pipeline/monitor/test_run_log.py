@@ -15,7 +15,7 @@ from pipeline.compute.stages.tasks import Outcome, Task
 from pipeline.monitor import run_log as journal
 from pipeline.monitor.progress import Tee
 from pipeline.monitor.run_log import KEEP_SECONDS, Journal, read_logs
-from pipeline.planning.plan import Shard
+from pipeline.planning.partition import Shard
 from pipeline.store import root as runs
 from tests.running import file_hashes, make_root
 

@@ -147,7 +147,7 @@ def test_a_store_of_another_plan_is_refused(tmp_path: Path, make_run: MakeRun) -
     make_run(tmp_path)
     plan = make_run(tmp_path / "other", n=17)
     (tmp_path / "plan.json").write_bytes(plan.to_json())
-    with pytest.raises(ConfigError, match="spectra is of another plan"):
+    with pytest.raises(ConfigError, match=r"spectra\.zarr was made for other targets"):
         pipeline.open_run(str(tmp_path)).spectra()
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.config import SurveyConfig
 from pipeline.planning import schema
-from pipeline.planning.plan import Plan, Shard
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan
 from pipeline.store import arrays as dataset
 from pipeline.store.template import spectra_template
 from pipeline.surveys.sdss.survey import SDSS

@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Plan
+from pipeline.planning.plan import Generation, Plan
 from pipeline.store.root import encode_ledger, ingest_ledger, ledgers, read_plan, targets_url, use_storage
 
 SECRET = "wJalrXUtnFEMI"
@@ -30,7 +30,7 @@ def config_of(tables: dict[str, dict[str, object]] | None = None) -> SurveyConfi
 
 
 def make_plan(config: SurveyConfig | None = None) -> Plan:
-    plan = Plan(config=config or config_of(), n_spectra=10, shard=4, chunk=2, targets_sha256="cd" * 32)
+    plan = Plan(config=config or config_of(), generations=(Generation(10, "cd" * 32),), shard=4, chunk=2)
     for name in ("second", "first"):
         model = ModelConfig(name=name, checkpoint=f"{name}.pt", sha256="ab" * 32, n_latent=3, n_rest=50)
         plan = plan.with_model(model)

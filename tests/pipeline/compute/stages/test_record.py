@@ -14,7 +14,7 @@ from pipeline.compute.stages.encode import encode_shard
 from pipeline.compute.stages.ingest import ingest_shard
 from pipeline.compute.stages.record import Record
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Shard
+from pipeline.planning.partition import Shard
 from pipeline.spectra.quality import Quality
 from pipeline.store import arrays as dataset
 from pipeline.store import root as runs

@@ -18,7 +18,8 @@ from pipeline.compute.stages import tasks
 from pipeline.compute.stages.record import Record
 from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Plan, Shard
+from pipeline.planning.partition import Shard
+from pipeline.planning.plan import Plan
 from pipeline.store.root import encode_ledger, ingest_ledger
 from tests.running import break_file, create_stores, make_root
 
