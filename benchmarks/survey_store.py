@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 import pipeline
+from pipeline.compute import planner
 from pipeline.compute.stages.record import record_of
 from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Plan, targets_sha256
@@ -122,6 +123,7 @@ def main() -> None:
     frame = survey_targets(args.spectra)
     args.root.mkdir(parents=True, exist_ok=True)
     model = f"{MODEL}={make_checkpoint(args.root, args.latents)}"
+    planner.require_space = lambda root, estimate: None  # for its spectra, which are never stored
     plan = pipeline.plan(
         args.root, targets=frame, source="https://data.sdss.org/sas/dr17", models=model, variables=VARIABLES
     )
