@@ -199,7 +199,7 @@ def run(
     are done again. single_client: nobody else works on the run, on a server without conditional writes. progress: True
     for a bar on a terminal or in a notebook and lines in a log, False for none, or an object of your own. Returns how
     it ended. Raises ConfigError for what can be refused before any work, ChunksFailed when chunks failed after all
-    others were done, ConnectionError when the cluster's scheduler is lost.
+    others were done, Unfinished when targets were added meanwhile, ConnectionError when the scheduler is lost.
 
     >>> run("s3://bucket/dr17", client=client)
     """

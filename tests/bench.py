@@ -135,22 +135,24 @@ def shown(folder: Path) -> str:
 
 
 @contextmanager
-def start(folder: Path, mirror: Path) -> Iterator[Bench]:
-    """Start the server and its proxy, and do the run that is not disturbed; print the table at the end."""
+def serving(folder: Path, mirror: Path, n: int) -> Iterator[Bench]:
+    """Start the server and its proxy, and plan a run of so many targets; print the table at the end."""
     with s3.serve(folder / "s3") as server, faults.between(server.endpoint) as proxy:
         s3.client(server).create_bucket(Bucket="faults")
         with s3.as_default(server, endpoint=proxy.endpoint):
-            local, plan = make_root(folder, mirror, n=SPECTRA, shard=SHARD)
+            local, plan = make_root(folder, mirror, n=n, shard=SHARD)
             made = Bench(proxy, "s3://faults", plan, local)
-            root = made.new_root()
-            assert run(root, "--serial") == 0
-            made.reference = objects(root)
             yield made
-    show(made)
-
-
-def show(made: Bench) -> None:
-    """Print the table."""
     print(f"\n\n{'fault':<40}{'injected':>9}{'runs':>6}{'spectra':>9}{'lost':>6}{'objects differing':>19}")
     for row in made.rows:
         print(f"{row.fault:<40}{row.injected:>9}{row.runs:>6}{row.spectra:>9}{row.lost:>6}{row.differing:>19}")
+
+
+@contextmanager
+def start(folder: Path, mirror: Path) -> Iterator[Bench]:
+    """Serve, and do the run that is not disturbed."""
+    with serving(folder, mirror, SPECTRA) as made:
+        root = made.new_root()
+        assert run(root, "--serial") == 0
+        made.reference = objects(root)
+        yield made

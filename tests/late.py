@@ -1,4 +1,4 @@
-"""A task that stops in the middle of its work and goes on when it is told to, as one of a client thought dead may."""
+"""A task that stops in the middle of its work, and goes on later: as if its client was thought dead, but was not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 120.0  # seconds
 
 
 class LateTask:
-    """A task in a thread of its own, which waits at one of PLACES until `go_on`."""
+    """A task in its own thread; it waits at one of PLACES until `go_on` is called."""
 
     def __init__(self, root: str, made: Plan, task: tasks.Task) -> None:
         self._root, self._made, self._task = root, made, task

@@ -23,7 +23,7 @@ from pipeline.store.verify import recheck_grown
 
 @dataclass(frozen=True)
 class Place:
-    """Where work is done, as `pipeline.run` is told."""
+    """Where work is done: the arguments of `pipeline.run` that say so."""
 
     client: Client | None = None
     scheduler: str | None = None
@@ -62,9 +62,9 @@ def do(
 ) -> Summary:
     """Do what is pending, and then close the stores, if all of the run was asked for (closes).
 
-    progress: makes one for the client that does the work. say: is told what is waited for. single_client: as in
-    `working`. Raises ConfigError, ConnectionError as `executor.run`, ChunksFailed when chunks failed after all others
-    were done, Unfinished when targets were added meanwhile.
+    progress: makes a progress report for the client that does the work. say: shows a message while the run waits.
+    single_client: as in `working`. Raises ConfigError, ConnectionError as `executor.run`, ChunksFailed when chunks
+    failed after all others were done, Unfinished when targets were added meanwhile.
     """
     with working(work.root, work.command, single_client=single_client, say=say) as presence:
         made = read_plan(work.root)

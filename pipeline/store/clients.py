@@ -161,7 +161,7 @@ def working(
     """Show others that this process does chunks of a run; it begins when nobody changes the plan any more.
 
     Two may work side by side where the storage creates an object only if there is none. single_client: the user says
-    that nobody else does; another one that is seen is refused. say: is told what is waited for. Raises ConfigError
+    that nobody else does; another one that is seen is refused. say: shows a message while it waits. Raises ConfigError
     where two clients could undo each other's work.
     """
     require_conditions(root, single_client)

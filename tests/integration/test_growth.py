@@ -337,68 +337,6 @@ def test_a_model_is_dropped_with_all_that_it_made(
     assert "model is 'first', expected one of the plan's models: second" in capsys.readouterr().err
 
 
-def test_missing_and_bad_files_have_a_reason_and_are_tried_again(
-    frame: pd.DataFrame, mirror: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "release"
-    shutil.copytree(mirror / "sdss", source / "sdss")
-    paths = [source / path for path in pipeline_paths(frame.iloc[:8])]
-    whole = [path.read_bytes() for path in paths]
-    paths[0].unlink()
-    paths[5].write_bytes(whole[5][:20_000])
-    paths[6].write_bytes(whole[7])
-    root = tmp_path / "run"
-    plan(root, frame.iloc[:8], source, checkpoints)
-    run(root)
-    found = pipeline.open_run(root).problems()
-    assert found["row"].tolist() == [0, 5, 6]
-    assert found["target"].tolist() == frame["target"].iloc[[0, 5, 6]].tolist()
-    assert found["quality"].tolist() == ["NO_FILE", "BAD_FILE", "WRONG_FILE"]
-    assert found["reason"][0] == "the source has no file of it"
-    assert "truncated" in found["reason"][1]
-    assert "the file holds" in found["reason"][2]
-    assert cli.main(["status", str(root), "--problems"]) == 0
-    assert f"  {frame['target'][5]}  bad_file: " in capsys.readouterr().out
-    for path, data in zip(paths, whole, strict=True):
-        path.write_bytes(data)
-    ingest_of_second = root / "ledger"
-    before = {file: file.stat().st_mtime_ns for file in ingest_of_second.rglob("000001.json")}
-    assert cli.main(["run", str(root), "--serial", "--retry", "no_file"]) == 0
-    assert pipeline.open_run(root).problems()["row"].tolist() == [5, 6]
-    assert before == {file: file.stat().st_mtime_ns for file in ingest_of_second.rglob("000001.json")}
-    assert cli.main(["run", str(root), "--serial", "--retry", "bad_file,wrong_file"]) == 0
-    assert pipeline.open_run(root).problems().empty
-    undisturbed = tmp_path / "undisturbed"
-    plan(undisturbed, frame.iloc[:8], source, checkpoints)
-    run(undisturbed)
-    assert file_hashes(root) == file_hashes(undisturbed)
-    capsys.readouterr()
-    assert cli.main(["run", str(root), "--serial", "--retry", "no_norm"]) == 1
-    assert "retry is 'no_norm', expected one of no_file, bad_file, wrong_file" in capsys.readouterr().err
-
-
-def pipeline_paths(rows: pd.DataFrame) -> list[str]:
-    from pipeline.surveys.sdss.survey import SDSS
-
-    return SDSS.paths("spec-lite", rows["target"].tolist())
-
-
-def test_a_few_chunks_are_tried_first(
-    frame: pd.DataFrame, mirror: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "run"
-    plan(root, frame.iloc[:14], mirror, checkpoints)
-    assert cli.main(["run", str(root), "--serial", "--only", "5:9"]) == 0
-    done = [sorted(int(file.stem) for file in folder.glob("0*.json")) for folder in sorted((root / "ledger").iterdir())]
-    assert done == [[1, 2]] * 3
-    short = str(frame["target"][13]).rpartition("/")[2]
-    assert cli.main(["run", str(root), "--serial", "--only", f"{frame['target'][0]},{short}"]) == 0
-    assert pipeline.status(root).finished
-    capsys.readouterr()
-    assert cli.main(["run", str(root), "--serial", "--only", "20:30"]) == 1
-    assert "the run has no rows 20:30; choose some of 0:14" in capsys.readouterr().err
-
-
 def test_a_run_that_will_grow_is_sized_for_it(frame: pd.DataFrame, mirror: Path, tmp_path: Path) -> None:
     sized = pipeline.plan(tmp_path / "a", targets=frame, source=mirror, expect=1_000_000)
     assert (sized.shard, sized.chunk, sized.models[0].micro_batch) == (4096, 32, 64)

@@ -15,10 +15,9 @@ from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.cli import main as cli
 from pipeline.compute.stages.tasks import Task
-from tests import faults, s3
-from tests.bench import RATE, RUNS, SHARD, SPECTRA, Bench, objects, run, show, wait_until
+from tests import faults
+from tests.bench import RATE, RUNS, SPECTRA, Bench, objects, run, serving, wait_until
 from tests.late import PLACES, late_task
-from tests.running import make_root
 
 pytestmark = pytest.mark.long
 
@@ -40,20 +39,14 @@ def extend(root: str, more: str) -> int:
 
 @pytest.fixture(scope="module")
 def bench(mirror: Path, more: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("growing")
-    with s3.serve(folder / "s3") as server, faults.between(server.endpoint) as proxy:
-        s3.client(server).create_bucket(Bucket="faults")
-        with s3.as_default(server, endpoint=proxy.endpoint):
-            local, plan = make_root(folder, mirror, n=BEFORE, shard=SHARD)
-            made = Bench(proxy, "s3://faults", plan, local)
-            root = made.new_root()
-            assert run(root, "--serial") == 0
-            assert extend(root, more) == 0
-            assert run(root, "--serial") == 0
-            made.plan = pipeline.open_run(root).plan
-            made.reference = objects(root)
-            yield made
-    show(made)
+    with serving(tmp_path_factory.mktemp("growing"), mirror, BEFORE) as made:
+        root = made.new_root()
+        assert run(root, "--serial") == 0
+        assert extend(root, more) == 0
+        assert run(root, "--serial") == 0
+        made.plan = pipeline.open_run(root).plan
+        made.reference = objects(root)
+        yield made
 
 
 @pytest.mark.parametrize("fault", ["reset-after", "reset-before", "error", "slow-down"])
