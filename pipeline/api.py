@@ -16,7 +16,7 @@ from pipeline.config import require_choice, require_positive
 from pipeline.errors import ConfigError, RefusedError, require_ending
 from pipeline.monitor.status import RunStatus, read_status
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
-from pipeline.storage import Place, place, require_writable
+from pipeline.storage import Place, place
 from pipeline.store import clients
 from pipeline.store.root import read_plan
 from pipeline.version import __version__
@@ -240,7 +240,7 @@ def run(
         for each in shown:
             each.say(text)
 
-    require_writable("ROOT", url)
+    clients.require_writable(url)
     return work.do(
         wanted,
         work.Place(client, scheduler, workers, serial, memory_limit, wait, gpu),
@@ -293,7 +293,7 @@ def finalize(root: Place) -> list[str]:
     url = place(root)
     made = read_plan(url)
     made.require_current()
-    require_writable("ROOT", url)
+    clients.require_writable(url)
     with clients.closing(url, "finalize"):
         made = read_plan(url)
         recheck_grown(url, made)

@@ -381,9 +381,12 @@ def remove_partial(url: str) -> int:
     return len(rests)
 
 
-def require_writable(key: str, url: str) -> None:
-    """Write and remove one small object under a URL. Raises ConfigError about the key when that does not work."""
-    probe = join(url, f".writable-{uuid.uuid4().hex}")
+def require_writable(key: str, url: str, *parts: str) -> None:
+    """Write and remove one small object under a URL. Raises ConfigError about the key when that does not work.
+
+    parts: of the folder below the URL that gets it, where a process that is killed meanwhile leaves it.
+    """
+    probe = join(url, *parts, f".writable-{uuid.uuid4().hex}")
     try:
         write_bytes(probe, b"")
         remove(probe)

@@ -43,7 +43,7 @@ class Row:
     runs: int = 0
     spectra: int = 0
     lost: int = 0
-    differing: int = 0
+    differing: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -65,6 +65,13 @@ class Bench:
             storage.write_bytes(storage.join(root, name), storage.read_bytes(storage.join(self.local, name)))
         return root
 
+    def copy(self, found: dict[str, bytes]) -> str:
+        """Give another ROOT in the bucket the objects of one."""
+        root = f"{self.bucket}/{uuid.uuid4().hex[:12]}"
+        fs, path = fsspec.url_to_fs(root)
+        fs.pipe({f"{path}/{name}": data for name, data in found.items()})
+        return root
+
     def check(self, row: Row, root: str) -> None:
         """Count what a run that has ended has lost, and compare it with the reference."""
         row.runs += 1
@@ -72,7 +79,7 @@ class Bench:
         row.spectra += SPECTRA
         row.lost += 2 * SPECTRA - sum(record["spectra"] for record in records)
         found = objects(root)
-        row.differing += sum(found.get(name) != self.reference.get(name) for name in found | self.reference)
+        row.differing += [name for name in found | self.reference if found.get(name) != self.reference.get(name)]
         assert verification.verify(root, self.plan).problems == ()
 
     def ledgers(self, root: str) -> list[ledger.Ledger]:
@@ -89,7 +96,7 @@ class Bench:
         self.rows.append(row)
         yield row
         assert row.injected, "nothing was injected"
-        assert (row.lost, row.differing) == (0, 0)
+        assert (row.lost, row.differing) == (0, [])
 
 
 def objects(root: str) -> dict[str, bytes]:
@@ -145,7 +152,7 @@ def serving(folder: Path, mirror: Path, n: int) -> Iterator[Bench]:
             yield made
     print(f"\n\n{'fault':<40}{'injected':>9}{'runs':>6}{'spectra':>9}{'lost':>6}{'objects differing':>19}")
     for row in made.rows:
-        print(f"{row.fault:<40}{row.injected:>9}{row.runs:>6}{row.spectra:>9}{row.lost:>6}{row.differing:>19}")
+        print(f"{row.fault:<40}{row.injected:>9}{row.runs:>6}{row.spectra:>9}{row.lost:>6}{len(row.differing):>19}")
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from distributed import Client, Future, KilledWorker
 
-from pipeline import storage
 from pipeline.archive.quota import Quota, divide
 from pipeline.compute import preflight, scheduler
 from pipeline.compute.job import Job
@@ -20,7 +19,7 @@ from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
 from pipeline.compute.watch import LOOK, Watch, lost
 from pipeline.planning.plan import Kind
 from pipeline.signals import check
-from pipeline.store import stores
+from pipeline.store import clients, stores
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import ingest_ledger
 
@@ -97,7 +96,7 @@ def run(
 
 def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
     """Refuse what can be refused now, and make the stores."""
-    storage.require_writable("ROOT", job.root)
+    clients.require_writable(job.root)
     preflight.check_targets(job.root, job.plan)
     preflight.check_memory(job.plan, client, job.kinds)
     if any(model for _, model in job.kinds):

@@ -24,7 +24,7 @@ from pipeline.planning.plan import Kind, Plan, targets_sha256
 from pipeline.storage import Place
 from pipeline.store.arrays import encodings_url
 from pipeline.store.checkpoint import inspect
-from pipeline.store.clients import PLANNING, planning
+from pipeline.store.clients import PLANNING, planning, require_writable
 from pipeline.store.root import encode_ledger, read_plan, targets_url, use_storage
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import get_survey
@@ -90,7 +90,7 @@ def plan(
             made = growth.extended(made, frame)
     for model in asked or (_default_models(made) if existing is None else []):
         made = made.with_model(_resolve(model, made))
-    storage.require_writable("ROOT", root)
+    require_writable(root)
     require_space(root, estimate_of(root, made, frame))
     grows = existing is not None and made.n_spectra > existing.n_spectra
     with planning(root, growth.COMMAND if grows else PLANNING, single_client=single_client) as presence:

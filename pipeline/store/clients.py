@@ -204,6 +204,11 @@ def wait_for_planners(root: str, presence: Presence, say: Callable[[str], None])
         check()
 
 
+def require_writable(root: str) -> None:
+    """Refuse a ROOT that cannot be written. Raises ConfigError."""
+    storage.require_writable("ROOT", root, _FOLDER)
+
+
 def require_conditions(root: str, single_client: bool) -> None:
     """Refuse a server that replaces an object where it should create one, unless nobody else works on the run.
 
@@ -238,7 +243,8 @@ def conditional_writes(root: str) -> bool:
     """
     if storage.local_path(root) is not None:
         return True
-    probe = storage.join(root, f".conditional-{uuid.uuid4().hex}")
+    # Among the objects of clients, where what a killed one leaves is nobody's data.
+    probe = storage.join(root, _FOLDER, f"{uuid.uuid4().hex}.conditional")
     try:
         storage.create_bytes(probe, b"")
         return not storage.create_bytes(probe, b"")

@@ -49,18 +49,25 @@ def bench(mirror: Path, more: str, tmp_path_factory: pytest.TempPathFactory) -> 
         yield made
 
 
+@pytest.fixture(scope="module")
+def before(bench: Bench) -> dict[str, bytes]:
+    """Give the objects of a run that is done, and has not grown yet."""
+    root = bench.new_root()
+    assert run(root, "--serial") == 0
+    return objects(root)
+
+
 @pytest.mark.parametrize("fault", ["reset-after", "reset-before", "error", "slow-down"])
-def test_a_run_grows_through_a_bad_network(bench: Bench, more: str, fault: str) -> None:
+def test_a_run_grows_through_a_bad_network(bench: Bench, before: dict[str, bytes], more: str, fault: str) -> None:
     with bench.row(f"{fault} while targets are added") as row:
         for _ in range(RUNS):
-            root = bench.new_root()
-            assert run(root, "--serial") == 0
-            before = bench.proxy.injected[fault]
+            root = bench.copy(before)
+            injected = bench.proxy.injected[fault]
             with bench.proxy.spoiling(fault, max(RATE, 0.1)):
                 while extend(root, more) != 0:
                     assert storage.exists(storage.join(root, "plan.json"))
                 assert run(root, "--serial") in (0, 1, 3)
-            row.injected += bench.proxy.injected[fault] - before
+            row.injected += bench.proxy.injected[fault] - injected
             assert run(root, "--serial") == 0
             bench.check(row, root)
 
@@ -69,17 +76,16 @@ def has_put(proxy: faults.Proxy, first: int, number: int) -> bool:
     return sum(method == "PUT" for method, _ in proxy.requests[first:]) >= number
 
 
-def test_an_extension_is_killed(bench: Bench, more: str) -> None:
+@pytest.mark.timeout(900)
+def test_an_extension_is_killed(bench: Bench, before: dict[str, bytes], more: str) -> None:
     """SPENDER_FAULT_RUNS times as many steps; without end it would be each of them, as on a disk in test_growth."""
     command = [sys.executable, "-m", "pipeline", "plan", "--targets", more, "--extend"]
-    root = bench.new_root()
-    assert run(root, "--serial") == 0
+    root = bench.copy(before)
     with bench.proxy.counting() as counts:
         assert extend(root, more) == 0
     with bench.row("client killed while it adds targets") as row:
-        for step in range(1, counts["PUT"], max(1, 12 // RUNS)):
-            root = bench.new_root()
-            assert run(root, "--serial") == 0
+        for step in range(1, counts["PUT"], max(1, 24 // RUNS)):
+            root = bench.copy(before)
             first = len(bench.proxy.requests)
             process = subprocess.Popen([*command, root], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             wait_until(partial(has_put, bench.proxy, first, step), process)
@@ -93,12 +99,11 @@ def test_an_extension_is_killed(bench: Bench, more: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_task_goes_on_after_the_run_has_grown(
-    bench: Bench, more: str, place: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, before: dict[str, bytes], more: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench.row(f"an old task waits {place}") as row:
         for stage, model in (("ingest", None), ("encode", "random")):
-            root = bench.new_root()
-            assert run(root, "--serial") == 0
+            root = bench.copy(before)
             made = pipeline.open_run(root).plan
             last = made.shards()[-1]
             ledgers = {each.stage: each for each in bench.ledgers(root)}
