@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.catalog.targets import Selection
     from pipeline.compute.executor import Progress, Summary
     from pipeline.compute.planner import ModelChoice, Targets
+    from pipeline.compute.settle import Progress as Settling
     from pipeline.planning.estimate import Estimate
     from pipeline.planning.plan import Plan
     from pipeline.store.verify import Findings
@@ -46,19 +47,38 @@ def select_targets(
     where: str | None = None,
     output: Place | None = None,
     survey: str = "sdss",
+    columns: Mapping[str, str] | None = None,
+    keep: str | Sequence[str] = (),
+    unique: bool = False,
+    skip_incomplete: bool = False,
+    run2d: str = "auto",
+    source: Place | None = None,
+    layout: str | None = None,
+    fetch: bool = True,
+    progress: Settling | None = None,
 ) -> Selection:
     """Select targets from a catalog of any size.
 
-    catalog: FITS, CSV or Parquet file. select: names of ready-made conditions, such as "main-galaxies"; where: a
-    condition on the catalog's columns, such as "CLASS == 'GALAXY' and 0 < Z < 0.5"; all of them must hold. output:
-    Parquet file to write the targets to. survey: whose catalog it is. Returns the targets, one row per spectrum, the
-    number of rows read, and remarks. Raises ConfigError for a catalog that cannot be read or lacks columns, for an
-    output that is not named .parquet, and where no row matches.
+    catalog: FITS ("file.fits[2]" for an extension), CSV and its like, a list of keys, VOTable, ECSV or Parquet, a
+    folder of Parquet files or a pattern. select: names of ready-made conditions, such as "main-galaxies"; where: one on
+    the catalog's columns or ours, such as "CLASS == 'GALAXY' and 0 < Z < 0.5"; all of them must hold. output: Parquet
+    file to write the targets to. survey: whose catalog it is. columns: ours to the catalog's, such as {"z":
+    "redshift"}, where the choice by names and values will not do. keep: further columns, which become coordinates with
+    their units. unique: of rows that repeat a spectrum take the first. skip_incomplete: leave out rows without the ids
+    of a spectrum. run2d: the reduction of targets that name none; "auto" finds it by one file for each plate. source: a
+    release root where that, and redshifts that the catalog lacks, are looked for, default the survey's archive; where
+    one is given, also redshifts of single rows, and a file of every reduction. layout: the source's. fetch: False asks
+    no archive: reductions are by rule alone, and z stays unknown. progress: is told of it.
+    Returns the targets, one row per spectrum, the number of rows read, what was decided, and remarks. Raises
+    ConfigError for a catalog that cannot be read or lacks columns, for rows without ids or that repeat others, for a
+    source that does not answer or lacks plates, for an output that is not named .parquet, and where no row matches.
 
     >>> targets = select_targets("specObj-dr17.fits", select="main-galaxies")
     """
+    from pipeline.archive.answers import require_server
     from pipeline.catalog import targets
     from pipeline.catalog.where import combined
+    from pipeline.compute.settle import settling
     from pipeline.surveys.registry import get_survey
 
     if output is not None and place(catalog) == place(output):
@@ -66,10 +86,23 @@ def select_targets(
     if output is not None:
         require_ending("--output", place(output), ".parquet")
     known = get_survey(survey)
+    if layout is not None:
+        require_choice("layout", layout, tuple(known.layouts))
+    require_server(place(catalog))
     condition = combined(known.selections, _listed(select), where)
-    found = targets.find_targets(os.fspath(catalog), condition, survey=known)
+    found = targets.find_targets(
+        os.fspath(catalog),
+        condition,
+        survey=known,
+        columns=columns,
+        keep=_listed(keep),
+        unique=unique,
+        skip_incomplete=skip_incomplete,
+        settle=settling(known, run2d, None if source is None else place(source), layout, fetch, progress),
+        check=source is not None and fetch,
+    )
     if output is not None:
-        targets.write_targets(found.frame, place(output), survey=known)
+        targets.write_targets(found.frame, place(output), survey=known, kept=found.kept)
     return found
 
 
@@ -186,6 +219,7 @@ def run(
     max_requests_per_second: float | None = None,
     only: Only | None = None,
     retry: str | Sequence[str] = (),
+    accept_missing: bool = False,
     single_client: bool = False,
     progress: Progress | bool = True,
 ) -> Summary:
@@ -196,10 +230,12 @@ def run(
     memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there.
     max_requests_per_second: instead of the plan's. gpu: require a GPU to encode. only: ids of targets, or a slice of
     rows; just their chunks are done, to try a run. retry: "no_file", "bad_file", "wrong_file": chunks with such spectra
-    are done again. single_client: nobody else works on the run, on a server without conditional writes. progress: True
-    for a bar on a terminal or in a notebook and lines in a log, False for none, or an object of your own. Returns how
-    it ended. Raises ConfigError for what can be refused before any work, ChunksFailed when chunks failed after all
-    others were done, Unfinished when targets were added meanwhile, ConnectionError when the scheduler is lost.
+    are done again. accept_missing: go on where more than half of the spectra have no file, or a bad one: else the run
+    is refused, once, when 500 spectra are there. single_client: nobody else works on the run, on a server without
+    conditional writes. progress: True for a bar on a terminal or in a notebook and lines in a log, False for none, or
+    an object of your own. Returns how it ended. Raises ConfigError for what can be refused, ChunksFailed when chunks
+    failed after all others were done, Unfinished when targets were added meanwhile, ConnectionError when the scheduler
+    is lost.
 
     >>> run("s3://bucket/dr17", client=client)
     """
@@ -228,6 +264,7 @@ def run(
         chunks=None if only is None else _chunks(url, only),
         retry=_bits(_listed(retry)),
         per_second=max_requests_per_second,
+        accept_missing=accept_missing,
     )
     facts = {"command": command, "version": __version__, "stages": list(stages), "models": names}
     shown = [make_progress()] if progress is True else [] if progress is False else [progress]

@@ -19,23 +19,31 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.session import Session
+from fsspec.asyn import AsyncFileSystem
+from fsspec.exceptions import FSTimeoutError
 
 from pipeline.config import StorageConfig
+from pipeline.credentials import identity
 from pipeline.errors import ConfigError
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+PATIENCE = 150.0
+"""Seconds for a server to do one thing, whatever its client's own timeouts and repeats: a silent one is given up."""
+
 # Listings must show what is there now: another process may have written since the last look. Timeouts and retries of
 # single requests are s3fs's own (5 and 15 s, five attempts), each of them with botocore's (AWS_MAX_ATTEMPTS).
 _FRESH_LISTINGS = {"use_listings_cache": False}
 # trust_env: proxies and ~/.netrc, as every other client of the machine does.
-_CLIENT = {"headers": {"User-Agent": f"spender-pipeline/{__version__}"}, "trust_env": True}
+# The timeouts are of silence: a large catalog may take hours.
+_SILENCE = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=40)
+_CLIENT = {"headers": {"User-Agent": f"spender-pipeline/{__version__}"}, "trust_env": True, "timeout": _SILENCE}
 _HTTP = {**_FRESH_LISTINGS, "client_kwargs": _CLIENT}
 # One at a time: s3fs asks for an object's size before it reads, in case parts of it could be fetched side by side. That
 # would be two requests for each of a run's many small objects, and for shards that are read beside others anyway.
@@ -66,9 +74,11 @@ def configure(tables: Sequence[StorageConfig]) -> None:
     _tables.set(_latest_tables)
 
 
-def _options(url: str) -> dict[str, Any]:
+def _options(url: str, *, as_sent: bool = False) -> dict[str, Any]:
     """Return fsspec's options for a URL; those of a table are complete: the environment's are never mixed in."""
     options = dict(_OPTIONS.get(protocol(url), {}))
+    if as_sent and "client_kwargs" in options:
+        options["client_kwargs"] = {**_CLIENT, "auto_decompress": False}
     covering = [table for table in _tables.get(_latest_tables) if table.covers(url)]
     if not covering:
         return options
@@ -115,13 +125,16 @@ def absolute(url: str) -> str:
     return url if path is None else os.path.abspath(path)
 
 
-def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the filesystem of a URL and the path in it. Raises ConfigError for an unknown scheme."""
+def filesystem(url: str, *, as_sent: bool = False) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the filesystem of a URL and the path in it. Raises ConfigError for an unknown scheme.
+
+    as_sent: give bodies as a server sends them, compressed or not, whatever its headers say.
+    """
     path = local_path(url)
     if path is not None:
         return fsspec.filesystem("file"), os.path.abspath(path)
     try:
-        fs, inner = fsspec.url_to_fs(url, **_options(url))
+        fs, inner = fsspec.url_to_fs(url, **_options(url, as_sent=as_sent))
     except (ValueError, ImportError) as error:
         raise ConfigError("URL", url, "a path or a URL that fsspec opens", str(error)) from error
     return fs, inner
@@ -185,6 +198,8 @@ def translated_errors(url: str) -> Iterator[None]:
         code = str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
         if protocol(url) == "s3" and (isinstance(error, PermissionError) or code in _REFUSED):
             raise PermissionError(errno.EACCES, _refusal(url, error, code), url) from error
+        if isinstance(error, FSTimeoutError):
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer for {PATIENCE:.0f} s", url) from error
         if isinstance(error, OSError) or not is_backend_error(error):
             raise
         reason = f"{type(error).__name__}: {error}"
@@ -194,13 +209,18 @@ def translated_errors(url: str) -> Iterator[None]:
         raise AccessError(errno.EACCES, f"{remedy} ({reason})", url) from error
 
 
+def _timely(fs: fsspec.AbstractFileSystem, size: int = 0) -> dict[str, float]:
+    """Return the argument by which a call to a server ends in time. size: bytes to be sent, at 1 MB/s or more."""
+    return {"timeout": PATIENCE + size / 1e6} if isinstance(fs, AsyncFileSystem) else {}
+
+
 def _refusal(url: str, error: Exception, code: str) -> str:
     """Say what a server refused, which one it is, and as whom it was asked: never the secret, nor all of the key."""
     fs, _ = filesystem(url)
     text = " ".join(str(error).split()).rstrip(".")
     answer = text if code in text else f"{code}: {text}"
     clock = "; this machine's clock differs from the server's: set it" if code == "RequestTimeTooSkewed" else ""
-    return f"{answer} (from {server(url)}, for {_identity(fs)}){clock}"
+    return f"{answer} (from {server(url)}, for {identity(fs)}){clock}"
 
 
 def server(url: str) -> str:
@@ -213,27 +233,11 @@ def server(url: str) -> str:
     return f"AWS, region {region}" if endpoint.endswith(".amazonaws.com") else endpoint
 
 
-def _identity(fs: fsspec.AbstractFileSystem) -> str:
-    """Name the credentials that an S3 filesystem sends: the key's ends and where it was found."""
-    if fs.anon:
-        return "an anonymous request"
-    key, method = fs.key, "FSSPEC_S3_KEY"
-    if not key:
-        try:
-            found = Session(profile=fs.kwargs.get("profile")).get_credentials()
-        except BotoCoreError:
-            found = None
-        if found is None:
-            return "an unsigned request: no credentials were found"
-        key, method = found.access_key, found.method
-    return f"access key {key[:4]}...{key[-2:]} ({method})"
-
-
 def exists(url: str) -> bool:
     """Tell whether there is an object, a file or a folder at the URL."""
     fs, path = filesystem(url)
     with translated_errors(url):
-        return bool(fs.exists(path))
+        return bool(fs.exists(path, **_timely(fs)))
 
 
 def read_bytes(url: str) -> bytes:
@@ -242,7 +246,7 @@ def read_bytes(url: str) -> bytes:
     # s3fs would ask for the size first, to read large objects in parts, and a HEAD's refusal says no reason.
     whole = {"max_concurrency": 1} if protocol(url) == "s3" else {}
     with translated_errors(url):
-        return bytes(fs.cat_file(path, **whole))
+        return bytes(fs.cat_file(path, **whole, **_timely(fs)))
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -254,7 +258,7 @@ def write_bytes(url: str, data: bytes) -> None:
     if path is None:
         fs, inner = filesystem(url)
         with translated_errors(url):
-            fs.pipe_file(inner, data)
+            fs.pipe_file(inner, data, **_timely(fs, len(data)))
         return
     with _beside(path, url, data) as temporary:
         os.replace(temporary, path)
@@ -277,7 +281,7 @@ def create_bytes(url: str, data: bytes) -> bool:
     fs, inner = filesystem(url)
     try:
         with translated_errors(url):
-            fs.pipe_file(inner, data, mode="create")
+            fs.pipe_file(inner, data, mode="create", **_timely(fs, len(data)))
     except FileExistsError:
         return False
     except OSError as error:
@@ -342,7 +346,7 @@ def modified(url: str) -> dict[str, float | None]:
     fs, path = filesystem(url)
     try:
         with translated_errors(url):
-            entries = fs.ls(path, detail=True)
+            entries = fs.ls(path, detail=True, **_timely(fs))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     found: dict[str, float | None] = {}
@@ -362,7 +366,7 @@ def remove(url: str, *, recursive: bool = False) -> None:
     try:
         with translated_errors(url):
             # Not `rm` for one object: it takes brackets and stars in a name for a pattern, and removes what fits.
-            fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
+            fs.rm(path, recursive=True) if recursive else fs.rm_file(path, **_timely(fs))
     except FileNotFoundError:
         return
 

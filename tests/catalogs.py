@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy.io import fits as astropy_fits
+from astropy.table import MaskedColumn, Table
 
 COLUMNS = ["target", "specobjid", "plate", "mjd", "fiberid", "run2d", "ra", "dec"]
 COLUMNS += ["z", "z_err", "zwarning", "class", "sn_median"]
@@ -56,3 +59,32 @@ def sdss_v(**replaced: Any) -> dict[str, Any]:
         "SPECOBJID": ["200000000000000000000000000", "7", ""],
     }
     return {name: values for name, values in (rows | replaced).items() if values is not None}
+
+
+FORMS = ("csv", "tsv", "semicolons", "spaces", "fits", "parquet", "vot", "ecsv")
+"""What `write_as` writes."""
+
+
+def write_as(form: str, path: Path, rows: dict[str, list[Any]], units: dict[str, str] | None = None) -> str:
+    """Write the same rows in some format; None is a missing value, in each format's own way."""
+    if form in ("csv", "tsv", "semicolons", "spaces"):
+        delimiter = {"csv": ",", "tsv": "\t", "semicolons": ";", "spaces": " "}[form]
+        frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in rows.items()})
+        frame.to_csv(path, sep=delimiter, index=False, na_rep="null" if form == "spaces" else "")
+        return str(path)
+    if form == "parquet":
+        pq.write_table(pa.table({name: pa.array(values) for name, values in rows.items()}), path)
+        return str(path)
+    table = Table({name: _masked(values) for name, values in rows.items()})
+    for name, unit in (units or {}).items():
+        table[name].unit = unit
+    table.write(path, format={"fits": "fits", "vot": "votable", "ecsv": "ascii.ecsv"}[form], overwrite=True)
+    return str(path)
+
+
+def _masked(values: list[Any]) -> MaskedColumn:
+    present = [value for value in values if value is not None]
+    fill: Any = "" if not present or isinstance(present[0], str) else type(present[0])(0)
+    return MaskedColumn(
+        [fill if value is None else value for value in values], mask=[value is None for value in values]
+    )

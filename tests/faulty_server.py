@@ -58,8 +58,9 @@ class Faults(BaseHTTPRequestHandler):
 
 
 def content_of(path: str) -> bytes:
-    """What the server above has at a path: it begins as FITS files do."""
-    return b"SIMPLE  = " + path.encode()
+    """What the server above has at a path: a FITS file of a header alone."""
+    cards = ["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0"]
+    return "".join(card.ljust(80) for card in [*cards, f"COMMENT {path}", "END"]).ljust(2880).encode()
 
 
 class QuietServer(ThreadingHTTPServer):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +114,25 @@ def plan_by_command(root: Path, mirror: Path, *options: str, source: str | None 
     what = ["--targets", str(table), "--source", source or str(mirror), "--model", f"random={checkpoint}"]
     assert cli.main(["plan", str(root), *what, *options]) == 0
     return 2 * len(runs.read_plan(str(root)).shards())
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Run a server that takes connections and never says a word; gives its URL."""
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
+
+        def accept() -> None:
+            with suppress(OSError):  # closed at the end
+                while True:
+                    kept.append(listening.accept()[0])
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for each in kept:
+                each.close()

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import torch
 
 from pipeline.spectra.raw import BadSpectrum, RawSpectrum, WrongSpectrum
+from pipeline.surveys.choosing import Candidates, candidates_of, choose_first
 from pipeline.surveys.columns import Columns, Coordinate
-from pipeline.surveys.survey import CatalogColumns, Layout, Lookup, Provenance, Survey
+from pipeline.surveys.survey import CatalogColumns, Layout, Lookup, Provenance, Rows, Survey
 from spender_core.instrument import Instrument
 
 MODULE = "toy_survey"
@@ -63,19 +64,21 @@ def _spectrum(raw: RawSpectrum, key: str) -> RawSpectrum:
     return raw
 
 
-def _choose(available: Sequence[str], url: str) -> dict[str, str]:
-    lower = {name.lower(): name for name in available}
-    return {ours: lower[alias] for ours, each in COORDINATES.items() for alias in each.aliases if alias in lower}
+def _candidates(available: Sequence[str], given: Mapping[str, str]) -> Candidates:
+    found = candidates_of({name: each.aliases for name, each in COORDINATES.items()}, available)
+    return found | {ours: (theirs,) for ours, theirs in given.items()}
 
 
-def _to_table(columns: Columns, url: str) -> pa.Table:
-    found = {ours: columns[theirs] for ours, theirs in _choose(list(columns), url).items()}
-    return pa.table(
-        {
-            "night": pa.array([str(night) for night in found["night"]]),
-            "star": found["star"].astype(np.uint64),
-            "z": found["z"].astype(np.float32),
-        }
+def _to_rows(columns: Columns, names: Mapping[str, str], url: str) -> Rows:
+    found = {ours: columns[theirs] for ours, theirs in names.items()}
+    return Rows(
+        pa.table(
+            {
+                "night": pa.array([str(night) for night in found["night"]]),
+                "star": found["star"].astype(np.uint64),
+                "z": found["z"].astype(np.float32),
+            }
+        )
     )
 
 
@@ -99,7 +102,7 @@ TOY = Survey(
     instruments={"toygrid": BINS},
     coordinates=COORDINATES,
     layouts={"text": Layout(_path, _read, _spectrum, size=50_000, at_once=8)},
-    catalog=CatalogColumns(_choose, _to_table, ("night", "star"), _keys),
+    catalog=CatalogColumns(_candidates, choose_first, _to_rows, ("night", "star"), _keys),
     lookup=Lookup(names="NIGHT:STAR or star N", columns_of=_columns_of, id_column="star"),
     provenance=Provenance("Toy", "public", "nobody"),
     root="a folder with nights/",

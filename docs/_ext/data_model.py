@@ -17,6 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from pipeline.planning.schema import ENCODING_QUALITY, OUTPUTS, SPECTRA_VARIABLES, Output, Variable
 from pipeline.spectra.quality import MEANINGS, Quality
 from pipeline.surveys.registry import get_survey
+from pipeline.surveys.survey import Survey
 
 Rows = Iterable[Sequence[str]]
 STORES: dict[str, Mapping[str, Variable]] = {
@@ -73,6 +74,16 @@ def _by_default(variable: Variable) -> bool:
     return not isinstance(variable, Output) or variable.by_default
 
 
+def _needed(survey: Survey, name: str) -> str:
+    """Say whether a catalog must have a coordinate."""
+    if not survey.coordinates[name].required:
+        return "no"
+    if name in survey.catalog.settled:
+        return "no, an archive has it"
+    instead = [code(ours.upper()) for ours, names in survey.catalog.stands_for.items() if name in names]
+    return f"yes, or {' or '.join(instead)}" if instead else "yes"
+
+
 def coordinate_rows(survey: str) -> Rows:
     """Return the rows of a survey's coordinates."""
     for name, coordinate in get_survey(survey).coordinates.items():
@@ -81,7 +92,7 @@ def coordinate_rows(survey: str) -> Rows:
             code("string" if coordinate.dtype == "str" else coordinate.dtype),
             code(coordinate.attributes.get("units", "")),
             ", ".join(code(alias.upper()) for alias in coordinate.aliases),
-            "yes" if coordinate.required else "no",
+            _needed(get_survey(survey), name),
             meaning(coordinate.attributes),
         )
 

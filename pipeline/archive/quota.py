@@ -28,11 +28,12 @@ class Quota:
     name: str | None = None
 
 
-def divide(config: SurveyConfig, at_once: int | None = None) -> Quota:
+def divide(config: SurveyConfig, at_once: int | None = None, witnesses: tuple[str, ...] = ()) -> Quota:
     """Divide the connections and the rate that a run is allowed among its tasks.
 
     at_once: tasks that the cluster's workers can do at the same time, counted now: workers that join later wait for the
-    same slots. None: one process, one task after the other. A disk is not bounded in concurrency.
+    same slots. None: one process, one task after the other. A disk is not bounded in concurrency. witnesses: files that
+    the source gave before the run, for every task.
     """
     layout = get_survey(config.survey).layouts[config.layout]
     wished = min(config.concurrency or default_concurrency(config.source), layout.at_once)
@@ -40,13 +41,13 @@ def divide(config: SurveyConfig, at_once: int | None = None) -> Quota:
     is_local = storage.local_path(config.source) is not None
     concurrency = wished if is_local else min(wished, config.max_requests)
     if at_once is None:
-        return Quota(1, Allowance(concurrency, rate))
+        return Quota(1, Allowance(concurrency, rate, witnesses))
     slots = at_once if is_local else config.max_requests // concurrency
     if rate is None:
-        return Quota(slots, Allowance(concurrency), None if is_local else _new_name())
+        return Quota(slots, Allowance(concurrency, None, witnesses), None if is_local else _new_name())
     # the rate is divided among the slots: with more slots than tasks, part of it would go unused
     slots = min(slots, at_once)
-    return Quota(slots, Allowance(concurrency, rate / slots), _new_name())
+    return Quota(slots, Allowance(concurrency, rate / slots, witnesses), _new_name())
 
 
 def _new_name() -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from pipeline import storage
-from pipeline.archive.source import FetchCounters, Source
+from pipeline.archive import answers
+from pipeline.archive.answers import Kind
+from pipeline.archive.attempts import FetchCounters
+from pipeline.archive.source import Content, FileFault, Source
 from pipeline.spectra.quality import Quality
 from pipeline.spectra.raw import BadSpectrum, NoSpectrum, RawSpectrum, WrongSpectrum
 from pipeline.surveys.survey import Layout
 
-Content = bytes | FileNotFoundError
 Timer = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a named part of the work, whose time is taken."""
 
@@ -31,10 +33,13 @@ def _untimed(phase: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Archive:
-    """A source and the layout of its files."""
+    """A source and the layout of its files; the source looks where mirrors may keep these."""
 
     source: Source
     layout: Layout
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", replace(self.source, places=self.layout.places))
 
     def paths(self, keys: Sequence[str]) -> list[str]:
         """Return the file of every target, relative to the release root. Raises ConfigError."""
@@ -93,9 +98,12 @@ class Archive:
     def _opened(self, content: Content) -> Any | NoSpectrum:  # noqa: ANN401 - what the layout's reader gives
         if isinstance(content, FileNotFoundError):
             return NoSpectrum(Quality.NO_FILE, "the source has no file of it")
+        if isinstance(content, FileFault):
+            forbidden = content.kind is Kind.FORBIDDEN
+            return NoSpectrum(Quality.NO_FILE if forbidden else Quality.BAD_FILE, content.reason)
         try:
-            return self.layout.read(content)
-        except BadSpectrum as error:
+            return self.layout.read(answers.opened(content))
+        except (BadSpectrum, answers.BadBody) as error:
             return NoSpectrum(Quality.BAD_FILE, str(error))
 
     def _spectrum(self, opened: Any | NoSpectrum, key: str) -> RawSpectrum | NoSpectrum:  # noqa: ANN401

@@ -3,66 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import itertools
-import random
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
+from typing import TypeAlias
 
-from fsspec.asyn import AsyncFileSystem, get_loop
+from fsspec.asyn import get_loop
 
 from pipeline import storage
-from pipeline.archive.pace import RateLimiter, _limiter_of
-from pipeline.errors import ConfigError, redacted
-
-T = TypeVar("T")
+from pipeline.archive.answers import Kind, NoAnswer
+from pipeline.archive.attempts import Attempts, FetchCounters, NotGiven, Place, in_thread
+from pipeline.archive.pace import _limiter_of
+from pipeline.errors import ConfigError
+from pipeline.surveys.fits import is_whole
 
 RETRIES = 10
 """Further attempts after a fault that may pass: about three minutes, as long as a server takes to start again."""
 
-MAX_BACKOFF = 60.0
-"""Seconds; the longest wait between two attempts that a server did not ask for."""
-
-MAX_RETRY_AFTER = 600.0
-"""Seconds; a server that asks for longer pauses, in sum, fails the file, so that a run never sleeps unnoticed."""
-
+MAX_WITNESS = 45.0
+"""Seconds for a file that came before to come again."""
 
 # Fetched or under way per file in flight: one slow file must not leave the others' connections idle.
 AHEAD = 2
 REMOTE_CONCURRENCY, LOCAL_CONCURRENCY = 64, 8
+WITNESSES = 3  # several: one may have become bad itself
 _PROBE = 80  # bytes; a FITS file's first card
 _PROBE_RETRIES = 2  # a mistyped URL is reported soon
-_PERMANENT_STATUS = frozenset({400, 401, 402, 403, 405, 406, 410, 411, 414, 416, 451, 501, 505})
-_PERMANENT_ERRORS = (PermissionError, NotADirectoryError, NotImplementedError)
+_PROBE_TIMEOUT = 30.0
+_PROBE_PATIENCE = 100.0  # seconds for all of them
 
 
 class SourceError(RuntimeError):
     """A file that could not be fetched although it may exist: a fault of the source or of the way to it."""
 
 
-@dataclass
-class FetchCounters:
-    """What a source was asked for and gave, added up: bytes, requests, and those of them that repeat a failed one."""
+class FileFault(Exception):  # noqa: N818 - an answer, not an error of ours
+    """A file that the source does not give, while it gives others. kind: FORBIDDEN or PASSING. reason: in words."""
 
-    fetched: int = 0
-    requests: int = 0
-    retries: int = 0
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+
+Content: TypeAlias = bytes | FileNotFoundError | FileFault
+"""What became of a file: its bytes; or that the source has none; or that it does not give this one."""
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one of a run's tasks may ask of the source: files in flight, and requests per second (None: no limit)."""
+    """What one of a run's tasks may ask of the source: files in flight, and requests per second (None: no limit).
+
+    witnesses: files that came before, see `Source`.
+    """
 
     concurrency: int
     per_second: float | None = None
+    witnesses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Source:
     seconds; those after a pause that the server asked for (Retry-After) are not counted. timeout: seconds for one
     attempt over the network. cache: folder or bucket that is looked in first, and filled with the FITS files that are
     fetched, in the archive's layout. first: only so many bytes of each file, where the source can give a part.
+    places: where mirrors may keep a file, path -> path; the first place that has it is taken, and looked at first from
+    then on. witnesses: paths of files that came before.
+
+    A fault is held against a file only while the source gives others. Before that, files that came earlier are asked
+    for (of the same stream, else the witnesses), then this file once more.
     """
 
     url: str
@@ -85,6 +92,8 @@ class Source:
     backoff: float = 0.5
     cache: str | None = None
     first: int | None = None
+    places: tuple[Place, ...] = ()
+    witnesses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.concurrency is not None and self.concurrency < 1:
@@ -99,28 +108,45 @@ class Source:
         """Files in flight."""
         return self.concurrency or default_concurrency(self.url)
 
-    def fetch(self, paths: Sequence[str]) -> list[bytes | FileNotFoundError]:
+    def fetch(self, paths: Sequence[str]) -> list[Content]:
         """Fetch files, in the order of `paths`; for one that the source does not have, its FileNotFoundError.
 
-        Raises SourceError, naming the file, when one cannot be fetched after all retries or access is denied; the
-        others of the call are then given up. Raises ConfigError for a source that cannot be opened.
+        For one that it does not give while it gives others, a FileFault. Raises SourceError, naming the file, when
+        one cannot be fetched after all retries or access is denied, and no other file came; the others of the call
+        are then given up. Raises ConfigError for a source that cannot be opened.
         """
         return list(self.stream(paths))
 
-    def stream(
-        self, paths: Iterable[str], counters: FetchCounters | None = None
-    ) -> Iterator[bytes | FileNotFoundError]:
+    def stream(self, paths: Iterable[str], counters: FetchCounters | None = None) -> Iterator[Content]:
         """Fetch files as `fetch` does, one by one: what waits in memory is bounded by `concurrency`, not by `paths`.
 
         counters: counts what goes to and comes from the source; what the cache gives is not counted.
         """
+        return self._stream(paths, counters or FetchCounters(), deque(self.witnesses, WITNESSES))
+
+    def probe(self, paths: Iterable[str]) -> Iterator[Content]:
+        """Fetch files as `stream` does, but give every fault as a FileFault, whosever it is; its cause says more."""
+        return self._stream(paths, FetchCounters(), deque(maxlen=WITNESSES), is_probe=True)
+
+    def _stream(
+        self,
+        paths: Iterable[str],
+        counters: FetchCounters,
+        came: deque[str],
+        until: float | None = None,
+        is_probe: bool = False,
+    ) -> Iterator[Content]:
+        """Fetch files one by one. came: gets those that the source gave. until: monotonic time of a TimeoutError.
+
+        is_probe: give every fault of a file as such.
+        """
         # All requests live in fsspec's own event loop: a thread for each would cost more than the request.
         loop = get_loop()
         limit = asyncio.Semaphore(self.at_once)
-        waiting: deque[Future[bytes | FileNotFoundError]] = deque()
+        waiting: deque[Future[Content]] = deque()
         remaining = iter(paths)
         with _threads(self.at_once) as threads, _quick_turns(), _limiter_of(self.url, self.per_second) as limiter:
-            run = _Run(self, limit, limiter, threads, counters or FetchCounters())
+            run = _Run(self, Attempts(self, limit, limiter, threads, counters), came, is_probe)
 
             def submit(path: str) -> None:
                 waiting.append(asyncio.run_coroutine_threadsafe(run.fetch(path), loop))
@@ -129,7 +155,7 @@ class Source:
                 for path in itertools.islice(remaining, AHEAD * self.at_once):
                     submit(path)
                 while waiting:
-                    content = waiting.popleft().result()
+                    content = waiting.popleft().result(until and max(0.0, until - time.monotonic()))
                     for path in itertools.islice(remaining, 1):
                         submit(path)
                     yield content
@@ -137,97 +163,103 @@ class Source:
                 for future in waiting:
                     future.cancel()
 
-    def require_some(self, paths: Sequence[str], expected: str) -> None:
+    def require_some(self, paths: Sequence[str], expected: str) -> tuple[str, ...]:
         """Refuse a source that has none of these files: a wrong root would make every target one without a file.
 
-        expected: what the source should be, for the message. Raises ConfigError, also where it cannot be reached.
+        expected: what the source should be, for the message. Returns some that the source gave, as witnesses; none
+        where the cache has them. Raises ConfigError, also where it cannot be reached.
         """
-        url = self.url
+        came = deque[str](maxlen=WITNESSES)
+        timeout, retries = min(self.timeout, _PROBE_TIMEOUT), min(self.retries, _PROBE_RETRIES)
+        probe = replace(self, first=_PROBE, retries=retries, timeout=timeout)
+        found, reasons = 0, []
         try:
-            probe = replace(self, first=_PROBE, retries=min(self.retries, _PROBE_RETRIES))
-            if any(isinstance(content, bytes) for content in probe.stream(paths)):
-                return
-        except SourceError as error:
-            raise ConfigError("source", url, expected, str(error)) from error
-        raise ConfigError("source", url, expected, f"it has none of the {len(paths)} files tried, such as {paths[0]}")
+            until = time.monotonic() + _PROBE_PATIENCE
+            for content in probe._stream(paths, FetchCounters(), came, until, is_probe=True):
+                found += isinstance(content, bytes)
+                if found == WITNESSES:
+                    break
+                if isinstance(content, FileFault):
+                    reasons.append(content.reason)
+        except TimeoutError:
+            reasons.append(f"no answer for {_PROBE_PATIENCE:.0f} s")
+        if not found:
+            nothing = f"it has none of the {len(paths)} files tried, such as {paths[0]}"
+            raise ConfigError("source", self.url, expected, reasons[0] if reasons else nothing)
+        return tuple(came)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One call's fetching: what its requests share."""
+    """One call's fetching: the cache, the source, and what is made of a file that does not come.
+
+    is_probe: a fault is the answer that was asked for, whosever it is.
+    """
 
     source: Source
-    limit: asyncio.Semaphore
-    limiter: RateLimiter
-    threads: ThreadPoolExecutor
-    counters: FetchCounters  # only the event loop's thread adds to it
+    attempts: Attempts
+    came: deque[str]  # only the event loop's thread adds to it
+    is_probe: bool
 
-    async def fetch(self, path: str) -> bytes | FileNotFoundError:
+    async def fetch(self, path: str) -> Content:
         """Take a file from the cache, or from the source and keep it there."""
         cache = self.source.cache
         if cache is None:
-            return await self._retried(path)
+            return await self._judged(path)
+        threads = self.attempts.threads
         try:
-            return await self._in_thread(storage.read_bytes, storage.join(cache, path))
-        except FileNotFoundError:
+            kept = await in_thread(threads, storage.read_bytes, storage.join(cache, path))
+            if is_whole(kept):
+                return kept
+        except (FileNotFoundError, IsADirectoryError):
             pass
-        content = await self._retried(path)
+        content = await self._judged(path)
         # what is no FITS file, or a part of one, may be better next time
-        if self.source.first is None and isinstance(content, bytes) and content.startswith(b"SIMPLE"):
-            await self._in_thread(storage.write_bytes, storage.join(cache, path), content)
+        if self.source.first is None and isinstance(content, bytes) and is_whole(content):
+            await in_thread(threads, storage.write_bytes, storage.join(cache, path), content)
         return content
 
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in one of the threads that reach storage as this plan says (`storage.configure`)."""
-        within = copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self.threads, within, function, *arguments)
+    async def _judged(self, path: str) -> Content:
+        """Fetch a file; where it does not come, find out whether that is its own fault. Raises SourceError."""
+        try:
+            return await self._noted(path, self.source.retries)
+        except NotGiven as error:
+            fault = error
+        if self.is_probe:
+            answer = FileFault(fault.kind, str(fault))
+            answer.__cause__ = fault.__cause__
+            return answer
+        others = [each for each in reversed(self.came) if each != path]
+        if fault.kind.is_of_the_source or not others:
+            raise SourceError(str(fault)) from fault.__cause__
+        if not await self._any_comes(others):
+            raise SourceError(f"{fault}, and no file that came before comes again") from fault.__cause__
+        try:
+            return await self._noted(path, retries=0)
+        except NotGiven as error:
+            if error.kind.is_of_the_source:
+                raise SourceError(str(error)) from error.__cause__
+            count = f" ({fault.attempts + error.attempts} attempts)" if error.kind is Kind.PASSING else ""
+            return FileFault(error.kind, f"{error.reason}{count}")
 
-    async def _retried(self, path: str) -> bytes | FileNotFoundError:
-        source = self.source
-        faults, asked_in_sum = 0, 0.0
-        for attempt in itertools.count():
+    async def _noted(self, path: str, retries: int) -> bytes | FileNotFoundError:
+        content = await self.attempts.fetch(path, retries)
+        if isinstance(content, bytes) and path not in self.came:
+            self.came.append(path)
+        return content
+
+    async def _any_comes(self, paths: Sequence[str]) -> bool:
+        """Ask for files that came before, one after the other, until one comes whole."""
+        for path in paths:
             try:
-                async with self.limit:
-                    await self.limiter.wait()
-                    self.counters.requests += 1
-                    self.counters.retries += attempt > 0
-                    content = await self._read(path)
-                    self.counters.fetched += len(content)
-                    return content
-            except FileNotFoundError:
-                return FileNotFoundError(path)
-            except IsADirectoryError:
-                return b""  # a folder in the file's place: the source has something there, and it is no spectrum
-            except ConfigError:
-                raise
-            except Exception as error:
-                # every backend raises its own classes, and none of its faults may pass for a missing file
-                asked = _retry_after(error)
-                faults += not asked
-                wait = min(source.backoff * 2**attempt, MAX_BACKOFF) * random.uniform(0.5, 1.0)
-                asked_in_sum += max(asked, wait) if asked else 0.0
-                if faults > source.retries or _is_permanent(error) or asked_in_sum > MAX_RETRY_AFTER:
-                    reason = f"{type(error).__name__}: {redacted(str(error))}"
-                    if asked:
-                        reason += f", and asks for a pause of {asked:.0f} s"
-                    raise SourceError(f"{path}: {reason} (attempt {attempt + 1})") from error
-            if asked:
-                # every request of this process: the server is busy, not the file
-                self.limiter.retry_after.extend(asked)
-            await asyncio.sleep(wait)
-        raise AssertionError("itertools.count() ended")
-
-    async def _read(self, path: str) -> bytes:
-        fs, inner = storage.filesystem(storage.join(self.source.url, path))
-        get = partial(fs._cat_file if isinstance(fs, AsyncFileSystem) else fs.cat_file, inner, end=self.source.first)
-        if not isinstance(fs, AsyncFileSystem):
-            return bytes(await asyncio.get_running_loop().run_in_executor(self.threads, get))
-        # without a limit a dead connection holds the chunk
-        content = bytes(await asyncio.wait_for(get(), self.source.timeout))
-        if content[:_PROBE].lstrip().startswith(b"<"):
-            # from a login or maintenance page with status 200: the file itself may be well
-            raise OSError("the server returned a web page instead of the file")
-        return content
+                if isinstance(await asyncio.wait_for(self.attempts.fetch(path, retries=0), MAX_WITNESS), bytes):
+                    return True
+            except NotGiven as error:
+                if isinstance(error.__cause__, NoAnswer):
+                    return False  # the next one would be waited for as long
+            except TimeoutError:
+                return False
+        return False
 
 
 @contextmanager
@@ -257,23 +289,3 @@ def _quick_turns() -> Iterator[None]:
 def default_concurrency(url: str) -> int:
     """Return the files in flight by default: many hide the latency of a network, a disk has next to none."""
     return LOCAL_CONCURRENCY if storage.local_path(url) is not None else REMOTE_CONCURRENCY
-
-
-def _is_permanent(error: Exception) -> bool:
-    return (
-        isinstance(error, _PERMANENT_ERRORS)
-        or getattr(error, "status", None) in _PERMANENT_STATUS
-        or storage.is_misconfigured(error)
-    )
-
-
-def _retry_after(error: Exception) -> float:
-    """Return the pause that a server asks for, in seconds, 0 for none (RFC 9110, section 10.2.3)."""
-    headers = getattr(error, "headers", None) or {}
-    text = str(headers.get("Retry-After", "")).strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()) if text else 0.0
-    except ValueError:
-        return 0.0

@@ -31,7 +31,7 @@ def kept_columns(
     found: dict[str, Coordinate] = {}
     made = {}
     for name in names:
-        _require_free(name, survey)
+        require_free(name, survey)
         if name not in frame.columns:
             raise ConfigError("keep", name, f"a column of the targets: {', '.join(map(str, frame.columns))}")
         made[name], dtype = _stored(frame[name], name)
@@ -59,7 +59,8 @@ def attributes_in(schema: pa.Schema) -> dict[str, Attributes]:
     return {name: json.loads(text) for name, text in own.items() if text}
 
 
-def _require_free(name: object, survey: Survey) -> None:
+def require_free(name: object, survey: Survey) -> None:
+    """Refuse a name that the run uses itself, or that no variable may have. Raises ConfigError."""
     if not isinstance(name, str) or not name or "/" in name or name.startswith((".", "_")):
         raise ConfigError("keep", name, "the name of a column without / that begins with a letter")
     if name.lower() in survey.coordinates:

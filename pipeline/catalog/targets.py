@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -17,15 +17,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.catalog.kept import attributes_in, fields_of, kept_columns
-from pipeline.catalog.reader import BLOCK, Kinds, read_blocks
-from pipeline.catalog.where import names, select
+from pipeline.catalog.reader import BLOCK, open_catalog
+from pipeline.catalog.selection import SUGGESTED, Found, Reading, Wishes, kinds_of, with_kept
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import DEFAULT, get_survey
 from pipeline.surveys.survey import Survey
+
+Settle = Callable[[pd.DataFrame, NDArray[np.bool_], bool], tuple[pd.DataFrame, Sequence[str]]]
+"""Settles what a catalog leaves open. Is given targets, which of them have a reduction that is only suggested, and
+whether the catalog says their redshifts; returns them, in this order, and what was decided, a line each."""
 
 # Arrow's own pool would keep what freed tables held: of a whole survey's, gigabytes.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -45,13 +50,14 @@ def schema_of(survey: Survey, kept: Mapping[str, Coordinate] | None = None) -> p
 class Selection:
     """Targets found in a catalog of so many rows; remarks: what a user should know of them, with how many.
 
-    kept: the frame's columns beside the survey's.
+    kept: the frame's columns beside the survey's. said: what was decided about the catalog's columns, a line each.
     """
 
     frame: pd.DataFrame
     rows: int
     remarks: dict[str, int]
     kept: Mapping[str, Coordinate] = dataclass_field(default_factory=dict)
+    said: tuple[str, ...] = ()
 
 
 def read_targets(catalog_url: str, where: str | None = None, survey: Survey | None = None) -> pd.DataFrame:
@@ -60,51 +66,57 @@ def read_targets(catalog_url: str, where: str | None = None, survey: Survey | No
 
 
 def find_targets(
-    catalog_url: str, where: str | None = None, survey: Survey | None = None, block: int = BLOCK
+    catalog_url: str,
+    where: str | None = None,
+    survey: Survey | None = None,
+    block: int = BLOCK,
+    *,
+    columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    unique: bool = False,
+    skip_incomplete: bool = False,
+    settle: Settle | None = None,
+    check: bool = False,
 ) -> Selection:
     """Find the targets of a catalog.
 
-    catalog_url: FITS (its first table), CSV or Parquet, by suffix, anywhere fsspec reaches; it is read in blocks of so
-    many rows, of which the chosen ones are kept.
-    where: a `where.select` expression over the catalog's own columns; None takes every row. survey: default SDSS.
-    Returns the survey's coordinates, sorted by the columns that tell its targets apart. Names of columns match in any
-    case, their aliases too; absent columns are filled as the survey says.
-    Raises ConfigError for an unreadable catalog, missing columns, ids that are not whole numbers, duplicates,
+    catalog_url: as of `reader.open_catalog`; it is read in blocks of so many rows, of which the chosen ones are kept.
+    where: a `where.select` expression over the catalog's own columns, and over ours; None takes every row. survey:
+    default SDSS. columns: ours -> the catalog's, where the choice by aliases will not do. keep: further columns of the
+    catalog, which become coordinates. unique: of rows that repeat a spectrum the first is taken. skip_incomplete: rows
+    without the ids of a spectrum are left out. settle: settles what the survey says that a catalog may lack; without it
+    a catalog must say all. check: it is called even where nothing is open.
+    Returns the survey's coordinates, sorted by the columns that tell its targets apart, then those kept. Names of
+    columns match in any case, their aliases too; absent columns are filled as the survey says.
+    Raises ConfigError for an unreadable catalog, missing columns, ids that are missing or no whole numbers, duplicates,
     no rows.
     """
     survey = survey or get_survey(DEFAULT)
-    conditions = names(where) if where is not None else frozenset[str]()
-
-    def choose(available: Sequence[str]) -> list[str]:
-        return _choose(available, catalog_url, where, conditions, survey)
-
-    rows = 0
-    parts: list[pa.Table] = []
-    for columns in read_blocks(catalog_url, choose, block, kinds_of(survey)):
-        size = len(next(iter(columns.values())))
-        rows += size
-        if where is not None and size:
-            chosen = select(where, columns)
-            columns = {name: values[chosen] for name, values in columns.items()}
-            size = int(chosen.sum())
-        if size:
-            parts.append(survey.catalog.to_table(columns, catalog_url))
-    if not rows:
+    wishes = Wishes(where, dict(columns or {}), tuple(keep))
+    with open_catalog(catalog_url, kinds_of(survey, wishes.columns)) as opened:
+        reading = Reading.of(opened, catalog_url, wishes, survey, settled=settle is not None)
+        found = Found()
+        for values in opened.blocks(reading.names, block):
+            found.add(values, reading, survey)
+        units = opened.units
+    if not found.rows:
         raise ConfigError("CATALOG", catalog_url, "a catalog with at least one row")
-    if not parts:
-        raise ConfigError("--where", where, f"at least one of the catalog's {rows} rows to match")
-    table = _sorted(pa.concat_tables(parts).unify_dictionaries(), survey)
-    return Selection(_to_frame(table, survey), rows, _remarks(table, survey))
-
-
-def kinds_of(survey: Survey) -> Kinds:
-    """Return which of the columns that catalogs of a survey may have are text, and which are ids."""
-
-    def aliases(dtype: str) -> frozenset[str]:
-        found = [{name, *each.aliases} for name, each in survey.coordinates.items() if each.dtype == dtype]
-        return frozenset().union(*found)
-
-    return Kinds(text=aliases("str"), ids=aliases("uint64"))
+    if not found.selected:
+        remedy = "; ".join(found.shadowed)
+        raise ConfigError("--where", where, f"at least one of the catalog's {found.rows} rows to match", remedy)
+    table = found.table(catalog_url, skip_incomplete=skip_incomplete)
+    has_z = found.choice is not None and "z" in found.choice.names
+    table, lines = _settled(table, catalog_url, survey, settle, has_z=has_z, check=check)
+    table, repeated = _sorted(table, survey, unique=unique)
+    frame, kept = with_kept(_to_frame(table, survey), table, reading, units, survey)
+    counts = {
+        "without a usable redshift: they get no latents": _without_z(table),
+        **found.remarks,
+        "left out, without the ids of a spectrum (--skip-incomplete)": found.incomplete,
+        "left out, which repeat others (--unique)": repeated,
+    }
+    said = (*(found.choice.said if found.choice else ()), *found.shadowed, *lines)
+    return Selection(frame, found.rows, {text: count for text, count in counts.items() if count}, kept, said)
 
 
 def write_targets(
@@ -245,24 +257,36 @@ def _open_table(url: str, needed: Sequence[str]) -> Iterator[pq.ParquetFile]:
         raise ConfigError("targets", url, "a targets table in Parquet", remedy) from error
 
 
-def _choose(
-    available: Sequence[str], url: str, where: str | None, conditions: frozenset[str], survey: Survey
-) -> list[str]:
-    """Name the columns to read: those of the targets and those of the selection."""
-    chosen = survey.catalog.choose(available, url)
-    has = f"the catalog has {', '.join(sorted(available)) or 'no columns'}"
-    required = [name for name, each in survey.coordinates.items() if each.required]
-    missing = [name.upper() for name in required if name not in chosen]
-    if missing:
-        raise ConfigError("CATALOG", url, f"a catalog with the columns {', '.join(missing)}", has)
-    unknown = sorted(conditions - {name.lower() for name in available})
-    if unknown:
-        raise ConfigError("--where", where, f"columns of the catalog, not {', '.join(unknown)}", has)
-    return [name for name in available if name in chosen.values() or name.lower() in conditions]
+def _settled(
+    table: pa.Table, url: str, survey: Survey, settle: Settle | None, *, has_z: bool, check: bool
+) -> tuple[pa.Table, Sequence[str]]:
+    """Settle what rows leave open; also say what was decided. Raises RefusedError where nothing can settle it."""
+    suggested = table[SUGGESTED].to_numpy()
+    table = table.drop_columns([SUGGESTED])
+    column = survey.reductions.column if survey.reductions else None
+    unnamed = int(pc.sum(pc.equal(table[column].cast(pa.string()), "")).as_py()) if column else 0
+    if settle is None:
+        if unnamed and column:
+            problem = f"{unnamed} of {len(table)} rows of {url} {'has' if unnamed == 1 else 'have'} no {column.upper()}"
+            raise RefusedError("CATALOG", problem, "select others with --where")
+        return table, ()
+    if not (unnamed or suggested.any() or check or not has_z):
+        return table, ()
+    frame = _to_frame(table, survey)
+    settled, lines = settle(frame, suggested, has_z)
+    if settled is not frame:
+        for field in schema_of(survey):
+            if field.name in table.schema.names:
+                values = pa.chunked_array([pa.array(settled[field.name], field.type, from_pandas=False)])
+                table = table.set_column(table.schema.get_field_index(field.name), field.name, values)
+    return table, lines
 
 
-def _sorted(table: pa.Table, survey: Survey) -> pa.Table:
-    """Sort by the columns that tell targets apart; refuse a spectrum that is there twice."""
+def _sorted(table: pa.Table, survey: Survey, *, unique: bool) -> tuple[pa.Table, int]:
+    """Sort by the columns that tell targets apart; refuse a spectrum that is there twice, or drop all but the first.
+
+    Returns the table and how many rows were dropped.
+    """
     keys = survey.catalog.sort_by
     # sorting needs the words themselves; the rest of the table keeps their numbers
     words = table.select(keys)
@@ -274,12 +298,14 @@ def _sorted(table: pa.Table, survey: Survey) -> pa.Table:
     same = np.ones(max(len(table) - 1, 0), np.bool_)
     for key in keys:
         same &= pc.equal(words[key][1:], words[key][:-1]).to_numpy()
-    if same.any():
-        repeated = list(dict.fromkeys(survey.catalog.keys(table.take(np.flatnonzero(same))).to_pylist()))
-        shown = ", ".join(repeated[:3]) + (f" and {len(repeated) - 3} more" if len(repeated) > 3 else "")
-        remedy = "remove the repeated rows, or select with --where"
-        raise ConfigError("CATALOG", shown, "each spectrum once", remedy)
-    return table
+    if not same.any():
+        return table, 0
+    if unique:
+        return table.filter(pa.array(np.concatenate([[True], ~same]))), int(same.sum())
+    repeated = list(dict.fromkeys(survey.catalog.keys(table.take(np.flatnonzero(same))).to_pylist()))
+    shown = ", ".join(repeated[:3]) + (f" and {len(repeated) - 3} more" if len(repeated) > 3 else "")
+    remedy = f"take the first of the {int(same.sum())} repeated rows with --unique, or select with --where"
+    raise ConfigError("CATALOG", shown, "each spectrum once", remedy)
 
 
 def _to_frame(table: pa.Table, survey: Survey) -> pd.DataFrame:
@@ -288,8 +314,6 @@ def _to_frame(table: pa.Table, survey: Survey) -> pd.DataFrame:
     return pa.table({"target": survey.catalog.keys(table), **columns}).select(schema.names).cast(schema).to_pandas()
 
 
-def _remarks(table: pa.Table, survey: Survey) -> dict[str, int]:
+def _without_z(table: pa.Table) -> int:
     z = table["z"].to_numpy()
-    without_z = int((~(np.isfinite(z) & (z > -1))).sum())
-    found = {"without a usable redshift: they get no latents": without_z, **survey.catalog.remarks(table)}
-    return {text: count for text, count in found.items() if count}
+    return int((~(np.isfinite(z) & (z > -1))).sum())

@@ -41,6 +41,12 @@ def add_rate(parser: ArgumentParser) -> None:
     parser.add_argument("--max-requests-per-second", metavar="X", type=float, help=text)
 
 
+def add_accept_missing(parser: ArgumentParser) -> None:
+    """Add the option that goes on with a source that has too little."""
+    text = "go on where more than half of the spectra have no file in the source, or a bad one"
+    parser.add_argument("--accept-missing", action="store_true", help=text)
+
+
 def is_expected(error: Exception) -> bool:
     """Distinguish errors that a user can correct, which are reported in one line, from bugs of ours."""
     from spender_core.weights import WeightsError

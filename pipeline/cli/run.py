@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from pipeline import api
-from pipeline.cli.arguments import Verb, add_rate, root_of
+from pipeline.cli.arguments import Verb, add_accept_missing, add_rate, root_of
 from pipeline.cli.status import print_status
 from pipeline.errors import ChunksFailed, ConfigError, ExitStatus, Unfinished
 
@@ -36,6 +36,7 @@ def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool =
             metavar="BITS",
             help="do chunks again that have spectra with these quality bits: no_file, bad_file, wrong_file",
         )
+        add_accept_missing(parser)
     if models:
         parser.add_argument("--model", metavar="NAME", action="append", help="only this model of the plan")
         parser.add_argument(
@@ -71,6 +72,7 @@ def _execute(args: Namespace) -> int:
             max_requests_per_second=getattr(args, "max_requests_per_second", None),
             only=None if args.only is None else _only(args.only),
             retry=args.retry.split(",") if getattr(args, "retry", None) else (),
+            accept_missing=getattr(args, "accept_missing", False),
             single_client=args.single_client,
         )
     except ChunksFailed as error:

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from types import ModuleType
 
-from pipeline.cli.arguments import Verb, add_rate, describe, root_of
+from pipeline.cli.arguments import Verb, add_accept_missing, add_rate, describe, root_of
 from pipeline.errors import ConfigError, RefusedError
 
 
@@ -30,6 +30,7 @@ def _add_submit(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--keep", action="store_true", help="keep the run's Kubernetes objects after it has ended")
     add_rate(parser)
+    add_accept_missing(parser)
 
 
 def _add_scale(parser: ArgumentParser) -> None:
@@ -66,6 +67,7 @@ def _execute_submit(args: Namespace) -> int:
         folder=args.manifests,
         operator=not args.no_operator,
         max_requests_per_second=args.max_requests_per_second,
+        accept_missing=args.accept_missing,
     )
     if prepared is None:
         print(f"all chunks of {root} are done: nothing to submit; to write its metadata: spender-pipeline run {root}")

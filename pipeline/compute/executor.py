@@ -13,6 +13,7 @@ from distributed import Client, Future, KilledWorker
 
 from pipeline.archive.quota import Quota, divide
 from pipeline.compute import preflight, scheduler
+from pipeline.compute.access import Access
 from pipeline.compute.job import Job
 from pipeline.compute.stages.process import deterministic
 from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
@@ -61,25 +62,31 @@ def run(
     gpu: bool = False,
     wait: float = preflight.PATIENCE,
     prepared: Callable[[], None] = lambda: None,
+    accept_missing: bool = False,
 ) -> Summary:
     """Do a job, chunk by chunk, whatever fails on the way.
 
     client: of the cluster that does the work; None does it here. gpu: encode on workers that offer a GPU, or not at
     all; wait: seconds to wait for the first of them. prepared: is called when the stores stand; those that do not exist
-    yet are made first. Encoding a chunk follows its ingest. A chunk that fails is recorded in the ledger with its
-    reason and the others go on; the summary names it. Raises ConfigError for what can be refused before any work (see
-    `preflight`) and for a store of another plan, ConnectionError when the cluster's scheduler is lost.
+    yet are made first. accept_missing: go on where most spectra have no file (`Access`). Encoding a chunk follows its
+    ingest. A chunk that fails is recorded in the ledger with its reason and the others go on; the summary names it.
+    Raises ConfigError for what can be refused before any work (see `preflight`), for a store of another plan and for an
+    archive that has too little, ConnectionError when the cluster's scheduler is lost.
     """
     start = time.monotonic()
+    access = Access(job, accept_missing)
+    access.judge()
+    witnesses: tuple[str, ...] = ()
     if job.tasks:
-        _prepare(job, client, gpu, wait)
+        witnesses = _prepare(job, client, gpu, wait)
+        access.reopen()
         prepared()
     earlier = {kind: _earlier_failures(job, kind) for kind in job.ledgers}
     done = 0
     failed: list[Outcome] = []
     progress.start(job.total, job.done_before)
     try:
-        for outcome in _serial(job) if client is None else _distributed(job, client, progress, gpu):
+        for outcome in _outcomes(job, client, progress, gpu, witnesses):
             if outcome.reason is not None:
                 failed.append(outcome)
             else:
@@ -87,6 +94,7 @@ def run(
             kind = outcome.task.kind
             _keep(job.ledgers[kind], outcome, failed_before=outcome.task.shard.index in earlier[kind])
             progress.advance(outcome)
+            access.add(outcome)
             check()
     finally:
         progress.close()
@@ -94,20 +102,30 @@ def run(
     return Summary(job.total, job.done_before, done, tuple(failed), time.monotonic() - start)
 
 
-def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> None:
-    """Refuse what can be refused now, and make the stores."""
+def _outcomes(
+    job: Job, client: Client | None, progress: Progress, gpu: bool, witnesses: tuple[str, ...]
+) -> Iterator[Outcome]:
+    if client is None:
+        return _serial(job, witnesses)
+    return _distributed(job, client, progress, gpu, witnesses)
+
+
+def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> tuple[str, ...]:
+    """Refuse what can be refused now, and make the stores; return files that the source gave."""
     clients.require_writable(job.root)
     preflight.check_targets(job.root, job.plan)
     preflight.check_memory(job.plan, client, job.kinds)
     if any(model for _, model in job.kinds):
         preflight.check_devices(client, gpu, wait)
-    preflight.check_source(job.root, job.plan, [task.shard for task in job.tasks if task.model is None], job.ingested)
+    shards = [task.shard for task in job.tasks if task.model is None]
+    witnesses = preflight.check_source(job.root, job.plan, shards, job.ingested)
     stores.create(job.root, job.plan, job.ledgers)
     for ledger, index in job.again:
         ledger.unmark(index)
     for ledger, index in job.stale:
         if not ingest_ledger(job.root, job.plan).marked(index):  # another run may have done both meanwhile
             ledger.unmark(index)
+    return witnesses
 
 
 def _earlier_failures(job: Job, kind: Kind) -> set[int]:
@@ -138,10 +156,10 @@ def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
         logger.warning("%s: the record of its failure could not be written: %s", outcome.task, reason_of(error))
 
 
-def _serial(job: Job) -> Iterator[Outcome]:
+def _serial(job: Job, witnesses: tuple[str, ...]) -> Iterator[Outcome]:
     """Do the tasks one after the other in this process."""
     ingested: dict[int, Outcome] = {}
-    quota = divide(job.plan.config)
+    quota = divide(job.plan.config, witnesses=witnesses)
     with deterministic():
         for task in job.tasks:
             upstream = ingested.get(task.shard.index) if task.model else None
@@ -187,7 +205,9 @@ class _Cluster:
         )
 
 
-def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Iterator[Outcome]:
+def _distributed(
+    job: Job, client: Client, progress: Progress, gpu: bool, witnesses: tuple[str, ...]
+) -> Iterator[Outcome]:
     """Do the tasks on a cluster; a task whose worker dies is given to another by the scheduler.
 
     After some such deaths the scheduler gives a task up. It may only have shared its worker with the one that kills
@@ -196,7 +216,7 @@ def _distributed(job: Job, client: Client, progress: Progress, gpu: bool) -> Ite
     scheduler.stop_profiling(client)
     workers = scheduler.workers_of(client)
     threads = sum(info["nthreads"] for info in workers.values())
-    quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))))
+    quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))), witnesses=witnesses)
     # If some workers encode and others ingest, neither group takes the other's tasks, even when idle.
     encode_on = "GPU" if gpu or scheduler.offering(workers, "GPU") else None
     ingest_on = "CPU" if scheduler.offering(workers, "CPU") else None

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from pipeline import storage
+from pipeline.archive.answers import require_server
 from pipeline.catalog import targets as target_table
 from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.targets import Selection
@@ -245,6 +246,7 @@ def _rows(
     if existing is not None and not is_new and targets is None:
         # An extension that was interrupted may have left more rows there.
         return _present_rows(root, existing), dict(existing.kept)
+    require_server(config.targets)
     frame, kept = target_table.read_table(config.targets, survey)
     lacking = [name for name in keep if name not in kept]
     if lacking:

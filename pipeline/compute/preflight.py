@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
+import numpy as np
 import torch
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
@@ -23,8 +23,8 @@ from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Kind, Plan, targets_sha256
 from pipeline.store.root import ingest_ledger, targets_url
 
-PROBES = 8
-"""Targets whose files are looked for before an ingest starts."""
+PROBES, KNOWN_PROBES = 50, 8
+"""Targets, spread over the run, whose files are looked for before an ingest starts; and those among the ones before."""
 
 PATIENCE = 50.0
 """Seconds to wait for a cluster that is said to be there: its scheduler, its first worker and, where one is demanded,
@@ -108,21 +108,34 @@ def check_targets(root: str, plan: Plan) -> None:
         raise RefusedError("targets.parquet", f"{url} is not the table that the plan was made with", remedy)
 
 
-def check_source(root: str, plan: Plan, pending: Sequence[Shard], ingested: Iterable[int]) -> None:
-    """Refuse a source that has none of the first files looked for, so that a mistyped URL makes no empty survey.
+def check_source(root: str, plan: Plan, pending: Sequence[Shard], ingested: Iterable[int]) -> tuple[str, ...]:
+    """Refuse a source that has none of the files looked for, so that a mistyped URL makes no empty survey.
 
-    pending, ingested: the chunks that are to be ingested, and those that are.
+    pending, ingested: the chunks that are to be ingested, and those that are. Returns files that the source gave.
     """
     if not pending:
-        return
+        return ()
     if plan.config.cache is not None:
         storage.require_writable("cache", plan.config.cache)
-    url = targets_url(root)
-    step = -(-len(pending) // PROBES)
     # Include rows of chunks that are done: all of the pending targets may legitimately lack their files.
-    records = ingest_ledger(root, plan).records(sorted(ingested)[: 4 * PROBES]).values()
-    found = [record["start"] for record in records if not record["quality"].get("NO_FILE")][:PROBES]
-    rows = [shard.start for shard in pending[::step]] + found
-    probes = pd.concat([targets.read_rows(url, row, row + 1, plan.survey) for row in rows])
+    records = ingest_ledger(root, plan).records(sorted(ingested)[: 4 * KNOWN_PROBES]).values()
+    found = [record["start"] for record in records if not record["quality"].get("NO_FILE")][:KNOWN_PROBES]
     archive = archive_of(plan)
-    archive.source.require_some(archive.paths(probes["target"].tolist()), plan.survey.root)
+    keys = [key for rows in [*_spread(pending, PROBES), *([row] for row in found)] for key in _keys(root, plan, rows)]
+    return archive.source.require_some(list(dict.fromkeys(archive.paths(keys))), plan.survey.root)
+
+
+def _spread(pending: Sequence[Shard], count: int) -> list[list[int]]:
+    """Return so many rows of the pending chunks, evenly spread, chunk by chunk; all where there are fewer."""
+    total = sum(len(shard) for shard in pending)
+    wished = np.arange(total) if total <= count else np.arange(count) * total // count
+    starts = np.cumsum([0, *(len(shard) for shard in pending)])
+    within = np.searchsorted(starts, wished, side="right") - 1
+    rows = [(shard.start + wished[within == i] - starts[i]).tolist() for i, shard in enumerate(pending)]
+    return [each for each in rows if each]
+
+
+def _keys(root: str, plan: Plan, rows: Sequence[int]) -> list[str]:
+    """Return the keys of some targets of a chunk."""
+    frame = targets.read_rows(targets_url(root), rows[0], rows[-1] + 1, plan.survey)
+    return [frame["target"].iloc[row - rows[0]] for row in rows]

@@ -9,7 +9,7 @@ from functools import partial
 
 from distributed import Client
 
-from pipeline.compute import executor, job, preflight
+from pipeline.compute import access, executor, job, preflight
 from pipeline.compute.cluster import place_of_work
 from pipeline.compute.executor import Progress, Summary
 from pipeline.errors import ChunksFailed, Unfinished
@@ -40,6 +40,7 @@ class Work:
 
     command: for others to see. stages, models: of which chunks are done. chunks: the only ones to look at; None: all.
     retry: bits of spectra whose chunks are done again. per_second: requests to the source, instead of the plan's rate.
+    accept_missing: go on where most spectra have no file.
     """
 
     root: str
@@ -49,6 +50,7 @@ class Work:
     chunks: frozenset[int] | None
     retry: Quality
     per_second: float | None = None
+    accept_missing: bool = False
 
 
 def do(
@@ -91,7 +93,8 @@ def _do_pending(
     say: Callable[[str], None],
     presence: Presence,
 ) -> Summary:
-    pending = job.pending(work.root, made, work.stages, work.models, work.chunks, work.retry)
+    retry = work.retry | access.to_retry(work.root, made) if "ingest" in work.stages else work.retry
+    pending = job.pending(work.root, made, work.stages, work.models, work.chunks, retry)
     began = time.monotonic()
     if place.wait is not None and pending.tasks and not place.serial:
         say(f"waiting up to {place.wait:.0f} s for the cluster")
@@ -106,7 +109,15 @@ def _do_pending(
     ) as here:
         left = max(0.0, (place.wait or preflight.PATIENCE) - (time.monotonic() - began))
         prepared = partial(presence.show, CHUNKS)
-        return executor.run(pending, here, progress(here), gpu=place.gpu, wait=left, prepared=prepared)
+        return executor.run(
+            pending,
+            here,
+            progress(here),
+            gpu=place.gpu,
+            wait=left,
+            prepared=prepared,
+            accept_missing=work.accept_missing,
+        )
 
 
 def _require_same_targets(work: Work, made: Plan, say: Callable[[str], None]) -> None:

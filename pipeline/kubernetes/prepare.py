@@ -37,13 +37,14 @@ def prepare(
     folder: str | Path | None = None,
     operator: bool = True,
     max_requests_per_second: float | None = None,
+    accept_missing: bool = False,
 ) -> Prepared | None:
     """Fill the manifests of a kustomization for a run; None when nothing is pending.
 
     image, gpu_image: of the pods on CPUs and GPUs; cpu_workers, gpu_workers: how many of them; None leaves each as the
     manifests have it. folder: of a kustomization such as deploy/overlays/eks, default deploy/base. operator: whether
-    Dask's resources may be used. Raises ConfigError for places that pods do not reach, for targets that are not the
-    plan's, and for manifests that cannot be rendered.
+    Dask's resources may be used. accept_missing: as of `pipeline.run`. Raises ConfigError for places that pods do not
+    reach, for targets that are not the plan's, and for manifests that cannot be rendered.
     """
     made = read_plan(root)
     made.require_current()
@@ -63,7 +64,10 @@ def prepare(
         cpu_workers=cpu_workers,
         gpu_workers=gpu_workers,
         namespace=namespace,
-        options=() if rate is None else ("--max-requests-per-second", str(rate)),
+        options=(
+            *(() if rate is None else ("--max-requests-per-second", str(rate))),
+            *(("--accept-missing",) if accept_missing else ()),
+        ),
     )
     documents = manifests.fill(manifests.render(manifests.base() if folder is None else Path(folder)), request)
     return Prepared(request.name, made, documents if operator else manifests.without_operator(documents))

@@ -2,6 +2,7 @@
 
     <root>/ledger/<stage>[-<model>]-<first 8 of the fingerprint>/
         store.json           the empty store of this stage is complete
+        access.json          what was found of the archive as a whole, once (ingest)
         000007.json          chunk 7 is done: its rows, counts and checksums
         failed/000009.json   chunk 9 failed for good in some run, with the reason
 
@@ -20,6 +21,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, RefusedError
 
 _STORE = "store.json"
+_ACCESS = "access.json"
 _FAILED = "failed"
 # Markers are read one request each; a survey has some 1,200 of them per stage.
 _READERS = 16
@@ -136,6 +138,21 @@ class Ledger:
     def read_store(self) -> dict[str, Any]:
         """Return the empty store's marker. Raises as `read`."""
         return self._read(_STORE)
+
+    def access(self) -> str:
+        """Return what was found of the archive as a whole, "" where nothing was yet; see `compute.access`."""
+        try:
+            return str(self._read(_ACCESS).get("verdict", ""))
+        except FileNotFoundError:
+            return ""
+
+    def keep_access(self, verdict: str) -> None:
+        """Keep what was found of the archive as a whole; "": nothing."""
+        url = storage.join(self.folder, _ACCESS)
+        if verdict:
+            storage.write_json(url, {"verdict": verdict, "fingerprint": self.fingerprint})
+        else:
+            storage.remove(url)
 
     def _is_full(self, index: int) -> bool:
         """Tell whether a grown chunk's marker is of all its rows; one that is damaged counts, for others to report."""

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.spectra.raw import RawSpectrum
+from pipeline.surveys.choosing import Candidates, Choice, Offer
 from pipeline.surveys.columns import Columns, Coordinate
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     import pyarrow as pa
 
     from pipeline.config import SurveyConfig
+
+
+Entry: TypeAlias = str | bytes | int | float | Sequence[object]
+"""A spectrum as people name it: text, a number, or several numbers."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Layout:
     read: bytes of a file -> its content; raises BadSpectrum for what is no such file. spectrum: content and key -> the
     target's spectrum; raises BadSpectrum, and WrongSpectrum for the content of another target. size: typical bytes of a
     file. at_once: most files that a task has in flight. shared: whether a file holds the spectra of many targets.
+    places: path -> where mirrors may keep the file instead, each for all files; the path itself where that is no other.
     """
 
     path: Callable[[str], str]
@@ -32,23 +42,46 @@ class Layout:
     size: int
     at_once: int
     shared: bool = False
+    places: tuple[Callable[[str], str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A block of a catalog's rows as targets.
+
+    table: all coordinates but `target`, and the columns in `sort_by`. lacking: the catalog's column of an id -> the
+    rows that have none; these are no targets. remarks: what a user should know -> the rows of which it is true.
+    suggested: rows whose reduction is what an id says; None: none.
+    """
+
+    table: pa.Table
+    lacking: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    remarks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    suggested: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
 class CatalogColumns:
     """How the catalogs of a survey become targets.
 
-    choose: names of a catalog's columns and its URL -> our names to theirs. to_table: a block of columns and the URL ->
-    a table of all coordinates but `target`, and of the columns in `sort_by`. sort_by: what orders the targets and tells
-    them apart. keys: such a table -> the keys of its targets. remarks: the whole table -> what a user should know, with
-    the number of rows. All raise ConfigError for what cannot be read.
+    candidates: names of a catalog's columns, and those that the user chose, ours -> theirs -> the columns that may
+    become ours. choose: which of them do. to_rows: a block of columns by the catalog's names, the chosen names, the URL
+    -> targets. sort_by: what orders the targets and tells them apart. keys: a table of targets -> their keys. texts:
+    ours -> how their values are read as text, for conditions. further: ours beside the coordinates. All raise
+    ConfigError for what cannot be read. stands_for: ours -> those that a catalog needs not have where it has this one.
+    settled: those that it needs not have where an archive is asked. is_key: whether text names a target.
     """
 
-    choose: Callable[[Sequence[str], str], dict[str, str]]
-    to_table: Callable[[Columns, str], pa.Table]
+    candidates: Callable[[Sequence[str], Mapping[str, str]], Candidates]
+    choose: Callable[[Offer], Choice]
+    to_rows: Callable[[Columns, Mapping[str, str], str], Rows]
     sort_by: tuple[str, ...]
     keys: Callable[[pa.Table], pa.ChunkedArray]
-    remarks: Callable[[pa.Table], dict[str, int]] = lambda table: {}
+    texts: Mapping[str, Callable[[NDArray[Any]], pa.DictionaryArray]] = field(default_factory=dict)
+    further: tuple[str, ...] = ()
+    stands_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settled: tuple[str, ...] = ()
+    is_key: Callable[[str], bool] = lambda text: False
 
 
 @dataclass(frozen=True)
@@ -57,7 +90,7 @@ class Lookup:
 
     id_column: coordinate that holds one unique whole number per spectrum, 0 for none. columns_of: text such as
     "plate-mjd-fiber" -> the coordinates that it gives, None for other text. names: what may be given, for messages.
-    keys_of: numbers as `make_batch` takes them, and the reductions that the folder has -> keys to try, in this order.
+    keys_of: an entry as `make_batch` takes it, and the reductions that the folder has -> keys to try, in this order.
     numbers_of: the same -> the whole numbers that the batch gives back. reduction_folders: where a release root keeps
     its reductions. places: key -> files, relative to a folder of the user's own.
     """
@@ -65,10 +98,29 @@ class Lookup:
     names: str
     columns_of: Callable[[str], Mapping[str, int] | None] = lambda text: None
     id_column: str | None = None
-    keys_of: Callable[[Sequence[int | str], Sequence[str]], list[str]] | None = None
-    numbers_of: Callable[[Sequence[int | str]], tuple[int, ...]] | None = None
+    keys_of: Callable[[Entry, Sequence[str]], list[str]] | None = None
+    numbers_of: Callable[[Entry], tuple[int, ...]] | None = None
     reduction_folders: tuple[str, ...] = ()
     places: Callable[[str], Iterator[str]] = lambda key: iter(())
+
+
+@dataclass(frozen=True)
+class Reductions:
+    """How the reduction of targets is found where their catalog does not name it.
+
+    column: coordinate that names it, "" where it is unknown; a key without it begins with its slash. unit, noun: the
+    coordinates whose targets share one reduction, and what such targets are called. candidates: key of a target and
+    the URL of a release root ("" for none) -> names that may be its reduction's; the first is the rule's own answer.
+    key: key of a target and a reduction -> the key with it. named: targets whose column was filled in -> the same with
+    their keys, and the ids that hold the reduction.
+    """
+
+    column: str
+    unit: tuple[str, ...]
+    noun: str
+    candidates: Callable[[str, str], tuple[str, ...]]
+    key: Callable[[str, str], str]
+    named: Callable[[pd.DataFrame], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -100,6 +152,7 @@ class Survey:
     root: str
     archive: str
     path_columns: tuple[str, ...] = ()
+    reductions: Reductions | None = None
     selections: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -59,9 +59,10 @@ def test_a_catalog_whose_reduction_is_no_folder_is_refused(
 ) -> None:
     rows = {"PLATE": [266, 266], "MJD": [51602, 51602], "FIBERID": [1, 2], "RUN2D": ["26", run2d], "Z": [0.1, 0.1]}
     pq.write_table(pa.table(rows), tmp_path / "catalog.parquet")
-    status = cli.main(["targets", str(tmp_path / "catalog.parquet"), "--output", str(tmp_path / "t.parquet")])
-    if status == 0:  # white space around a name is the catalog's padding
-        assert run2d.strip(" \0\t") == "26"
+    output = ["--output", str(tmp_path / "t.parquet")]
+    status = cli.main(["targets", str(tmp_path / "catalog.parquet"), "--no-fetch", *output])
+    if status == 0:  # white space around a name is the catalog's padding; without a name the rule says 26
+        assert run2d.strip(" \0\t\n") in ("26", "")
         assert set(targets.read_rows(str(tmp_path / "t.parquet"), 0, 2)["run2d"]) == {"26"}
         return
     assert "RUN2D" in one_line(capsys)
@@ -108,6 +109,11 @@ def test_a_hand_made_table_is_refused_by_row_and_column(
 
 @pytest.mark.parametrize("run2d", [name for name in HOSTILE if name])  # without a name all reductions are looked in
 def test_a_batch_takes_no_reduction_that_is_no_folder(tmp_path: Path, mirror: Path, run2d: str) -> None:
+    if run2d.strip(" \0\t\n") == "26":  # padding, as in catalogs
+        pipeline.make_batch(tmp_path / "DATA", [(266, 51602, 1, run2d)], source=str(mirror))
+        files = [name for name in names(tmp_path / "DATA") if name.endswith(".fits")]
+        assert [name.rsplit("/", 1)[-1] for name in files] == ["spec-0266-51602-0001.fits"]
+        return
     with pytest.raises(ConfigError, match="run2d"):
         pipeline.make_batch(tmp_path / "DATA", [(266, 51602, 1, run2d)], source=str(mirror))
     assert names(tmp_path) == []

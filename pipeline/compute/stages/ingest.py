@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.archive.attempts import FetchCounters
 from pipeline.archive.reader import Archive
-from pipeline.archive.source import Allowance, FetchCounters, Source, default_concurrency
+from pipeline.archive.source import Allowance, Source, default_concurrency
 from pipeline.catalog import targets
 from pipeline.compute.stages.record import Record, Timings, finish, packages, record_of, require_same, write_shard
 from pipeline.errors import redacted
@@ -74,6 +75,7 @@ def archive_of(plan: Plan, allowance: Allowance | None = None) -> Archive:
         retries=config.retries,
         timeout=REQUEST_TIMEOUT + layout.size / SLOWEST,
         cache=config.cache,
+        witnesses=allowance.witnesses,
     )
     return Archive(source, layout)
 

@@ -2,108 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, RefusedError
+from pipeline.errors import RefusedError
+from pipeline.surveys.choosing import Candidates, Choice, Offer, candidates_of, choose_first
 from pipeline.surveys.columns import Columns
 from pipeline.surveys.sdss.columns import COORDINATES
-from pipeline.surveys.sdss.ids import compose_specobjid, read_catalogids, read_run2d, read_specobjid, read_text
+from pipeline.surveys.sdss.ids import compose_specobjid, plain_run2ds, read_exact, read_specobjid
+from pipeline.surveys.sdss.naming import CATALOGID, FIELD, Block, have_lost_digits, ids_of
+from pipeline.surveys.sdss.redshifts import choose_z
+from pipeline.surveys.sdss.specobjid import ROUND
+from pipeline.surveys.survey import Rows
+from pipeline.surveys.values import read_numbers, read_text
 
-ALIASES = {**{name: each.aliases for name, each in COORDINATES.items() if each.aliases}, "catalogid": ("catalogid",)}
-REQUIRED = tuple(name for name, each in COORDINATES.items() if each.required)
-SDSS_V = {"plate": "field", "fiberid": "catalogid"}
-"""What SDSS-V's catalogs (DR18 and later) name a spectrum by, in the places of plate and fiberid."""
+FURTHER = (CATALOGID,)
+"""What a user may name a column of, beside the coordinates."""
 
+TEXTS = {"run2d": plain_run2ds, "class": read_text}
+"""How text is read, for conditions."""
 
-def choose_columns(available: Sequence[str], url: str) -> dict[str, str]:
-    """Map our column names to the catalog's, as far as it has them."""
-    by_lower: dict[str, str] = {}
-    for name in available:
-        if name.lower() in by_lower and any(name.lower() in names for names in ALIASES.values()):
-            problem = f"the columns {by_lower[name.lower()]} and {name} of {url} differ only in case"
-            raise RefusedError("CATALOG", problem, "remove one of them")
-        by_lower.setdefault(name.lower(), name)
-    found = {ours: [by_lower[alias] for alias in names if alias in by_lower] for ours, names in ALIASES.items()}
-    chosen = {ours: names[0] for ours, names in found.items() if names}
-    if not {"plate", "fiberid"} <= by_lower.keys() and set(SDSS_V.values()) <= by_lower.keys():
-        return {**chosen, **{ours: by_lower[theirs] for ours, theirs in SDSS_V.items()}}
-    chosen.pop("catalogid", None)
-    if "plate" not in by_lower:
-        chosen.pop("plate", None)
-    return chosen
+IDS = ("plate", "mjd", "fiberid", "run2d")
+"""What a spectrum is named by."""
+
+ALIASES = {
+    **{name: tuple(alias for alias in each.aliases if alias != FIELD) for name, each in COORDINATES.items()},
+    FIELD: (FIELD,),
+    CATALOGID: (CATALOGID,),
+}
 
 
-def to_table(columns: Columns, url: str) -> pa.Table:
+def candidates(available: Sequence[str], given: Mapping[str, str]) -> Candidates:
+    """Return the columns that may become ours.
+
+    SDSS-V's FIELD and CATALOGID may stand in the places of PLATE and FIBERID.
+    """
+    found = candidates_of(ALIASES, available) | {ours: (theirs,) for ours, theirs in given.items()}
+    is_plate = "plate" in found and "fiberid" in found
+    if CATALOGID not in found or (is_plate and FIELD not in found and CATALOGID not in given):
+        return {ours: theirs for ours, theirs in found.items() if ours not in (FIELD, CATALOGID)}
+    stand_ins = {"plate": found.get(FIELD), "fiberid": found[CATALOGID]}
+    return {**{ours: theirs for ours, theirs in stand_ins.items() if theirs}, **found}
+
+
+def choose(offer: Offer) -> Choice:
+    """Choose the columns that become ours, the redshift by `choose_z`."""
+    theirs = offer.candidates
+    others = {ours: each for ours, each in theirs.items() if ours not in ("z", FIELD, CATALOGID)}
+    # classes that are numbers are photometry's
+    words = tuple(each for each in theirs.get("class", ()) if not _are_numbers(offer.first[each]))
+    others = {ours: words if ours == "class" else each for ours, each in others.items() if words or ours != "class"}
+    is_sdss_v = _is_sdss_v(offer)
+    if is_sdss_v and FIELD in theirs and "plate" not in offer.given:
+        others["plate"] = theirs[FIELD]
+    ids = tuple(ours for ours in IDS if not (is_sdss_v and ours in ("plate", "fiberid")))
+    choice = choose_first(Offer(offer.url, offer.names, others, offer.first, offer.given), ids)
+    names, said = dict(choice.names), choice.said
+    if is_sdss_v:
+        names["fiberid"] = names[CATALOGID] = theirs[CATALOGID][0]
+    if "z" in theirs:
+        names["z"], about = choose_z(offer)
+        said = (*about, *said)
+    return Choice(names, said)
+
+
+def _are_numbers(column: NDArray[Any]) -> bool:
+    values, unreadable = read_numbers(column)
+    return not unreadable.any() and bool(np.isfinite(values).any())
+
+
+def _is_sdss_v(offer: Offer) -> bool:
+    """Tell catalogs of SDSS-V; some have PLATE and FIBERID as well, -1 in every row."""
+    theirs = offer.candidates
+    if CATALOGID not in theirs or "plate" not in theirs:
+        return CATALOGID in theirs
+    if CATALOGID in offer.given or theirs["fiberid"] == theirs[CATALOGID] or theirs["plate"] == theirs.get(FIELD):
+        return True
+    plates = offer.first[theirs["plate"][0]]
+    return plates.ndim == 1 and not (read_numbers(plates)[0] > 0).any()
+
+
+def to_rows(columns: Columns, names: Mapping[str, str], url: str) -> Rows:
     """Bring a block of a catalog to the names, types and fills of a target, `last` for the last part of its key.
 
-    A catalog with FIELD and CATALOGID in the place of PLATE and FIBERID is SDSS-V's: field becomes the plate, catalogid
-    the last part of the key, fiberid is 0. Absent columns are filled: specobjid is composed from the ids (0 where the
-    release has none), ra, dec, z_err and sn_median are NaN, zwarning is -1 (unknown), class "".
+    SDSS-V's field becomes the plate, its catalogid the last part of the key, fiberid is 0. Absent columns are filled:
+    specobjid is composed from the ids (0 where the release has none), ra, dec, z_err and sn_median are NaN, zwarning is
+    -1 (unknown), class "". So are values of these that cannot be read, which is remarked. Raises ConfigError for ids
+    and redshifts that are none.
     """
-    chosen = choose_columns(list(columns), url)
-    names = {ours: name for ours, name in chosen.items() if columns[name].ndim == 1}
-    for ours in REQUIRED:
-        if ours not in names:
-            problem = f"CATALOG column {chosen[ours]} of {url} does not hold one number or text per row"
-            raise RefusedError("CATALOG", problem, "choose another catalog, or give the column a single value per row")
-    is_sdss_v = names["fiberid"].lower() == SDSS_V["fiberid"]
-    size = len(next(iter(columns.values())))
-
-    def numbers(ours: str) -> NDArray[np.float64]:
-        if ours not in names:
-            return np.full(size, np.nan)
-        column = columns[names[ours]]
-        try:
-            return np.asarray(np.ma.filled(column.astype(np.float64), np.nan))
-        except ValueError as error:
-            raise ConfigError(f"CATALOG column {names[ours]}", url, "numbers", str(error)) from error
-
-    def integers(ours: str, fill: int | None = None) -> NDArray[np.int32]:
-        values = numbers(ours)
-        if fill is not None:
-            values = np.where(np.isfinite(values), values, fill)
-        wrong = ~((np.abs(values) < 2**31) & (values == np.floor(values)))
-        if fill is None:
-            wrong |= values < 0
-        if wrong.any():
-            example = values[wrong][0]
-            raise ConfigError(f"CATALOG column {names[ours]}", float(example), "whole numbers that fit 32 bits")
-        return values.astype(np.int32)
-
-    plate, mjd = integers("plate"), integers("mjd")
-    fiber_or_catalogid = (
-        read_catalogids(columns[names["fiberid"]], names["fiberid"]) if is_sdss_v else integers("fiberid")
-    )
-    fiberid = np.zeros(size, np.int32) if is_sdss_v else fiber_or_catalogid.astype(np.int32)
-    run2d = read_run2d(columns[names["run2d"]])
-    composed = np.zeros(size, np.uint64) if is_sdss_v else compose_specobjid(run2d, plate, mjd, fiberid)
-    specobjid, is_beyond = composed, np.zeros(size, np.bool_)
-    if "specobjid" in names:
-        specobjid, is_beyond = read_specobjid(columns[names["specobjid"]], composed)
+    block = Block(columns, names, url)
+    _require_single(block)
+    ids = ids_of(block)
+    plate, mjd = (np.maximum(values, 0).astype(np.int32) for values in (ids.plate, ids.mjd))
+    fiberid = np.where(ids.is_sdss_v, 0, np.maximum(ids.fiber_or_catalogid, 0)).astype(np.int32)
+    composed = np.where(ids.is_sdss_v, np.uint64(0), compose_specobjid(ids.run2d, plate, mjd, fiberid))
+    classes = block.column("class")
     with np.errstate(over="ignore"):
-        return pa.table(
+        table = pa.table(
             {
-                "specobjid": specobjid,
+                "specobjid": _specobjids(block, composed, ids.anew),
                 "plate": plate,
                 "mjd": mjd,
                 "fiberid": fiberid,
-                "fiber_or_catalogid": fiber_or_catalogid.astype(np.int64),
-                "run2d": run2d,
-                "ra": numbers("ra"),
-                "dec": numbers("dec"),
-                "z": numbers("z").astype(np.float32),
-                "z_err": numbers("z_err").astype(np.float32),
-                "zwarning": integers("zwarning", fill=-1),
-                "class": read_text(columns[names["class"]] if "class" in names else np.full(size, "")),
-                "sn_median": numbers("sn_median").astype(np.float32),
-                "beyond": is_beyond,
+                "fiber_or_catalogid": ids.fiber_or_catalogid,
+                "run2d": ids.run2d,
+                "ra": block.numbers("ra"),
+                "dec": block.numbers("dec"),
+                "z": block.redshifts().astype(np.float32),
+                "z_err": block.numbers("z_err").astype(np.float32),
+                "zwarning": block.flags("zwarning"),
+                "class": read_text(np.full(block.size, "") if classes is None else classes),
+                "sn_median": block.numbers("sn_median").astype(np.float32),
             }
         )
+    return Rows(table, ids.lacking, block.remarks, ids.suggested)
+
+
+def _require_single(block: Block) -> None:
+    for ours in (*IDS, "z"):
+        if ours in block.names and block.column(ours) is None:
+            problem = f"CATALOG column {block.names[ours]} of {block.url} does not hold one number or text per row"
+            raise RefusedError("CATALOG", problem, "choose another catalog, or give the column a single value per row")
+
+
+def _specobjids(block: Block, composed: NDArray[np.uint64], anew: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Return the SPECOBJIDs given, or composed where there is none of DR8 and later; 0 where none can be composed."""
+    column = block.column("specobjid")
+    if column is None:
+        return composed
+    found = read_specobjid(column, composed)
+    block.remark("with a SPECOBJID above 64 bits, stored as 0", found.beyond)
+    instead = "stored as 0" if CATALOGID in block.names else "composed from PLATE, MJD, FIBERID and RUN2D instead"
+    text = f"with a {block.names['specobjid']} that is no whole number, or has lost its digits as 3.72E+18: {instead}"
+    is_round = (have_lost_digits(found.ids, composed) | (found.ids % np.uint64(ROUND) == 0)) & anew & (found.ids != 0)
+    block.remark(text, (found.unreadable & (read_exact(column) != composed)) | is_round)
+    is_of_another = (composed != 0) & ~anew & ((found.ids ^ composed) >> np.uint64(24) == 0) & (found.ids != composed)
+    block.remark(f"with a {block.names['specobjid']} of another reduction than RUN2D says", is_of_another)
+    return np.where(anew & (composed != 0), composed, found.ids)
 
 
 def compose_keys(table: pa.Table) -> pa.ChunkedArray:
@@ -111,8 +151,3 @@ def compose_keys(table: pa.Table) -> pa.ChunkedArray:
     numbers = [table[name].cast(pa.string()) for name in ("plate", "mjd", "fiber_or_catalogid")]
     key = pc.binary_join_element_wise(*numbers, "-")
     return pc.binary_join_element_wise(table["run2d"].cast(pa.string()), key, "/")
-
-
-def remarks(table: pa.Table) -> dict[str, int]:
-    """Return what a user should know of the ids."""
-    return {"with a SPECOBJID above 64 bits, stored as 0": int(pc.sum(table["beyond"]).as_py())}

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.spectra.raw import BadSpectrum, RawSpectrum
+from pipeline.surveys.fits import SIZE_CARDS, Header, read_header, structure
 
 LOGLAM_STEP = 1e-4
 """Step of `loglam` in every SDSS, BOSS and eBOSS co-added spectrum (spec datamodel)."""
@@ -48,90 +49,11 @@ of all pixels, nine tenths of them with a positive ivar): masking them would bla
 reports them. Source: https://www.sdss.org/dr17/algorithms/bitmasks/#SPPIXMASK
 """
 
-_BLOCK = 2880
-_CARD = 80
-_END = b"END     "
-_LONGEST_HEADER = 2**19  # bytes; those of plates with 240 columns and all their exposures take a tenth
-_SIZE_CARDS = 10  # SIMPLE, BITPIX, NAXIS and, of an image, the lengths of its axes
 _BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _NUMBERS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _FORMAT = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])")
-_INTEGER = re.compile(r"[+-]?\d{1,18}$")
+_OF_DR7 = (b"FIBERID =", b"COEFF0  =")  # in the header of an image: the spectrum of one fiber, as DR1 to DR7 keep it
 _DIGITS = re.compile(rb"\d{1,20}\Z")
-_STRUCTURAL = frozenset(
-    b"XTENSION BITPIX NAXIS PCOUNT GCOUNT BSCALE BZERO TFIELDS TTYPE TFORM TSCAL TZERO COEFF PLATEID MJD".split()
-)
-"""Keywords, without their numbers, that say how an HDU is laid out, and where a plate's pixels and fibers belong."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The structural keywords of one HDU, and where its data lie in the file."""
-
-    text: bytes
-    cards: Mapping[str, str]
-    data_start: int
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        text = self.cards.get(key)
-        if text is None and default is not None:
-            return default
-        if text is None or not _INTEGER.match(text):
-            raise BadSpectrum(f"header keyword {key} is {'missing' if text is None else 'not an integer'}")
-        return int(text)
-
-    def number(self, key: str, default: float) -> float:
-        text = self.cards.get(key)
-        try:
-            return default if text is None else float(text.upper().replace("D", "E"))
-        except ValueError as error:
-            raise BadSpectrum(f"header keyword {key} is not a number") from error
-
-    @property
-    def data_size(self) -> int:
-        axes = [self.integer(f"NAXIS{i}") for i in range(1, self.integer("NAXIS", 0) + 1)]
-        if not axes:
-            return 0
-        size = 1
-        for length in axes:
-            size *= length
-        size = abs(self.integer("BITPIX")) // 8 * self.integer("GCOUNT", 1) * (self.integer("PCOUNT", 0) + size)
-        if min(axes) < 0 or size < 0:
-            raise BadSpectrum("header declares a negative size")
-        return size
-
-    @property
-    def next_start(self) -> int:
-        return self.data_start + -(-self.data_size // _BLOCK) * _BLOCK
-
-
-def _read_header(data: bytes, start: int, cards: int | None = None) -> _Header:
-    """Parse the header that starts there, keeping the structural keywords; cards: look only at so many."""
-    end = start
-    while True:
-        end = data.find(_END, end, start + _LONGEST_HEADER)
-        if end < 0 or end + _CARD > len(data):
-            raise BadSpectrum("a header has no END card: truncated")
-        if (end - start) % _CARD == 0:
-            break
-        end += 1
-    text = data[start:end]
-    found = _structure(text if cards is None else text[: cards * _CARD])
-    return _Header(text, found, start + -(-(end + _CARD - start) // _BLOCK) * _BLOCK)
-
-
-@lru_cache(maxsize=128)
-def _structure(header: bytes) -> Mapping[str, str]:
-    """Read the structural keywords of a header, without its END."""
-    cards: dict[str, str] = {}
-    for position in range(0, len(header), _CARD):
-        name = header[position : position + 8]
-        if name.rstrip(b" 0123456789") in _STRUCTURAL and header[position + 8 : position + 9] == b"=":
-            text = header[position + 10 : position + _CARD].decode("ascii", "replace").strip()
-            # a quoted value ends at its second quote (none of these holds one), any other at the comment
-            value = text[1:].split("'")[0] if text[:1] == "'" else text.split("/")[0]
-            cards[name.rstrip().decode()] = value.strip()
-    return MappingProxyType(cards)
 
 
 class _Column(NamedTuple):
@@ -147,7 +69,7 @@ class _Column(NamedTuple):
 class _Table:
     """A binary table."""
 
-    header: _Header
+    header: Header
     columns: Mapping[str, _Column]
     rows: NDArray[np.uint8]
 
@@ -183,7 +105,7 @@ class _Table:
 @lru_cache(maxsize=64)
 def _columns(header: bytes, count: int) -> tuple[Mapping[str, _Column], int]:
     """Lay out a table's columns; also give the bytes that they fill in a row."""
-    values = _structure(header)
+    values = structure(header)
     columns: dict[str, _Column] = {}
     offset = 0
     for number in range(1, count + 1):
@@ -196,7 +118,7 @@ def _columns(header: bytes, count: int) -> tuple[Mapping[str, _Column], int]:
     return MappingProxyType(columns), offset
 
 
-def _read_table(data: bytes, header: _Header) -> _Table:
+def _read_table(data: bytes, header: Header) -> _Table:
     if header.cards.get("XTENSION") != "BINTABLE":
         raise BadSpectrum("the extension is not a binary table")
     width, length = header.integer("NAXIS1"), header.integer("NAXIS2")
@@ -238,7 +160,7 @@ def _read_identity(data: bytes, start: int) -> dict[str, Any]:
     """Ids and redshift from the table at `start`, if there is one; what is absent or unreadable is None."""
     if start >= len(data):
         return {}
-    header = _read_header(data, start)
+    header = read_header(data, start)
     if header.cards.get("XTENSION") != "BINTABLE":
         return {}
     table = _read_table(data, header)
@@ -264,7 +186,10 @@ def read_spec(data: bytes) -> RawSpectrum:
     if not data.startswith(b"SIMPLE  ="):
         raise BadSpectrum("not a FITS file" if data else "empty file")
     # Its size is in the first cards (standard 4.4.1); the others are the file's own, and many.
-    header = _read_header(data, _read_header(data, 0, _SIZE_CARDS).next_start)
+    primary = read_header(data, 0, SIZE_CARDS)
+    if primary.cards.get("NAXIS") == "2" and all(word in primary.text for word in _OF_DR7):
+        raise BadSpectrum("a DR7 spSpec file: ask for the spec file of the same ids")
+    header = read_header(data, primary.next_start)
     coadd = _read_table(data, header)
     if not len(coadd.rows):
         raise BadSpectrum("the spectrum has no pixels")
@@ -322,11 +247,11 @@ def read_plate(data: bytes) -> Plate:
     """
     if not data.startswith(b"SIMPLE  ="):
         raise BadSpectrum("not a FITS file" if data else "empty file")
-    primary = _read_header(data, 0)
+    primary = read_header(data, 0)
     flux = _read_image(data, primary, -32)
-    header = _read_header(data, primary.next_start)
+    header = read_header(data, primary.next_start)
     ivar = _read_image(data, header, -32)
-    header = _read_header(data, header.next_start)
+    header = read_header(data, header.next_start)
     and_mask = _read_image(data, header, 32)
     if not flux.shape == ivar.shape == and_mask.shape:
         raise BadSpectrum(f"images of unlike shape: {flux.shape}, {ivar.shape}, {and_mask.shape}")
@@ -335,13 +260,13 @@ def read_plate(data: bytes) -> Plate:
         loglam = (primary.number("COEFF0", math.nan) + primary.number("COEFF1", math.nan) * pixels).astype(np.float32)
         _check_loglam(loglam)
     for _ in range(3):  # over and_mask, or_mask and the dispersion
-        header = _read_header(data, header.next_start)
+        header = read_header(data, header.next_start)
     rows = _fibers(_read_table(data, header), len(flux))
     ids = (primary.integer(key) if key in primary.cards else None for key in ("PLATEID", "MJD"))
     return Plate(flux, ivar, and_mask, loglam, rows, *ids)
 
 
-def _read_image(data: bytes, header: _Header, bitpix: int) -> NDArray[Any]:
+def _read_image(data: bytes, header: Header, bitpix: int) -> NDArray[Any]:
     """View a two-dimensional image of one type in the file's bytes."""
     if header.integer("NAXIS") != 2 or header.integer("BITPIX") != bitpix:
         raise BadSpectrum(f"an image has other than two dimensions, or a BITPIX other than {bitpix}")

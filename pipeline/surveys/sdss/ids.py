@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,87 +11,115 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.surveys.sdss.keys import RUN2D
+from pipeline.surveys.sdss.keys import RUN2D, plain_run2d
+from pipeline.surveys.values import read_text
 
 _RUN2D = re.compile(rf"{RUN2D}\Z")
+_BEYOND, _UNREADABLE = "more than 64 bits", "no whole number"
+# a negative id is one above 2^63; those just below 0 would be of the plate 16383, and are -1 or -9999 for "none"
+_LEAST_WRAPPED = 2**50
 _EBOSS = re.compile(r"v5_(\d{1,2})_(\d{1,2})\Z")
 
 
-def read_text(column: NDArray[Any]) -> pa.DictionaryArray:
-    """Convert a column to stripped text, "" where missing; whole numbers lose their decimal point."""
-    data = np.ma.getdata(column)
-    if data.dtype.kind == "f":
-        data = np.array([f"{value:.0f}" if value == np.floor(value) else str(value) for value in data])
-    elif data.dtype.kind == "S" and data.dtype.itemsize == 0:
-        data = np.full(len(data), "")
-    elif data.dtype.kind != "S":
-        data = data.astype(np.str_)
-    text = pa.array(data, mask=np.ma.getmaskarray(column)).dictionary_encode()
-    values = [
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in text.dictionary.to_pylist()
-    ]
-    stripped = pa.array([value.strip(" \t\0") for value in values] + [""], pa.string())
-    filled = pc.fill_null(text.indices, len(values))
-    # words that became the same are one word again
-    return pa.DictionaryArray.from_arrays(filled, stripped).cast(pa.string()).dictionary_encode()
+def plain_run2ds(column: NDArray[Any]) -> pa.DictionaryArray:
+    """Convert a column by the rule of `plain_run2d`, "" where missing."""
+    text = read_text(column)
+    plain = [plain_run2d(name) for name in text.dictionary.to_pylist()]
+    names = pa.DictionaryArray.from_arrays(text.indices, pa.array(plain, pa.string()))
+    return names.cast(pa.string()).dictionary_encode()
 
 
 def read_run2d(column: NDArray[Any]) -> pa.DictionaryArray:
-    """Read the names of reductions: they become folders. Numbers are written without leading zeros, as in paths."""
-    text = read_text(column)
-    names = text.dictionary.to_pylist()
-    for value in names:
-        if not _RUN2D.match(value):
+    """Read the names of reductions, "" where missing. Raises ConfigError for others: they become folders."""
+    names = plain_run2ds(column)
+    for value in names.dictionary.to_pylist():
+        if value and not _RUN2D.match(value):
             expected = "the name of a reduction, such as 26 or v5_13_2"
-            raise ConfigError("CATALOG column RUN2D", str(value), expected, "select rows that have one with --where")
-    plain = pa.array([str(int(name)) if name.isdecimal() else name for name in names], pa.string())
-    return pa.DictionaryArray.from_arrays(text.indices, plain).cast(pa.string()).dictionary_encode()
+            raise ConfigError("CATALOG column RUN2D", value, expected, "select rows that have one with --where")
+    return names
 
 
 def read_catalogids(column: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """Read SDSS-V's catalogids: numbers beyond what floats hold exactly, as integers or as text."""
-    data = np.ma.getdata(column)
-    if data.dtype.kind == "f" or np.ma.getmaskarray(column).any():
-        raise ConfigError(f"CATALOG column {name}", str(data.dtype), "whole numbers in every row, not floats")
+    """Read SDSS-V's catalogids, -1 where missing: numbers beyond what floats hold exactly, as integers or as text."""
+    data, missing = np.ma.getdata(column), np.ma.getmaskarray(column)
+    if data.dtype.kind == "f" and not np.isnan(data[~missing]).all():
+        remedy = "they have lost digits: export them as text or whole numbers"
+        raise ConfigError(f"CATALOG column {name}", str(data.dtype), "whole numbers, not floats", remedy)
+    if data.dtype.kind == "f":
+        return np.full(len(data), -1, np.int64)
+    if data.dtype.kind in "iu":
+        within = data if data.dtype.kind == "i" else np.minimum(data, np.uint64(2**63 - 1))
+        return np.where(missing, -1, np.maximum(within.astype(np.int64), -1))
+    text = read_text(column)
     try:
-        values = data.astype(np.int64) if data.dtype.kind in "iu" else np.array([int(item) for item in data], np.int64)
+        ids = np.array([max(int(word), -1) if word else -1 for word in text.dictionary.to_pylist()], np.int64)
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"CATALOG column {name}", str(error), "whole numbers") from error
-    if (values < 0).any():
-        raise ConfigError(f"CATALOG column {name}", int(values.min()), "whole numbers of at least 0")
-    return values
+    return np.asarray(ids[text.indices.to_numpy(zero_copy_only=False)])
 
 
-def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+class SpecObjIds(NamedTuple):
+    """Ids as unsigned numbers. beyond: of more than 64 bits, 0 here. unreadable: no whole numbers, others here."""
+
+    ids: NDArray[np.uint64]
+    beyond: NDArray[np.bool_]
+    unreadable: NDArray[np.bool_]
+
+
+def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> SpecObjIds:
     """Read ids as unsigned numbers: real ones exceed 2^63, so catalogs hold them as text or negative.
 
-    A column of floats has lost the last digits and is ignored; so is what is missing. Ids beyond 64 bits become 0;
-    also says which.
+    Floats have lost the last digits, as numbers or as text such as 3.72E+18: `composed` has their places, as those of
+    what is missing or no number at all.
+    """
+    data, missing = np.ma.getdata(column), np.ma.getmaskarray(column)
+    none = np.zeros(len(data), np.bool_)
+    if data.dtype.kind == "f":
+        return SpecObjIds(composed, none, ~(missing | np.isnan(data)))
+    if data.dtype.kind in "iub":
+        absent = missing | ((data < 0) & (data > -_LEAST_WRAPPED)) if data.dtype.kind == "i" else missing
+        return SpecObjIds(np.where(absent, composed, data.astype(np.uint64)), none, none)
+    plain = pc.utf8_trim(pa.array(data, mask=missing).cast(pa.string()), " \t\0")
+    try:  # at once: a survey has millions
+        ids = pc.if_else(pc.equal(plain, ""), None, plain).cast(pa.uint64())
+        absent = ids.is_null().to_numpy(zero_copy_only=False)
+        return SpecObjIds(np.where(absent, composed, ids.fill_null(0).to_numpy(zero_copy_only=False)), none, none)
+    except pa.ArrowInvalid:
+        pass  # signed ids, ids of more than 64 bits, or no ids at all
+    text = read_text(column)
+    words = [_specobjid(word) for word in text.dictionary.to_pylist()]
+    indices = text.indices.to_numpy(zero_copy_only=False)
+    values = np.array([word if isinstance(word, int) else 0 for word in words], np.uint64)[indices]
+    is_own = np.array([isinstance(word, int) for word in words], np.bool_)[indices]
+    beyond = np.array([word is _BEYOND for word in words], np.bool_)[indices]
+    unreadable = np.array([word is _UNREADABLE for word in words], np.bool_)[indices]
+    return SpecObjIds(np.where(is_own | beyond, values, composed), beyond, unreadable)
+
+
+def read_exact(column: NDArray[Any]) -> NDArray[np.uint64]:
+    """Read ids as `read_specobjid` does, 0 where missing; those that floats hold without a loss as well.
+
+    Ids of DR8 and later below 2^63 are such: they end in ten zero bits. Rounded ones are no spectrum's.
     """
     data = np.ma.getdata(column)
-    within = np.zeros(len(data), np.bool_)
-    if data.dtype.kind == "f":
-        return composed, within
-    if data.dtype.kind in "iub":
-        return np.where(np.ma.getmaskarray(column), composed, data.astype(np.uint64)), within
-    text = pc.utf8_trim(pa.array(data, mask=np.ma.getmaskarray(column)).cast(pa.string()), " \t\0")
-    text = pc.if_else(pc.equal(text, ""), None, text)
-    try:
-        return _filled(text.cast(pa.uint64()), composed), within
-    except pa.ArrowInvalid:
-        pass  # signed ids, ids of more than 64 bits, or no ids at all: one by one
-    try:
-        values = [int(item) if item else own for item, own in zip(text.to_pylist(), composed.tolist(), strict=True)]
-    except ValueError as error:
-        raise ConfigError("CATALOG column SPECOBJID", str(error), "whole numbers") from error
-    fits = [-(2**63) <= value < 2**64 for value in values]
-    ids = np.array([value % 2**64 if fit else 0 for value, fit in zip(values, fits, strict=True)], dtype=np.uint64)
-    return ids, ~np.array(fits, np.bool_)
+    nothing = np.zeros(len(data), np.uint64)
+    if data.dtype.kind != "f":
+        return read_specobjid(column, nothing).ids
+    values = np.where(np.ma.getmaskarray(column) | ~(data > 0) | ~(data < 2.0**63), 0, data)
+    return np.asarray(values.astype(np.uint64))
 
 
-def _filled(ids: pa.Array, composed: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    missing = ids.is_null().to_numpy(zero_copy_only=False)
-    return np.where(missing, composed, ids.fill_null(0).to_numpy(zero_copy_only=False))
+def _specobjid(word: str) -> int | str | None:
+    """Return the id that a word is, None for none, or why it is none."""
+    if not word:
+        return None
+    try:
+        value = int(word)
+    except ValueError:
+        return _UNREADABLE
+    if not -(2**63) <= value < 2**64:
+        return _BEYOND
+    return None if -_LEAST_WRAPPED < value < 0 else value % 2**64
 
 
 def compose_specobjid(

@@ -19,6 +19,9 @@ _BOSS = re.compile(r"v5_(\d+)_\d+\Z")
 _LAST_BOSS = 7
 """v5_7_x was the last reduction released under boss/ (DR12); later ones are under eboss/ (DR13-DR17)."""
 
+_LAST_WITH_P = 4
+"""v6_0_4 was the last reduction with a p behind the field, which is not padded there (DR18)."""
+
 
 def _reduction(run2d: str) -> str:
     """Return the folder of a reduction: its survey's, by the naming of its version. Raises ConfigError."""
@@ -33,6 +36,20 @@ def _reduction(run2d: str) -> str:
     return f"{survey}/redux/{run2d}"
 
 
+def _compressed(path: str) -> str:
+    """Name the file of a mirror that keeps its files compressed."""
+    return f"{path}.gz"
+
+
+def _without_full(path: str) -> str:
+    """Name the place of a full file in mirrors of DR9 to DR15: by plate, without the folder full/."""
+    return path.replace("/spectra/full/", "/spectra/")
+
+
+def _without_full_compressed(path: str) -> str:
+    return _compressed(_without_full(path))
+
+
 def spec_path(ids: Ids, kind: str = "lite") -> str:
     """Return a target's spec file, relative to the release root. kind: "lite", or "full" with its exposures."""
     run2d, plate, mjd, number = ids
@@ -40,11 +57,11 @@ def spec_path(ids: Ids, kind: str = "lite") -> str:
     sdss_v = SDSS_V.match(run2d)
     if sdss_v is None:
         return f"{folder}/spectra/{kind}/{plate:04d}/spec-{plate:04d}-{mjd}-{number:04d}.fits"
-    version = int(sdss_v[1])
-    if version == 0:
+    version, revision = int(sdss_v[1]), int(sdss_v[2])
+    if version == 0 and revision <= _LAST_WITH_P:
         return f"{folder}/spectra/{kind}/{plate}p/{mjd}/spec-{plate}-{mjd}-{number:011d}.fits"
     file = f"{plate:06d}/{mjd}/spec-{plate:06d}-{mjd}-{number}.fits"
-    if version == 1:
+    if version <= 1:
         return f"{folder}/spectra/{kind}/{file}"
     return f"{folder}/spectra/daily/{kind}/{plate // 1000:03d}XXX/{file}"
 
@@ -89,14 +106,30 @@ def _plate_spectrum(plate: Plate, key: str) -> RawSpectrum:
 
 LAYOUTS: dict[str, Layout] = {
     "spec-lite": Layout(
-        lambda key: spec_path(ids_of(key)), read_spec, _spec_spectrum, size=250_000, at_once=MAX_CONCURRENCY
+        lambda key: spec_path(ids_of(key)),
+        read_spec,
+        _spec_spectrum,
+        size=250_000,
+        at_once=MAX_CONCURRENCY,
+        places=(_compressed,),
     ),
     "spec": Layout(
-        lambda key: spec_path(ids_of(key), "full"), read_spec, _spec_spectrum, size=1_800_000, at_once=MAX_CONCURRENCY
+        lambda key: spec_path(ids_of(key), "full"),
+        read_spec,
+        _spec_spectrum,
+        size=1_800_000,
+        at_once=MAX_CONCURRENCY,
+        places=(_without_full, _compressed, _without_full_compressed),
     ),
     # Two plates of 1000 fibers in flight, one waiting and one being read are half a gigabyte already.
     "spPlate": Layout(
-        lambda key: plate_path(ids_of(key)), read_plate, _plate_spectrum, size=130_000_000, at_once=2, shared=True
+        lambda key: plate_path(ids_of(key)),
+        read_plate,
+        _plate_spectrum,
+        size=130_000_000,
+        at_once=2,
+        shared=True,
+        places=(_compressed,),
     ),
 }
 """The layouts by the names that `--layout` takes; the first is the default."""

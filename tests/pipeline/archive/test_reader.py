@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import pytest
 from astropy.io import fits as astropy_fits
 
 from pipeline.archive import reader as archive
+from pipeline.archive.attempts import FetchCounters
 from pipeline.archive.reader import Archive
-from pipeline.archive.source import FetchCounters, Source
+from pipeline.archive.source import Source
 from pipeline.catalog import targets
 from pipeline.errors import ConfigError
 from pipeline.spectra.normalize import Grid, normalize
@@ -25,6 +27,7 @@ from pipeline.surveys.sdss.keys import ids_of
 from pipeline.surveys.sdss.survey import SDSS
 from spender_core import get_instrument
 from tests.plates import assemble
+from tests.sdss_v import sdss_v
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,29 @@ def test_every_real_spectrum_is_found_by_its_key(mirror: Path, catalog: Path):
     for key, raw in zip(keys, spectra(mirror, "spec-lite", *keys), strict=True):
         assert isinstance(raw, RawSpectrum), key
         assert raw.ids["fiberid"] == ids_of(key).fiber_or_catalogid
+
+
+@pytest.mark.parametrize("folder", ["full/4455", "4455"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_full_files_are_found_with_and_without_their_folder(
+    shared_data: Path, tmp_path: Path, folder: str, ending: str
+):
+    """As mirrors of DR9 to DR15 keep them; here a real file with its exposures, under another name."""
+    data = (shared_data / "odd" / "full-with-exposures-spec-0528-52022-0137.fits").read_bytes()
+    file = tmp_path / f"boss/spectro/redux/v5_7_0/spectra/{folder}/spec-4455-55945-0012.fits{ending}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gzip.compress(data) if ending else data)
+    (found,) = spectra(tmp_path, "spec", "v5_7_0/4455-55945-12")
+    assert found == NoSpectrum(Quality.WRONG_FILE, "the file holds 528-52022-137")
+
+
+def test_a_spectrum_of_dr7_is_said_to_be_one(shared_data: Path):
+    case = shared_data.parent / "cases" / "spSpec-52591-1070-072.fit"
+    if not case.exists():
+        pytest.skip(f"no {case}")
+    root = memory_release({"sdss/spectro/redux/26/spectra/lite/1070/spec-1070-52591-0072.fits": case.read_bytes()})
+    (found,) = spectra(root, "spec-lite", "26/1070-52591-72")
+    assert found == NoSpectrum(Quality.BAD_FILE, "a DR7 spSpec file: ask for the spec file of the same ids")
 
 
 # --- plates ---
@@ -201,38 +227,6 @@ def test_plates_of_sdss_v_are_refused(tmp_path: Path):
 
 
 # --- SDSS-V ---
-
-
-def sdss_v(file: Path, *, catalogid: int | str, field: int = 15000, mjd: int = 59146) -> bytes:
-    """Write a real spectrum again as DR18 and later do: upper-case columns, WRESL, a row of spAll, ZALL."""
-    import io
-
-    with astropy_fits.open(file) as hdus:
-        old = hdus[1].data
-        z, z_err = hdus[2].data["Z"][0], hdus[2].data["Z_ERR"][0]
-    names = ("FLUX", "LOGLAM", "IVAR", "AND_MASK", "OR_MASK", "WDISP", "SKY", "MODEL")
-    columns = [astropy_fits.Column(n, "J" if "MASK" in n else "E", array=old[n.lower()]) for n in names]
-    columns.insert(7, astropy_fits.Column("WRESL", "E", array=old["wdisp"]))
-    form = "20A" if isinstance(catalogid, str) else "K"
-    row = [
-        astropy_fits.Column("FIELD", "J", array=[field]),
-        astropy_fits.Column("MJD", "J", array=[mjd]),
-        astropy_fits.Column("CATALOGID", form, array=[catalogid]),
-        astropy_fits.Column("FIBERID_LIST", "10A", array=["17 18"]),
-        astropy_fits.Column("Z", "E", array=[z]),
-        astropy_fits.Column("Z_ERR", "E", array=[z_err]),
-    ]
-    made = astropy_fits.HDUList(
-        [
-            astropy_fits.PrimaryHDU(),
-            astropy_fits.BinTableHDU.from_columns(columns, name="COADD"),
-            astropy_fits.BinTableHDU.from_columns(row, name="SPALL"),
-            astropy_fits.BinTableHDU.from_columns(row, name="ZALL"),
-        ]
-    )
-    buffer = io.BytesIO()
-    made.writeto(buffer)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -151,22 +151,26 @@ def test_duplicates_are_refused_and_the_first_are_named(tmp_path: Path):
     doubled = {name: np.repeat(values, 2) for name, values in rows.items()}
     with pytest.raises(ConfigError, match="26/266-51602-1, 26/266-51602-9, v5_13_2/10467-58138-636'"):
         targets.read_targets(csv(tmp_path, **doubled))
-    many = {"PLATE": [1] * 12, "MJD": [2] * 12, "FIBERID": [*range(6)] * 2, "RUN2D": ["26"] * 12, "Z": [0] * 12}
+    many = {"PLATE": [1] * 12, "MJD": [52000] * 12, "FIBERID": [*range(1, 7)] * 2, "RUN2D": ["26"] * 12, "Z": [0] * 12}
     with pytest.raises(ConfigError, match="and 3 more"):
         targets.read_targets(csv(tmp_path, **many))
 
 
 def test_one_fiber_observed_on_two_days_or_reduced_twice_is_no_duplicate(tmp_path: Path):
     frame = targets.read_targets(
-        csv(tmp_path, PLATE=[1, 1, 1], MJD=[2, 3, 2], FIBERID=[4, 4, 4], RUN2D=["26", "26", "103"])
+        csv(tmp_path, PLATE=[1, 1, 1], MJD=[52000, 52001, 52000], FIBERID=[4, 4, 4], RUN2D=["26", "26", "103"])
     )
     assert len(frame) == 3
 
 
 @pytest.mark.parametrize("name", ["catalog.txt", "catalog", "catalog.gz"])
-def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str):
+def test_the_content_decides_and_not_the_suffix(tmp_path: Path, name: str):
+    (tmp_path / name).write_text(Path(csv(tmp_path, "plain.csv")).read_text())
+    pd.testing.assert_frame_equal(
+        targets.read_targets(str(tmp_path / name)), targets.read_targets(str(tmp_path / "plain.csv"))
+    )
     (tmp_path / name).write_text("PLATE\n1\n")
-    with pytest.raises(ConfigError, match=r"\.fits"):
+    with pytest.raises(ConfigError, match="expected a catalog with the columns MJD, FIBERID, RUN2D, Z"):
         targets.read_targets(str(tmp_path / name))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.catalog.where import MAX_LENGTH, combined, names, select
 from pipeline.errors import ConfigError
-from pipeline.surveys.sdss.selections import SELECTIONS
+from pipeline.surveys.sdss.survey import SELECTIONS
 
 COLUMNS = {
     "CLASS": np.array([b"GALAXY ", b"QSO    ", b"STAR   ", b"GALAXY "]),

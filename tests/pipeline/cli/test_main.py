@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.archive import source as sources
+from pipeline.archive import attempts as sources
 from pipeline.cli import main as cli
 from pipeline.compute import planner as planning
 from pipeline.planning.plan import Plan

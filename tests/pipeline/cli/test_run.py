@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.archive import source as sources
+from pipeline.archive import attempts as sources
 from pipeline.cli import main as cli
 from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
 from tests.running import break_file, file_hashes, make_root

@@ -161,7 +161,7 @@ def test_encoding_before_any_ingest_is_refused(tmp_path: Path, mirror: Path) -> 
 
 def test_a_source_without_the_targets_files_is_refused_before_any_work(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, source=str(tmp_path / "mistyped"))
-    with pytest.raises(ConfigError, match="none of the 3 files"):
+    with pytest.raises(ConfigError, match="none of the 6 files"):
         run(root, plan)
     assert not (Path(root) / "spectra.zarr").exists()
 

@@ -262,7 +262,7 @@ def test_a_source_that_has_none_of_the_files_is_refused(planned: tuple[str, Plan
     assert (error.key, error.value) == ("source", plan.config.source)
     assert error.expected == "a release root, the folder that holds sdss/ and eboss/ (SDSS-V: spectro/)"
     first = "sdss/spectro/redux/26/spectra/lite/0300/spec-0300-51600-0001.fits"
-    assert error.remedy == f"it has none of the 5 files tried, such as {first}"
+    assert error.remedy == f"it has none of the 10 files tried, such as {first}"
 
 
 @pytest.mark.parametrize("row", [0, 4, 8])
@@ -271,10 +271,13 @@ def test_one_file_of_those_tried_is_enough(planned: tuple[str, Plan], row: int) 
     check_source(planned)
 
 
-def test_only_the_first_target_of_a_chunk_is_tried(planned: tuple[str, Plan]) -> None:
-    add_file(planned, 1)
-    with pytest.raises(ConfigError, match="none of the 5 files"):
-        check_source(planned)
+def test_the_files_that_came_are_given_as_witnesses(planned: tuple[str, Plan]) -> None:
+    for row in (1, 6):
+        add_file(planned, row)
+    root, plan = planned
+    keys = [targets.read_rows(targets_url(root), row, row + 1)["target"].iloc[0] for row in (1, 6)]
+    found = preflight.check_source(root, plan, plan.shards(), ())
+    assert list(found) == get_survey("sdss").paths(plan.config.layout, keys)
 
 
 def test_pending_chunks_that_rightly_lack_files_are_not_taken_for_a_wrong_source(planned: tuple[str, Plan]) -> None:
@@ -283,7 +286,7 @@ def test_pending_chunks_that_rightly_lack_files_are_not_taken_for_a_wrong_source
     ingest_ledger(root, plan).mark(0, {"start": 0, "stop": 2, **counts})
     add_file(planned, 0)
     check_source(planned, slice(1, None), ingested=(0,))
-    with pytest.raises(ConfigError, match="none of the 4 files"):
+    with pytest.raises(ConfigError, match="none of the 8 files"):
         check_source(planned, slice(1, None))
 
 
@@ -291,18 +294,20 @@ def test_done_chunks_that_lacked_files_say_nothing_of_the_source(planned: tuple[
     root, plan = planned
     counts = {"spectra": 2, "good": 0, "usable": 0, "quality": {"NO_FILE": 2}, "checksums": {}}
     ingest_ledger(root, plan).mark(0, {"start": 0, "stop": 2, **counts})
-    with pytest.raises(ConfigError, match="none of the 4 files"):
+    with pytest.raises(ConfigError, match="none of the 8 files"):
         check_source(planned, slice(1, None), ingested=(0,))
 
 
-def test_of_many_chunks_only_some_are_tried(tmp_path: Path, make_targets: MakeTargets) -> None:
+def test_of_many_targets_some_are_tried_that_are_spread_over_the_run(tmp_path: Path, make_targets: MakeTargets) -> None:
     root, frame = str(tmp_path / "run"), make_targets(100)
     targets.write_targets(frame, targets_url(root), row_group=2)
     plan = Plan.create(SurveyConfig(source=str(tmp_path), targets="t", shard=2, retries=0), frame)
-    with pytest.raises(ConfigError, match=r"none of the (\d+) files") as caught:
+    with pytest.raises(ConfigError, match=rf"none of the {preflight.PROBES} files"):
         check_source((root, plan))
-    assert f"none of the {-(-50 // 7)} files" in str(caught.value)
-    assert -(-50 // 7) <= preflight.PROBES
+    rows = preflight._spread(plan.shards(), preflight.PROBES)
+    assert rows == [[row] for row in range(0, 100, 2)]
+    assert preflight._spread(plan.shards()[:3], 4) == [[0, 1], [3], [4]]
+    assert preflight._spread(plan.shards()[40:42], 50) == [[80, 81], [82, 83]]
 
 
 def test_a_source_is_not_asked_where_nothing_is_to_be_ingested(planned: tuple[str, Plan]) -> None:

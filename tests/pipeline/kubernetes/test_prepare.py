@@ -126,6 +126,11 @@ def test_a_rate_is_an_option_of_the_run(plan: Plan) -> None:
     assert container(job["spec"]["job"])["args"][-2:] == ["--max-requests-per-second", "2.5"]
 
 
+def test_that_missing_files_are_accepted_is_an_option_of_the_run(plan: Plan) -> None:
+    job = one(prepared(accept_missing=True).documents, "DaskJob")
+    assert container(job["spec"]["job"])["args"][-1] == "--accept-missing"
+
+
 def test_without_the_operator_only_kubernetes_own_resources_are_used(plan: Plan) -> None:
     found = prepared(operator=False)
     kinds = {document["kind"] for document in found.documents}

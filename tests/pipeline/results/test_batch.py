@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import gzip
 import shutil
+import socket
 import threading
+import time
 import warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import pipeline
+from pipeline.catalog import targets
 from pipeline.results.batch import make_batch
 from pipeline.spectra.raw import BadSpectrum
 from pipeline.surveys.sdss.files import read_spec
 from pipeline.surveys.sdss.layouts import spec_lite_path
+from tests.sdss_v import sdss_v
 
 IDS = ((266, 51630, 486), (266, 51602, 1), (412, 52254, 308))
 PRESENT = IDS[:2]
@@ -127,6 +134,86 @@ def test_a_file_of_another_target_raises_and_is_named(mirror: Path, tmp_path: Pa
         make_batch(tmp_path, PRESENT[1:])
 
 
+SPECOBJID = 299622993229801472  # of 266-51630-486
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (266, 51630, 486),
+        [266, 51630, 486, "26"],
+        "266-51630-486",
+        "26/266-51630-486",
+        SPECOBJID,
+        np.uint64(SPECOBJID),
+        str(SPECOBJID),
+        ["266-51630-486"],
+        [[266, 51630, 486]],
+        [SPECOBJID],
+        np.array([266, 51630, 486]),
+    ],
+)
+def test_one_spectrum_is_named_in_every_way_that_a_run_takes(mirror: Path, ids: Any):
+    assert make_batch(mirror, ids)[3].tolist() == [[266, 51630, 486]]
+
+
+@pytest.mark.parametrize("ids", ["x", "266-51630", 5, [(266, 51602)], [("a", 1, 2)], [(1, 2, 3, 4, 5)], [(1, 2, -3)]])
+def test_what_names_no_spectrum_is_refused_with_what_would(mirror: Path, ids: Any):
+    with pytest.raises(pipeline.ConfigError, match=r"^ids is .*, expected \(plate, mjd, fiberid\), .* or a specobjid"):
+        make_batch(mirror, ids)
+
+
+def test_a_specobjid_of_dr7_is_that_of_its_spectrum(mirror: Path):
+    found = make_batch(mirror, (266 << 48) + (51602 << 32) + (1 << 22))
+    assert found[3].tolist() == [[266, 51602, 1]]
+    with pytest.raises(pipeline.ConfigError, match="SPECOBJID 1125899906842624123 is no spectrum's: it says"):
+        make_batch(mirror, 1125899906842624123)
+
+
+@pytest.mark.parametrize("run2d", [None, "v6_1_3", "v6_0_6"])
+def test_sdss_v_spectra_are_named_by_field_mjd_and_catalogid(mirror: Path, tmp_path: Path, run2d: str | None):
+    ids = (15000, 59146, 27021597780)
+    file = tmp_path / spec_lite_path(run2d or "v6_1_3", *ids)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(sdss_v(real(mirror, PRESENT[0]), catalogid=ids[2]))
+    found = make_batch(tmp_path, [ids if run2d is None else (*ids, run2d)])
+    assert found[3].tolist() == [list(ids)]
+    assert found[3].dtype == torch.int64
+    if run2d:
+        assert make_batch(tmp_path, f"{run2d}/15000-59146-27021597780")[3].tolist() == [list(ids)]
+
+
+def test_compressed_files_are_read_and_fetched_as_files(mirror: Path, tmp_path: Path):
+    packed = tmp_path / "mirror" / (spec_lite_path("26", *PRESENT[0]) + ".gz")
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(gzip.compress(real(mirror, PRESENT[0]).read_bytes()))
+    for folder in (tmp_path / "mirror", tmp_path / "new"):
+        make_batch(folder, PRESENT[:1], source=tmp_path / "mirror")
+    assert real(tmp_path / "new", PRESENT[0]).read_bytes() == real(mirror, PRESENT[0]).read_bytes()
+
+
+def test_a_spectrum_of_dr7_is_said_to_be_one(shared_data: Path, tmp_path: Path):
+    case = shared_data.parent / "cases" / "spSpec-52591-1070-072.fit"
+    if not case.exists():
+        pytest.skip(f"no {case}")
+    shutil.copy(case, tmp_path / "spec-1070-52591-0072.fits")
+    with pytest.raises(BadSpectrum, match="a DR7 spSpec file: ask for the spec file of the same ids"):
+        make_batch(tmp_path, (1070, 52591, 72))
+
+
+@pytest.mark.slow
+def test_without_a_network_it_says_so_within_20_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/sas/dr17"
+    started = time.monotonic()
+    with pytest.raises(pipeline.ConfigError, match="expected an archive that answers.*check the network"):
+        make_batch(tmp_path, PRESENT, source=url)
+    assert time.monotonic() - started < 20
+    path = spec_lite_path("26", *PRESENT[0])
+    assert f"fetching {path} from {url}" in capsys.readouterr().err
+
+
 def test_a_bad_file_is_not_kept(shared_data: Path, tmp_path: Path):
     ids = (8521, 58175, 279)
     place = real(tmp_path / "mirror", ids, "v5_13_2")
@@ -155,3 +242,50 @@ def test_an_instrument_without_spec_files_is_refused(mirror: Path):
 def test_it_is_a_public_name_of_the_package(mirror: Path):
     assert pipeline.make_batch is make_batch
     assert np.isfinite(make_batch(mirror, np.array(PRESENT))[0].numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("266.0", "51602", b"1 "),
+        (266.0, 51602, 1, None),
+        (266, 51602, 1, float("nan")),
+        (266, 51602, 1, " 26.0 "),
+        b"26/266-51602-1",
+        "26.0/266-51602-1",
+        "spec-0266-51602-0001.fits",
+        [b"266-51602-1"],
+        np.array([b"26/266-51602-1"]),
+        299489676975171584.0,
+        "299489676975171584",
+        np.int64(299489676975171584),
+    ],
+    ids=str,
+)
+def test_a_batch_reads_ids_as_catalogs_are_read(mirror: Path, ids: object):
+    assert make_batch(mirror, ids)[3].tolist() == [[266, 51602, 1]]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (266.7, 51602, 1),
+        (266, 51602, None),
+        (266, 51602, 1001),
+        (266, 51602),
+        "rubbish",
+        3.72e18,
+        pd.DataFrame({"plate": [266], "mjd": [51602], "fiberid": [1]}),
+    ],
+    ids=str,
+)
+def test_what_names_no_spectrum_is_refused_in_words(mirror: Path, ids: object):
+    with pytest.raises(pipeline.ConfigError, match="ids is"):
+        make_batch(mirror, ids)
+
+
+def test_a_negative_specobjid_is_one_above_2_to_the_63(mirror: Path, catalog: Path):
+    frame = targets.read_targets(str(catalog))
+    row = frame[frame["specobjid"] >= 2**63].iloc[0]
+    found = make_batch(mirror, np.int64(int(row["specobjid"]) - 2**64))
+    assert found[3].tolist() == [[row["plate"], row["mjd"], row["fiberid"]]]

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 import pipeline
 from pipeline import retry
-from pipeline.archive import source as sources
+from pipeline.archive import attempts as sources
 from pipeline.archive.quota import Quota
 from pipeline.archive.source import Allowance, SourceError
 from pipeline.compute.stages import tasks

@@ -29,6 +29,9 @@ CASES = [
     ("dr17", "spPlate", "v5_13_2/10467-58138-7", "spPlate"),
     ("dr18", "spec-lite", "v6_0_4/15000-59146-4375924486", "specLite"),
     ("dr18", "spec", "v6_0_4/15000-59146-4375924486", "specFull"),
+    ("dr18", "spec-lite", "v6_0_4/101077-59146-4375924486", "specLite"),
+    ("dr19", "spec-lite", "v6_0_6/15000-59146-27021597780", "specLite"),
+    ("dr19", "spec", "v6_0_6/15000-59146-27021597780", "specFull"),
     ("dr19", "spec-lite", "v6_1_3/15000-59146-27021597780", "specLite"),
     ("dr19", "spec", "v6_1_3/101077-60000-63050394784953920", "specFull"),
     ("dr20", "spec-lite", "v6_2_1/15000-59146-27021597780", "specLite"),
@@ -62,6 +65,27 @@ def test_every_path_is_that_of_sdss_access():
     ours = [SDSS.paths(layout, [target])[0] for _, layout, target, _ in CASES]
     theirs = [url.split(f"/sas/{release}/")[1] for url, (release, *_) in zip(urls, CASES, strict=True)]
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("layout", "target", "others"),
+    [
+        ("spec-lite", "26/266-51602-1", ["spectra/lite/0266/spec-0266-51602-0001.fits.gz"]),
+        (
+            "spec",
+            "v5_7_0/4455-55945-12",
+            [
+                "spectra/4455/spec-4455-55945-0012.fits",
+                "spectra/full/4455/spec-4455-55945-0012.fits.gz",
+                "spectra/4455/spec-4455-55945-0012.fits.gz",
+            ],
+        ),
+    ],
+)
+def test_mirrors_may_keep_files_elsewhere(layout: str, target: str, others: list[str]):
+    (path,) = SDSS.paths(layout, [target])
+    found = [place(path) for place in SDSS.layouts[layout].places]
+    assert found == [f"{path.split('spectra/')[0]}{other}" for other in others]
 
 
 def test_every_real_file_lies_where_its_target_says(mirror: Path, catalog: Path):

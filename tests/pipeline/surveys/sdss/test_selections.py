@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from pipeline.catalog.where import select
-from pipeline.surveys.sdss.selections import SELECTIONS
+from pipeline.surveys.sdss.survey import SELECTIONS
 
 
 def test_the_main_galaxies_are_those_that_upstream_selects(catalog: Path):

@@ -1,0 +1,23 @@
+"""As whom an S3 filesystem asks, for messages: never the secret, nor all of the key."""
+
+from __future__ import annotations
+
+import fsspec
+from botocore.exceptions import BotoCoreError
+from botocore.session import Session
+
+
+def identity(fs: fsspec.AbstractFileSystem) -> str:
+    """Name the credentials that an S3 filesystem sends: the key's ends and where it was found."""
+    if fs.anon:
+        return "an anonymous request"
+    key, method = fs.key, "FSSPEC_S3_KEY"
+    if not key:
+        try:
+            found = Session(profile=fs.kwargs.get("profile")).get_credentials()
+        except BotoCoreError:
+            found = None
+        if found is None:
+            return "an unsigned request: no credentials were found"
+        key, method = found.access_key, found.method
+    return f"access key {key[:4]}...{key[-2:]} ({method})"

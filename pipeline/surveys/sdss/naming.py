@@ -1,0 +1,272 @@
+"""What names the spectra of a block of an SDSS catalog: numbers of their own, their SPECOBJID, or their key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, RefusedError
+from pipeline.surveys.columns import Columns
+from pipeline.surveys.sdss.ids import read_catalogids, read_exact, read_run2d, read_specobjid
+from pipeline.surveys.sdss.keys import FIBERS, MJDS, is_specobjid, read_keys
+from pipeline.surveys.sdss.specobjid import ROUND, Outcome, SpecObjIds, take_apart
+from pipeline.surveys.values import as_strings, read_numbers, read_text
+
+FIELD, CATALOGID = "field", "catalogid"
+"""What SDSS-V's catalogs (DR18 and later) name a spectrum by, in the places of plate and fiberid."""
+
+_NUMBERS = ("plate", "mjd", "fiberid")
+
+
+@dataclass
+class Block:
+    """A block of a catalog's columns, read by our names; remarks: of what could not be read."""
+
+    columns: Columns
+    names: Mapping[str, str]
+    url: str
+    remarks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values())))
+
+    def column(self, ours: str) -> NDArray[Any] | None:
+        """Return a column, None for one that the catalog lacks or that has several values per row."""
+        values = self.columns[self.names[ours]] if ours in self.names else None
+        return values if values is not None and values.ndim == 1 else None
+
+    def numbers(self, ours: str) -> NDArray[np.float64]:
+        """Return numbers, NaN where there is none; what is no number is remarked."""
+        column = self.column(ours)
+        if column is None:
+            return np.full(self.size, np.nan)
+        values, unreadable = read_numbers(column)
+        self.remark(f"with a {self.names[ours]} that is no number: stored as missing", unreadable)
+        return values
+
+    def flags(self, ours: str) -> NDArray[np.int32]:
+        """Return whole numbers, -1 where there is none; what is none is remarked."""
+        values = self.numbers(ours)
+        missing = np.isnan(values)
+        fits = (np.abs(values) < 2**31) & (values == np.floor(values))
+        self.remark(f"with a {self.names.get(ours)} that is no whole number: stored as missing", ~(missing | fits))
+        return np.where(fits, values, -1).astype(np.int32)
+
+    def redshifts(self) -> NDArray[np.float64]:
+        """Return redshifts, NaN where there is none. Raises ConfigError for what is no number."""
+        column = self.column("z")
+        if column is None:
+            return np.full(self.size, np.nan)
+        values, unreadable = read_numbers(column)
+        if unreadable.any():
+            self.refuse("z", column, unreadable, "numbers")
+        return values
+
+    def ids(self, ours: str) -> NDArray[np.int64]:
+        """Return whole numbers of up to 31 bits, -1 where missing. Raises ConfigError for other numbers and text."""
+        column = self.column(ours)
+        if column is None:
+            return np.full(self.size, -1, np.int64)
+        values, unreadable = read_numbers(column)
+        wrong = unreadable | ~(np.isnan(values) | ((np.abs(values) < 2**31) & (values == np.floor(values))))
+        if wrong.any():
+            self.refuse(ours, column, wrong, "whole numbers that fit 32 bits")
+        return np.where(values >= 0, values, -1).astype(np.int64)
+
+    def refuse(self, ours: str, column: NDArray[Any], wrong: NDArray[np.bool_], expected: str) -> None:
+        """Refuse values of a column. Raises ConfigError."""
+        value = as_strings(read_text(column[wrong][:1]))[0]
+        remedy = f"{int(wrong.sum())} of the rows of {self.url} have such a value: select others with --where"
+        raise ConfigError(f"CATALOG column {self.names[ours]}", str(value), expected, remedy)
+
+    def remark(self, text: str, rows: NDArray[np.bool_]) -> None:
+        """Note what a user should know of some rows, if there are any."""
+        if rows.any():
+            self.remarks[text] = rows
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What names the spectra of a block, shape (N,) each: -1, and "" for run2d, where it is missing.
+
+    suggested: whether run2d is that of the SPECOBJID. anew: whether the SPECOBJID is to be composed, as that given is
+    of DR7 or before or has lost digits. lacking: which rows have no name, by what they lack, in words.
+    """
+
+    plate: NDArray[np.int64]
+    mjd: NDArray[np.int64]
+    fiber_or_catalogid: NDArray[np.int64]
+    is_sdss_v: NDArray[np.bool_]
+    run2d: pa.DictionaryArray
+    suggested: NDArray[np.bool_]
+    anew: NDArray[np.bool_]
+    lacking: dict[str, NDArray[np.bool_]]
+
+
+def ids_of(block: Block) -> Ids:
+    """Read what names the spectra of a block. Raises ConfigError for what names another spectrum, or none."""
+    found = _of_sdss_v(block) if CATALOGID in block.names else _of_plates(block)
+    is_named = (found.plate >= 0) & (found.mjd >= 0) & (found.fiber_or_catalogid >= 0)
+    odd = is_named & ((found.mjd < MJDS[0]) | (found.mjd > MJDS[1]))
+    _refuse_by_row(block, odd, lambda row: f"mjd {found.mjd[row]} is no night of the surveys ({MJDS[0]} to {MJDS[1]})")
+    beyond = is_named & ~found.is_sdss_v & (found.fiber_or_catalogid > FIBERS[1])
+    _refuse_by_row(block, beyond, lambda row: f"fiberid {found.fiber_or_catalogid[row]} is no fiber (1 to {FIBERS[1]})")
+    return found
+
+
+def _of_sdss_v(block: Block) -> Ids:
+    _refuse_epochs(block)
+    column, none = block.column(CATALOGID), np.zeros(block.size, np.bool_)
+    catalogid = block.ids("fiberid") if column is None else read_catalogids(column, block.names[CATALOGID])
+    plate, mjd = block.ids("plate"), block.ids("mjd")
+    lacking = _lacking(block, {"plate": plate, "mjd": mjd, "fiberid": catalogid})
+    return Ids(plate, mjd, catalogid, ~none, _run2d(block), none, none, lacking)
+
+
+def _of_plates(block: Block) -> Ids:
+    """Read the numbers of rows, else those of their SPECOBJID, else of their key."""
+    own = {ours: block.ids(ours) for ours in _NUMBERS}
+    own = {ours: np.where(values > 0, values, -1) for ours, values in own.items()}
+    run2d, is_whole = as_strings(_run2d(block)), _are_whole(own)
+    given = _specobjids(block)
+    parts = take_apart(given, **own)
+    is_round = is_whole & (given != 0) & (have_lost_digits(given, _composed(own)) | (given % np.uint64(ROUND) == 0))
+    is_other = (parts.outcome > Outcome.NO_ID) & ~is_round
+    is_other &= (parts.outcome != Outcome.SDSS_V) | ~is_whole | (run2d == "")
+    _refuse_by_row(block, is_other, parts.problem)
+    numbers = _filled(block, own, parts)
+    suggested = (run2d == "") & (parts.run2d != "")
+    run2d = np.where(suggested, parts.run2d, run2d)
+    is_sdss_v = np.zeros(block.size, np.bool_)
+    if "target" in block.names:
+        run2d, is_sdss_v = _with_keys(block, numbers, run2d)
+    anew = (parts.outcome == Outcome.DR7) | (is_round & (parts.outcome != Outcome.DR8))
+    lacking = _lacking(block, numbers, parts)
+    names = pa.array(run2d, pa.string()).dictionary_encode()
+    return Ids(numbers["plate"], numbers["mjd"], numbers["fiberid"], is_sdss_v, names, suggested, anew, lacking)
+
+
+def _specobjids(block: Block) -> NDArray[np.uint64]:
+    """Read the SPECOBJIDs of rows, 0 where missing: those of their column, or those that stand in place of keys."""
+    column, keys = block.column("specobjid"), block.column("target")
+    if column is not None or keys is None:
+        return np.zeros(block.size, np.uint64) if column is None else read_exact(column)
+    words = as_strings(read_text(keys))
+    return read_exact(np.array([word if is_specobjid(word) else "" for word in words.tolist()], np.str_))
+
+
+def _are_whole(numbers: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+    return np.asarray(np.all([values >= 0 for values in numbers.values()], axis=0))
+
+
+def _composed(numbers: Mapping[str, NDArray[np.int64]]) -> NDArray[np.uint64]:
+    """Return SPECOBJIDs without their reduction."""
+    plate, mjd, fiberid = (np.maximum(numbers[ours], 0).astype(np.uint64) for ours in _NUMBERS)
+    day = np.where(mjd >= 50000, mjd - np.uint64(50000), np.uint64(0))
+    return np.asarray(plate << np.uint64(50) | fiberid << np.uint64(38) | day << np.uint64(24))
+
+
+def have_lost_digits(ids: NDArray[np.uint64], composed: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell ids that end in zeros where the composed one has digits: spreadsheets keep 15 of them, or three.
+
+    composed: with or without the reduction, which is the last 24 bits.
+    """
+    lost = np.zeros(len(ids), np.bool_)
+    away = np.where(ids > composed, ids - composed, composed - ids)
+    for zeros in range(3, 18):
+        lost |= (ids % np.uint64(10**zeros) == 0) & (away <= np.uint64(max(10**zeros, 2**24)))
+    return np.asarray(lost & (ids != composed) & (ids != 0))
+
+
+def _filled(block: Block, own: Mapping[str, NDArray[np.int64]], parts: SpecObjIds) -> dict[str, NDArray[np.int64]]:
+    """Complete the numbers of rows by their SPECOBJIDs, and say so."""
+    filled = parts.usable & ~_are_whole(own)
+    name = block.names.get("specobjid", "SPECOBJID")
+    block.remark(f"named by their {name}, which PLATE, MJD and FIBERID are taken from", filled)
+    what = f"with a {name} of DR7 or before: composed again from PLATE, MJD, FIBERID and RUN2D"
+    block.remark(what, parts.outcome == Outcome.DR7)
+    numbers = {}
+    for ours, values in own.items():
+        theirs: NDArray[np.int32] = getattr(parts, ours)
+        numbers[ours] = np.where(filled & (values < 0), theirs.astype(np.int64), values)
+    return numbers
+
+
+def _with_keys(
+    block: Block, numbers: dict[str, NDArray[np.int64]], run2d: NDArray[np.str_]
+) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
+    """Complete numbers and reductions by the keys of rows; also say which of them are SDSS-V's. Raises RefusedError."""
+    column = block.column("target")
+    keys = read_keys(as_strings(read_text(np.full(block.size, "") if column is None else column)))
+    is_named = _are_whole(numbers)
+    has_key = np.asarray(pc.not_equal(keys.text, "").to_numpy(zero_copy_only=False))
+    _refuse_by_row(block, has_key & ~keys.usable & ~is_named, keys.problem)
+    plate, mjd = keys.plate.astype(np.int64), keys.mjd.astype(np.int64)
+    theirs = {"plate": plate, "mjd": mjd, "fiberid": keys.fiber_or_catalogid}
+    other = np.any([(values >= 0) & (values != theirs[ours]) for ours, values in numbers.items()], axis=0)
+    _refuse_by_row(block, keys.usable & other, lambda row: f"{keys.text[row]} is not what the row's ids say")
+    for ours, values in numbers.items():
+        numbers[ours] = np.where(keys.usable & (values < 0), theirs[ours], values)
+    return np.where((run2d == "") & keys.usable, keys.run2d, run2d), keys.is_sdss_v & ~is_named
+
+
+def _refuse_by_row(block: Block, wrong: NDArray[np.bool_], problem: Callable[[int], str]) -> None:
+    if wrong.any():
+        count = int(wrong.sum())
+        more = f"; so are {count - 1} more of its rows" if count > 1 else ""
+        text = f"{problem(int(np.flatnonzero(wrong)[0]))}, in {block.url}{more}"
+        raise RefusedError("CATALOG", text, "correct the rows, or select others with --where")
+
+
+def _run2d(block: Block) -> pa.DictionaryArray:
+    column = block.column("run2d")
+    return read_run2d(np.full(block.size, "") if column is None else column)
+
+
+def _lacking(
+    block: Block, numbers: Mapping[str, NDArray[np.int64]], parts: SpecObjIds | None = None
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which rows lack what: ids by the catalog's name of their column, else why their SPECOBJID is none."""
+    found = {ours: values < 0 for ours, values in numbers.items()}
+    known = {ours: block.names[ours] for ours in found if ours in block.names}
+    if known or parts is None or "specobjid" not in block.names:
+        shown = {ours: known.get(ours, ours.upper()) for ours in found}
+        if not known and "target" in block.names:
+            found, shown = {"target": ~_are_whole(numbers)}, {"target": block.names["target"]}
+        return {shown[ours]: rows for ours, rows in found.items() if rows.any()}
+    name, nameless = block.names["specobjid"], ~_are_whole(numbers)
+    ids = read_specobjid(block.columns[name], np.zeros(block.size, np.uint64))
+    is_none = parts.outcome == Outcome.NO_ID
+    first = int(np.flatnonzero(is_none)[0]) if is_none.any() else 0
+    is_cut = ids.unreadable & ~is_none
+    kinds = {
+        f"{name} with all its digits, as 3.72E+18 has not: export it as text": is_cut,
+        f"{name} of 64 bits": ids.beyond,
+        f"{name} of a spectrum ({parts.problem(first)}; spreadsheets cut digits: export it as text)": is_none,
+        name: ~is_cut & ~ids.beyond & ~is_none,
+    }
+    return {what: rows & nameless for what, rows in kinds.items() if (rows & nameless).any()}
+
+
+def _refuse_epochs(block: Block) -> None:
+    """Refuse coadds over several epochs, whose FIELD is a word such as allFPS: their files are elsewhere."""
+    column = block.column("plate")
+    unreadable = None if column is None else read_numbers(column)[1]
+    if column is None or unreadable is None or not unreadable.any():
+        return
+    word = as_strings(read_text(column[unreadable][:1]))[0]
+    problem = (
+        f"{block.names['plate']} is {word} in {int(unreadable.sum())} of the rows of {block.url}: "
+        "epoch coadds of SDSS-V are not read"
+    )
+    raise RefusedError(
+        "CATALOG", problem, "take the catalog of the daily coadds, spAll, or select its rows with --where"
+    )
