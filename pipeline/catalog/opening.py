@@ -18,7 +18,7 @@ from typing import IO, cast
 from fsspec import AbstractFileSystem
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, require_place
 from pipeline.retry import retried
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ def places_of(url: str) -> tuple[list[str], str | None]:
     with ? or [01] where no file has that name. Raises ConfigError for a folder without Parquet files, and for a pattern
     without files.
     """
+    if storage.protocol(url) not in ("file", "http", "https"):
+        require_place("CATALOG", url)  # errors of these clients show keys in a URL
     path = storage.local_path(url)
     if path is not None and path.is_file():
         return [url], None
