@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.catalog.targets import Selection
     from pipeline.compute.executor import Progress, Summary
     from pipeline.compute.planner import ModelChoice, Targets
-    from pipeline.compute.settle import Progress as Settling
+    from pipeline.compute.units import Progress as Settling
     from pipeline.planning.estimate import Estimate
     from pipeline.planning.plan import Plan
     from pipeline.store.verify import Findings
@@ -68,7 +68,8 @@ def select_targets(
     of a spectrum. run2d: the reduction of targets that name none; "auto" finds it by one file for each plate. source: a
     release root where that, and redshifts that the catalog lacks, are looked for, default the survey's archive; where
     one is given, also redshifts of single rows, and a file of every reduction. layout: the source's. fetch: False asks
-    no archive: reductions are by rule alone, and z stays unknown. progress: is told of it.
+    no archive: reductions are by rule alone, and z stays unknown. progress: is called with what is looked for, how much
+    of it was found, and of how much.
     Returns the targets, one row per spectrum, the number of rows read, what was decided, and remarks. Raises
     ConfigError for a catalog that cannot be read or lacks columns, for rows without ids or that repeat others, for a
     source that does not answer or lacks plates, for an output that is not named .parquet, and where no row matches.

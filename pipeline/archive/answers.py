@@ -26,7 +26,6 @@ _GZIP, _BZIP2 = b"\x1f\x8b", b"BZh"
 class Kind(Enum):
     """What an answer says, and of what."""
 
-    FINE = "fine"
     GONE = "gone"
     """There is no such file."""
     FORBIDDEN = "forbidden"
@@ -203,7 +202,7 @@ def pause_of(error: BaseException) -> float:
 
 
 def _response(error: BaseException) -> dict[str, Any]:
-    """Find what botocore knows of an answer: s3fs raises classes of its own, with botocore's as their cause."""
+    """Return the S3 answer behind an error. s3fs raises its own classes; botocore's error is their cause."""
     for each in (error, error.__cause__):
         response = getattr(each, "response", None)
         if isinstance(response, dict):

@@ -82,12 +82,13 @@ def places_of(url: str) -> tuple[list[str], str | None]:
     if path is not None and path.is_dir():
         return _parts(url), None
     if "[" in url and not is_web:
-        fs, inner = storage.filesystem(url)
-        return ([url] if fs.exists(inner) else _matching(url)), None
+        return ([url] if storage.exists(url) else _matching(url)), None
     # a remote name without a suffix may be a folder's: it costs a request to know
     if path is None and not is_web and "." not in url.rstrip("/").rsplit("/", 1)[-1]:
         fs, inner = storage.filesystem(url)
-        if fs.isdir(inner):
+        with storage.translated_errors(url):
+            is_folder = fs.isdir(inner)
+        if is_folder:
             return _parts(url), None
     return [url], None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import IO
@@ -35,19 +35,6 @@ RETRIES = 5
 
 READ_AHEAD = 16 * 2**20
 """Bytes per request of a remote catalog."""
-
-Choose = Callable[[Sequence[str]], list[str]]
-"""Given all column names of a catalog, returns those to read."""
-
-
-def read_blocks(url: str, choose: Choose, rows: int = BLOCK, kinds: Kinds = NO_KINDS) -> Iterator[Columns]:
-    """Give a catalog's columns in blocks of at most so many rows, under the catalog's own names.
-
-    url, kinds: as of `open_catalog`. choose: is called once, with the names of all columns. Masked arrays mark missing
-    values. A column that is neither number nor text has the shape (rows, 0).
-    """
-    with open_catalog(url, kinds) as table:
-        yield from table.blocks(choose(table.names), rows)
 
 
 @contextmanager

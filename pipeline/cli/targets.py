@@ -51,7 +51,7 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="URL",
         help="release root where reductions and redshifts that the catalog lacks are looked for (default DR17's)",
     )
-    parser.add_argument("--layout", metavar="NAME", help="how the source keeps its files: spec-lite, spec or spplate")
+    parser.add_argument("--layout", metavar="NAME", help="how the source keeps its files: spec-lite, spec or spPlate")
     parser.add_argument(
         "--no-fetch", action="store_true", help="ask no archive: RUN2D by rule alone, and z stays unknown"
     )

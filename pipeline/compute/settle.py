@@ -17,6 +17,7 @@ from pipeline.archive.reader import Archive
 from pipeline.archive.source import WITNESSES, Source, SourceError
 from pipeline.compute.units import (
     NO_FETCH,
+    Progress,
     Trial,
     Unit,
     find,
@@ -28,7 +29,6 @@ from pipeline.compute.units import (
     require_found,
     with_present,
 )
-from pipeline.compute.units import Progress as Progress
 from pipeline.errors import ConfigError, RefusedError, redacted
 from pipeline.spectra.quality import Quality
 from pipeline.spectra.raw import NoSpectrum, RawSpectrum
@@ -41,9 +41,8 @@ RETRIES, TIMEOUT = 5, 20.0
 AUTO = "auto"
 """A reduction that is found out."""
 
-_WITH_TABLE = (
-    500_000  # bytes of a file that hold its redshift: a spec file with its exposures has several times as many
-)
+# Bytes of a file that hold its redshift: a spec file with its exposures has several times as many.
+_WITH_TABLE = 500_000
 _ASKED_FIRST = 3  # files, of which one must be answered for
 _SPREAD = 50  # files among which those that came are looked for
 _BY_RULE, _NOT_ASKED = "by rule alone", "no archive was asked"
@@ -54,13 +53,10 @@ _REMEDY = f"check the network and the URL, or leave z and the reductions uncheck
 class Settled:
     """Targets with what could be settled.
 
-    frame: the targets, in the order of those given. decided: a row per plate whose reduction was settled: the
-    coordinates that name it, the reduction, `targets`, how many it has, and `file`, by which it was decided, "" where
-    the rule did. lines: what was decided, and what stays unknown, in words.
+    frame: the targets, in the order of those given. lines: what was decided, and what stays unknown, in words.
     """
 
     frame: pd.DataFrame
-    decided: pd.DataFrame
     lines: list[str]
 
 
@@ -69,8 +65,9 @@ def settling(
 ) -> Callable[[pd.DataFrame, NDArray[np.bool_], bool], tuple[pd.DataFrame, list[str]]]:
     """Return what settles targets of a survey so, for `find_targets`.
 
-    reduction: AUTO, or as of `settle`. Where a source is named, redshifts are looked for that a catalog with a column
-    of them has not, and a file of every reduction that is given. Raises as `settle` for what is no reduction's name.
+    reduction: AUTO, or a name, read as a catalog's values are. Where a source is named, redshifts are looked for that a
+    catalog with a column of them has not, and a file of every reduction that is given. Raises ConfigError for what is
+    no reduction's name.
     """
     name = _name_of(survey, reduction)
 
@@ -103,30 +100,25 @@ def settle(
     redshifts: bool = True,
     check: bool = False,
     suggested: NDArray[np.bool_] | None = None,
-    cache: str | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Settled:
     """Settle the reductions and redshifts that a catalog of targets leaves open.
 
     frame: the survey's coordinates; the reduction "" where it is unknown; z where it is not finite or at most -1.
-    reduction: that of all targets whose is open, read as a catalog's values are; None finds it out. source: release
-    root, default the survey's archive; its release says which rules hold. fetch: whether it is asked; otherwise the
-    rules alone settle, and z stays unknown; so they do, and it is said, where the survey's archive does not answer and
-    no other is named. redshifts: whether unknown ones are looked for. check: whether a file is looked for of the
+    reduction: that of all targets whose is open, a name as paths have it; None finds it out. source: release root,
+    default the survey's archive; its release says which rules hold. fetch: whether it is asked; otherwise the rules
+    alone settle, and z stays unknown; so they do, and it is said, where the survey's archive does not answer and no
+    other is named. redshifts: whether unknown ones are looked for. check: whether a file is looked for of the
     reductions that are known, too; without it only of those whose targets have no redshift. layout: the source's,
     default the survey's first. suggested: rows, shape (N,), whose reduction is a suggestion only, such as that of an
-    id: it is kept where the source has a file of it. cache: as of a `Source`.
+    id: it is kept where the source has a file of it.
     A reduction is decided by one file for each plate and night: the first of the rule's candidates that has one. z
     (and z_err, where it is unknown) comes from the target's own file.
-    Raises RefusedError for plates of which no candidate has a file, ConfigError for a source that does not answer, and
-    for what is no reduction's name.
+    Raises RefusedError for plates of which no candidate has a file, ConfigError for a source that does not answer.
     """
-    name = None if reduction is None else _name_of(survey, reduction)
-    if name is not None:
-        frame, line = _given(frame, survey, name, suggested)
-        rest = settle(
-            frame, survey, source, layout, fetch=fetch, redshifts=redshifts, check=check, cache=cache, progress=progress
-        )
+    if reduction is not None:
+        frame, line = _given(frame, survey, reduction, suggested)
+        rest = settle(frame, survey, source, layout, fetch=fetch, redshifts=redshifts, check=check, progress=progress)
         return replace(rest, lines=[*line, *rest.lines])
     is_named, source = source is not None, source or survey.archive
     is_open = _is_open(frame, survey, suggested)
@@ -136,9 +128,9 @@ def settle(
         return _by_rule(frame, survey, opened, len(unknown_z), _NOT_ASKED)
     units = [*opened, *given_units(frame, survey, np.flatnonzero(~is_open & (check | lacks_z)))]
     if not units and not len(unknown_z):
-        return Settled(frame, _decided(frame, survey, [], []), [])
+        return Settled(frame, [])
     kind = layout or next(iter(survey.layouts))
-    archive = Archive(Source(source, retries=RETRIES, timeout=TIMEOUT, cache=cache), survey.layouts[kind])
+    archive = Archive(Source(source, retries=RETRIES, timeout=TIMEOUT), survey.layouts[kind])
     progress(f"files looked for at {redacted(source)}", 0, len(units) + len(unknown_z))
     first = first_paths(units, survey, archive, _ASKED_FIRST) or _spread(frame, unknown_z, archive)
     trials = _silence(archive, first) or _found(units, survey, archive, progress)
@@ -152,9 +144,8 @@ def settle(
     lines = _reduction_lines(survey, opened, names, f"at {redacted(source)}")
     lines += passed_over(trials, survey) if opened else []
     frame = _renamed(frame, survey, opened, names)
-    decided = _decided(frame, survey, opened, [trial.path for trial in trials])
     frame, z_lines = _with_redshifts(frame, unknown_z, survey, archive, witnesses, progress)
-    return Settled(frame, decided, lines + z_lines)
+    return Settled(frame, lines + z_lines)
 
 
 def _name_of(survey: Survey, reduction: str) -> str | None:
@@ -342,7 +333,7 @@ def _by_rule(frame: pd.DataFrame, survey: Survey, units: Sequence[Unit], unknown
     lines = _reduction_lines(survey, units, names, None, why)
     if unknown_z:
         lines.append(_unknown_z(unknown_z, why))
-    return Settled(frame, _decided(frame, survey, units, [""] * len(units)), lines)
+    return Settled(frame, lines)
 
 
 def _reduction_lines(
@@ -360,12 +351,6 @@ def _reduction_lines(
             by = f"{'as the ids say' if suggested else _BY_RULE}: {why}"
         lines.append(f"{reductions.column} {name} for {_count(count, reductions.noun)} {by}{given}")
     return lines
-
-
-def _decided(frame: pd.DataFrame, survey: Survey, units: Sequence[Unit], files: Sequence[str]) -> pd.DataFrame:
-    columns = [*survey.reductions.unit, survey.reductions.column] if survey.reductions else []
-    first = frame.iloc[[unit.rows[0] for unit in units]][columns].reset_index(drop=True)
-    return first.assign(targets=[len(unit.rows) for unit in units], file=list(files))
 
 
 def _unknown_z(count: int, reason: str) -> str:

@@ -15,9 +15,8 @@ from pipeline.surveys.choosing import Candidates, Choice, Offer, candidates_of, 
 from pipeline.surveys.columns import Columns
 from pipeline.surveys.sdss.columns import COORDINATES
 from pipeline.surveys.sdss.ids import compose_specobjid, plain_run2ds, read_exact, read_specobjid
-from pipeline.surveys.sdss.naming import CATALOGID, FIELD, Block, have_lost_digits, ids_of
+from pipeline.surveys.sdss.naming import CATALOGID, FIELD, Block, RowIds, ids_of
 from pipeline.surveys.sdss.redshifts import choose_z
-from pipeline.surveys.sdss.specobjid import ROUND
 from pipeline.surveys.survey import Rows
 from pipeline.surveys.values import read_numbers, read_text
 
@@ -105,7 +104,7 @@ def to_rows(columns: Columns, names: Mapping[str, str], url: str) -> Rows:
     with np.errstate(over="ignore"):
         table = pa.table(
             {
-                "specobjid": _specobjids(block, composed, ids.anew),
+                "specobjid": _specobjids(block, composed, ids),
                 "plate": plate,
                 "mjd": mjd,
                 "fiberid": fiberid,
@@ -130,7 +129,7 @@ def _require_single(block: Block) -> None:
             raise RefusedError("CATALOG", problem, "choose another catalog, or give the column a single value per row")
 
 
-def _specobjids(block: Block, composed: NDArray[np.uint64], anew: NDArray[np.bool_]) -> NDArray[np.uint64]:
+def _specobjids(block: Block, composed: NDArray[np.uint64], ids: RowIds) -> NDArray[np.uint64]:
     """Return the SPECOBJIDs given, or composed where there is none of DR8 and later; 0 where none can be composed."""
     column = block.column("specobjid")
     if column is None:
@@ -139,11 +138,13 @@ def _specobjids(block: Block, composed: NDArray[np.uint64], anew: NDArray[np.boo
     block.remark("with a SPECOBJID above 64 bits, stored as 0", found.beyond)
     instead = "stored as 0" if CATALOGID in block.names else "composed from PLATE, MJD, FIBERID and RUN2D instead"
     text = f"with a {block.names['specobjid']} that is no whole number, or has lost its digits as 3.72E+18: {instead}"
-    is_round = (have_lost_digits(found.ids, composed) | (found.ids % np.uint64(ROUND) == 0)) & anew & (found.ids != 0)
-    block.remark(text, (found.unreadable & (read_exact(column) != composed)) | is_round)
-    is_of_another = (composed != 0) & ~anew & ((found.ids ^ composed) >> np.uint64(24) == 0) & (found.ids != composed)
-    block.remark(f"with a {block.names['specobjid']} of another reduction than RUN2D says", is_of_another)
-    return np.where(anew & (composed != 0), composed, found.ids)
+    block.remark(text, (found.unreadable & (read_exact(column) != composed)) | ids.is_round)
+    is_replaced = (ids.is_dr7 | ids.is_round) & (composed != 0)
+    is_of_another = (composed != 0) & ((found.ids ^ composed) >> np.uint64(24) == 0) & (found.ids != composed)
+    block.remark(
+        f"with a {block.names['specobjid']} of another reduction than RUN2D says", is_of_another & ~is_replaced
+    )
+    return np.where(is_replaced, composed, found.ids)
 
 
 def compose_keys(table: pa.Table) -> pa.ChunkedArray:

@@ -58,7 +58,7 @@ def read_catalogids(column: NDArray[Any], name: str) -> NDArray[np.int64]:
     return np.asarray(ids[text.indices.to_numpy(zero_copy_only=False)])
 
 
-class SpecObjIds(NamedTuple):
+class GivenIds(NamedTuple):
     """Ids as unsigned numbers. beyond: of more than 64 bits, 0 here. unreadable: no whole numbers, others here."""
 
     ids: NDArray[np.uint64]
@@ -66,7 +66,7 @@ class SpecObjIds(NamedTuple):
     unreadable: NDArray[np.bool_]
 
 
-def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> SpecObjIds:
+def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> GivenIds:
     """Read ids as unsigned numbers: real ones exceed 2^63, so catalogs hold them as text or negative.
 
     Floats have lost the last digits, as numbers or as text such as 3.72E+18: `composed` has their places, as those of
@@ -75,15 +75,15 @@ def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> SpecOb
     data, missing = np.ma.getdata(column), np.ma.getmaskarray(column)
     none = np.zeros(len(data), np.bool_)
     if data.dtype.kind == "f":
-        return SpecObjIds(composed, none, ~(missing | np.isnan(data)))
+        return GivenIds(composed, none, ~(missing | np.isnan(data)))
     if data.dtype.kind in "iub":
         absent = missing | ((data < 0) & (data > -_LEAST_WRAPPED)) if data.dtype.kind == "i" else missing
-        return SpecObjIds(np.where(absent, composed, data.astype(np.uint64)), none, none)
+        return GivenIds(np.where(absent, composed, data.astype(np.uint64)), none, none)
     plain = pc.utf8_trim(pa.array(data, mask=missing).cast(pa.string()), " \t\0")
     try:  # at once: a survey has millions
         ids = pc.if_else(pc.equal(plain, ""), None, plain).cast(pa.uint64())
         absent = ids.is_null().to_numpy(zero_copy_only=False)
-        return SpecObjIds(np.where(absent, composed, ids.fill_null(0).to_numpy(zero_copy_only=False)), none, none)
+        return GivenIds(np.where(absent, composed, ids.fill_null(0).to_numpy(zero_copy_only=False)), none, none)
     except pa.ArrowInvalid:
         pass  # signed ids, ids of more than 64 bits, or no ids at all
     text = read_text(column)
@@ -93,7 +93,7 @@ def read_specobjid(column: NDArray[Any], composed: NDArray[np.uint64]) -> SpecOb
     is_own = np.array([isinstance(word, int) for word in words], np.bool_)[indices]
     beyond = np.array([word is _BEYOND for word in words], np.bool_)[indices]
     unreadable = np.array([word is _UNREADABLE for word in words], np.bool_)[indices]
-    return SpecObjIds(np.where(is_own | beyond, values, composed), beyond, unreadable)
+    return GivenIds(np.where(is_own | beyond, values, composed), beyond, unreadable)
 
 
 def read_exact(column: NDArray[Any]) -> NDArray[np.uint64]:

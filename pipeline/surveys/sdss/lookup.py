@@ -19,15 +19,10 @@ from pipeline.surveys.sdss.keys import (
     require_run2d,
 )
 from pipeline.surveys.sdss.layouts import spec_path
-from pipeline.surveys.sdss.reductions import MAX_FIBER
+from pipeline.surveys.sdss.reductions import MAX_FIBER, candidates, field_candidates
 from pipeline.surveys.sdss.specobjid import take_apart
 from pipeline.surveys.survey import Entry, Lookup
-
-REDUCTIONS = ("26", "103", "104", "v5_13_2")
-"""Reductions that DR17 serves; each plate is in one of them."""
-
-SDSS_V_REDUCTIONS = ("v6_1_3", "v6_0_4", "v6_2_1")
-"""Reductions of SDSS-V that DR19, DR18 and DR20 serve."""
+from pipeline.surveys.values import as_strings, read_text
 
 _PLATE_MJD_FIBER = re.compile(r"(\d{1,10})-(\d{1,10})-(\d{1,19})\Z")
 _WHOLE = re.compile(r"[0-9]{1,19}(\.0*)?\Z")
@@ -61,7 +56,7 @@ def keys_of(entry: Entry, present: Sequence[str]) -> list[str]:
     if run2d is not None:
         return [f"{run2d}/{plate}-{mjd}-{number}"]
     is_fiber = number <= MAX_FIBER
-    served = REDUCTIONS if is_fiber else SDSS_V_REDUCTIONS
+    served = candidates(plate, mjd=mjd) if is_fiber else field_candidates()
     fitting = [name for name in present if is_sdss_v(name) != is_fiber]
     return [f"{name}/{plate}-{mjd}-{number}" for name in dict.fromkeys([*served, *fitting])]
 
@@ -102,10 +97,8 @@ def _of_text(text: str, entry: Entry) -> _Named:
 
 
 def _as_text(value: object) -> str:
-    """Return a value as text, floats that are whole numbers as such."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip(" \t\r\n\0")
+    """Return a value by the rule for those of catalogs."""
+    return str(as_strings(read_text(np.array([value])))[0])
 
 
 def _of_specobjid(specobjid: int) -> _Named:

@@ -94,11 +94,11 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Ids:
+class RowIds:
     """What names the spectra of a block, shape (N,) each: -1, and "" for run2d, where it is missing.
 
-    suggested: whether run2d is that of the SPECOBJID. anew: whether the SPECOBJID is to be composed, as that given is
-    of DR7 or before or has lost digits. lacking: which rows have no name, by what they lack, in words.
+    suggested: whether run2d is that of the SPECOBJID. is_dr7, is_round: whether the SPECOBJID is of DR7 or before, or
+    has lost its last digits; both are replaced. lacking: which rows have no name, by what they lack, in words.
     """
 
     plate: NDArray[np.int64]
@@ -107,11 +107,12 @@ class Ids:
     is_sdss_v: NDArray[np.bool_]
     run2d: pa.DictionaryArray
     suggested: NDArray[np.bool_]
-    anew: NDArray[np.bool_]
+    is_dr7: NDArray[np.bool_]
+    is_round: NDArray[np.bool_]
     lacking: dict[str, NDArray[np.bool_]]
 
 
-def ids_of(block: Block) -> Ids:
+def ids_of(block: Block) -> RowIds:
     """Read what names the spectra of a block. Raises ConfigError for what names another spectrum, or none."""
     found = _of_sdss_v(block) if CATALOGID in block.names else _of_plates(block)
     is_named = (found.plate >= 0) & (found.mjd >= 0) & (found.fiber_or_catalogid >= 0)
@@ -122,23 +123,23 @@ def ids_of(block: Block) -> Ids:
     return found
 
 
-def _of_sdss_v(block: Block) -> Ids:
+def _of_sdss_v(block: Block) -> RowIds:
     _refuse_epochs(block)
     column, none = block.column(CATALOGID), np.zeros(block.size, np.bool_)
     catalogid = block.ids("fiberid") if column is None else read_catalogids(column, block.names[CATALOGID])
     plate, mjd = block.ids("plate"), block.ids("mjd")
     lacking = _lacking(block, {"plate": plate, "mjd": mjd, "fiberid": catalogid})
-    return Ids(plate, mjd, catalogid, ~none, _run2d(block), none, none, lacking)
+    return RowIds(plate, mjd, catalogid, ~none, _run2d(block), none, none, none, lacking)
 
 
-def _of_plates(block: Block) -> Ids:
+def _of_plates(block: Block) -> RowIds:
     """Read the numbers of rows, else those of their SPECOBJID, else of their key."""
     own = {ours: block.ids(ours) for ours in _NUMBERS}
     own = {ours: np.where(values > 0, values, -1) for ours, values in own.items()}
     run2d, is_whole = as_strings(_run2d(block)), _are_whole(own)
     given = _specobjids(block)
     parts = take_apart(given, **own)
-    is_round = is_whole & (given != 0) & (have_lost_digits(given, _composed(own)) | (given % np.uint64(ROUND) == 0))
+    is_round = is_whole & (parts.outcome != Outcome.DR8) & _have_lost_digits(given, own)
     is_other = (parts.outcome > Outcome.NO_ID) & ~is_round
     is_other &= (parts.outcome != Outcome.SDSS_V) | ~is_whole | (run2d == "")
     _refuse_by_row(block, is_other, parts.problem)
@@ -148,10 +149,17 @@ def _of_plates(block: Block) -> Ids:
     is_sdss_v = np.zeros(block.size, np.bool_)
     if "target" in block.names:
         run2d, is_sdss_v = _with_keys(block, numbers, run2d)
-    anew = (parts.outcome == Outcome.DR7) | (is_round & (parts.outcome != Outcome.DR8))
-    lacking = _lacking(block, numbers, parts)
-    names = pa.array(run2d, pa.string()).dictionary_encode()
-    return Ids(numbers["plate"], numbers["mjd"], numbers["fiberid"], is_sdss_v, names, suggested, anew, lacking)
+    return RowIds(
+        plate=numbers["plate"],
+        mjd=numbers["mjd"],
+        fiber_or_catalogid=numbers["fiberid"],
+        is_sdss_v=is_sdss_v,
+        run2d=pa.array(run2d, pa.string()).dictionary_encode(),
+        suggested=suggested,
+        is_dr7=parts.outcome == Outcome.DR7,
+        is_round=is_round,
+        lacking=_lacking(block, numbers, parts),
+    )
 
 
 def _specobjids(block: Block) -> NDArray[np.uint64]:
@@ -167,23 +175,16 @@ def _are_whole(numbers: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
     return np.asarray(np.all([values >= 0 for values in numbers.values()], axis=0))
 
 
-def _composed(numbers: Mapping[str, NDArray[np.int64]]) -> NDArray[np.uint64]:
-    """Return SPECOBJIDs without their reduction."""
+def _have_lost_digits(ids: NDArray[np.uint64], numbers: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """Tell ids that end in zeros where the numbers of the row give digits: spreadsheets keep 15 of them, or three."""
     plate, mjd, fiberid = (np.maximum(numbers[ours], 0).astype(np.uint64) for ours in _NUMBERS)
     day = np.where(mjd >= 50000, mjd - np.uint64(50000), np.uint64(0))
-    return np.asarray(plate << np.uint64(50) | fiberid << np.uint64(38) | day << np.uint64(24))
-
-
-def have_lost_digits(ids: NDArray[np.uint64], composed: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell ids that end in zeros where the composed one has digits: spreadsheets keep 15 of them, or three.
-
-    composed: with or without the reduction, which is the last 24 bits.
-    """
-    lost = np.zeros(len(ids), np.bool_)
-    away = np.where(ids > composed, ids - composed, composed - ids)
+    without_run2d = plate << np.uint64(50) | fiberid << np.uint64(38) | day << np.uint64(24)
+    lost = ids % np.uint64(ROUND) == 0
+    away = np.where(ids > without_run2d, ids - without_run2d, without_run2d - ids)
     for zeros in range(3, 18):
         lost |= (ids % np.uint64(10**zeros) == 0) & (away <= np.uint64(max(10**zeros, 2**24)))
-    return np.asarray(lost & (ids != composed) & (ids != 0))
+    return np.asarray(lost & (ids != 0))
 
 
 def _filled(block: Block, own: Mapping[str, NDArray[np.int64]], parts: SpecObjIds) -> dict[str, NDArray[np.int64]]:
