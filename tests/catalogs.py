@@ -61,6 +61,11 @@ def sdss_v(**replaced: Any) -> dict[str, Any]:
     return {name: values for name, values in (rows | replaced).items() if values is not None}
 
 
+def unsettled(frame: pd.DataFrame, suggested: np.ndarray, has_z: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Leave targets as a catalog says them."""
+    return frame, []
+
+
 FORMS = ("csv", "tsv", "semicolons", "spaces", "fits", "parquet", "vot", "ecsv")
 """What `write_as` writes."""
 

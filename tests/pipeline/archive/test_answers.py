@@ -130,8 +130,15 @@ def test_what_is_no_file_is_refused(body: bytes, word: str):
 
 
 def test_a_part_of_a_file_is_taken_where_it_was_asked_for():
+    with pytest.raises(BadBody, match="truncated"):
+        require_body(FILE[:80])
     require_body(FILE[:80], is_part=True)
-    require_body(b"not FITS, for the reader to say")
+
+
+def test_what_is_no_fits_file_is_for_the_reader_to_say():
+    require_body(b"not FITS")
+    with pytest.raises(BadBody, match="web page"):
+        require_body(b"<p>not FITS")
 
 
 def test_answers_are_said_in_words():

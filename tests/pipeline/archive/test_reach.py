@@ -98,5 +98,8 @@ def test_no_server_at_all_is_said_within_the_default_patience():
     assert "Cannot connect" in message
 
 
-def test_a_folder_is_not_asked():
+def test_a_folder_is_not_asked(monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+    monkeypatch.setattr(Source, "fetch", lambda self, paths: asked.extend(paths))
     require_answer("source", Source("/nowhere"), "a.fits", "", 0)
+    assert asked == []

@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,17 +21,18 @@ from astropy.table import Table
 
 from pipeline.catalog import reader as catalog
 from pipeline.catalog import targets
-from pipeline.catalog.reader import RETRIES, read_blocks
+from pipeline.catalog.reader import RETRIES, open_catalog
 from pipeline.errors import ConfigError
 from pipeline.surveys.columns import Columns
 
 
-def everything(names: Sequence[str]) -> list[str]:
-    return list(names)
+def read_blocks(url: str, rows: int = catalog.BLOCK) -> Iterator[Columns]:
+    with open_catalog(url) as table:
+        yield from table.blocks(table.names, rows)
 
 
 def whole(url: str, rows: int = catalog.BLOCK) -> Columns:
-    blocks = list(read_blocks(url, everything, rows))
+    blocks = list(read_blocks(url, rows))
     assert all(len(next(iter(block.values()))) <= rows for block in blocks)
     return {name: np.ma.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -193,12 +194,12 @@ def test_a_range_that_fails_is_asked_for_again(
     shutil.copy(catalog, tmp_path / "catalog.fits")
     monkeypatch.setattr("pipeline.catalog.reader.READ_AHEAD", 8000)
     monkeypatch.setattr("pipeline.retry.time.sleep", lambda seconds: None)
-    blocks = read_blocks(f"{serve}/catalog.fits", everything, 10)
+    blocks = read_blocks(f"{serve}/catalog.fits", 10)
     next(blocks)
     Server.faults = RETRIES
     assert sum(len(block["Z"]) for block in blocks) == 107
     Server.faults = RETRIES + 3
-    blocks = read_blocks(f"{serve}/catalog.fits", everything, 10)
+    blocks = read_blocks(f"{serve}/catalog.fits", 10)
     with pytest.raises(ConfigError, match="503"):
         list(blocks)
 
@@ -240,7 +241,7 @@ def test_any_damage_is_a_mistake_with_a_message(catalog: Path, tmp_path: Path):
 
 def test_a_block_holds_no_more_bytes_than_it_may(catalog: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.catalog.reader.BLOCK_BYTES", 4_000)
-    sizes = [len(block["Z"]) for block in read_blocks(str(catalog), everything)]
+    sizes = [len(block["Z"]) for block in read_blocks(str(catalog))]
     assert sum(sizes) == 117
     assert len(sizes) > 5
 

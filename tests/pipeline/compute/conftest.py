@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline import storage
+from pipeline.catalog import targets
 from pipeline.compute import planner
 from pipeline.planning.plan import Plan
 from pipeline.store.root import read_plan
@@ -68,3 +69,14 @@ def with_model(root: str, template: Path, frame: pd.DataFrame, checkpoint: Path)
         planner.plan(str(template), targets=frame, settings=settings, models=[f"toy={checkpoint}"])
     shutil.copytree(template, root)
     return read_plan(root)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up a file after two retries instead of five: seconds instead of a quarter of a minute."""
+    monkeypatch.setattr("pipeline.compute.settle.RETRIES", 2)
+
+
+@pytest.fixture(scope="module")
+def real(catalog: Path) -> pd.DataFrame:
+    return targets.read_targets(str(catalog))

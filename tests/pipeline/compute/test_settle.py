@@ -2,121 +2,20 @@ from __future__ import annotations
 
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.catalog import targets
 from pipeline.compute.settle import Settled, settle, settling
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.registry import get_survey
-from tests.faulty_server import QuietServer
+from tests.archive_folder import Recording, moved, place_file, rows, served, without
 from tests.toy_survey import TOY
 
 SDSS = get_survey("sdss")
-
-
-class Recording(SimpleHTTPRequestHandler):
-    """Serves a folder and remembers what was asked.
-
-    The first `faults` requests fail with `status`, those of `bad` paths by `fault`, those of missing files by
-    `missing`: a status, or the body of a status of success.
-    """
-
-    asked: list[str] = []
-    faults = 0
-    status = 503
-    bad: tuple[str, ...] = ()
-    fault: int | bytes = 404
-    missing: int | bytes = 404
-
-    def do_GET(self) -> None:
-        Recording.asked.append(self.path)
-        if len(Recording.asked) <= Recording.faults:
-            self.fail(Recording.status)
-        elif self.path.endswith(Recording.bad) and Recording.bad:
-            self.fail(Recording.fault)
-        elif not Path(self.translate_path(self.path)).is_file():
-            self.fail(Recording.missing)
-        else:
-            super().do_GET()
-
-    def fail(self, answer: int | bytes) -> None:
-        if isinstance(answer, int):
-            self.send_error(answer)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        pass
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up a file after two retries instead of five: seconds instead of a quarter of a minute."""
-    monkeypatch.setattr("pipeline.compute.settle.RETRIES", 2)
-
-
-@contextmanager
-def served(
-    folder: Path,
-    faults: int = 0,
-    status: int = 503,
-    *,
-    bad: tuple[str, ...] = (),
-    fault: int | bytes = 404,
-    missing: int | bytes = 404,
-) -> Iterator[str]:
-    Recording.asked, Recording.faults, Recording.status = [], faults, status
-    Recording.bad, Recording.fault, Recording.missing = bad, fault, missing
-    with QuietServer(("127.0.0.1", 0), partial(Recording, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def real(catalog: Path) -> pd.DataFrame:
-    return targets.read_targets(str(catalog))
-
-
-def without(frame: pd.DataFrame, *, run2d: bool = True, z: bool = True) -> pd.DataFrame:
-    """Give targets whose catalog says neither reduction nor redshift."""
-    dtypes, frame = frame.dtypes, frame.copy()
-    if run2d:
-        frame["run2d"], frame["specobjid"] = "", np.uint64(0)
-        frame["target"] = "/" + frame["target"].str.split("/").str[1]
-    if z:
-        frame["z"] = frame["z_err"] = np.float32("nan")
-    return frame.astype(dtypes)
-
-
-def rows(frame: pd.DataFrame, *keys: str) -> pd.DataFrame:
-    return frame[frame["target"].isin(keys)].reset_index(drop=True)
-
-
-def moved(frame: pd.DataFrame, plate: int, mjd: int, fiberid: int) -> pd.DataFrame:
-    """Give one target of another plate, with nothing known."""
-    made = without(frame.iloc[:1])
-    return made.assign(target=f"/{plate}-{mjd}-{fiberid}", plate=plate, mjd=mjd, fiberid=fiberid).astype(frame.dtypes)
-
-
-def place_file(mirror: Path, root: Path, name: str, path: str) -> None:
-    """Put a real file of the mirror at another path."""
-    (found,) = mirror.rglob(name)
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(found, root / path)
 
 
 # --- what real files decide ---
@@ -143,15 +42,6 @@ def test_reductions_and_redshifts_of_real_targets_are_those_of_their_catalog(
     ]
 
 
-def test_what_was_decided_is_a_table(real: pd.DataFrame, mirror: Path):
-    found = settle(without(real, z=False), SDSS, str(mirror))
-    assert found.decided.columns.tolist() == ["plate", "mjd", "run2d", "targets", "file"]
-    assert found.decided["targets"].sum() == 117
-    assert not found.decided.duplicated(["plate", "mjd"]).any()
-    assert all((mirror / file).is_file() for file in found.decided["file"])
-    assert found.lines[-1].startswith("run2d")  # every z was known
-
-
 @pytest.mark.slow
 def test_one_file_of_a_plate_and_night_is_asked_for(real: pd.DataFrame, mirror: Path):
     plates = real[["plate", "mjd"]].drop_duplicates()
@@ -168,7 +58,6 @@ def test_nothing_is_asked_where_nothing_is_open(real: pd.DataFrame):
     found = settle(real, SDSS, "http://127.0.0.1:9")  # nothing listens there
     pd.testing.assert_frame_equal(found.frame, real)
     assert found.lines == []
-    assert len(found.decided) == 0
 
 
 def test_what_the_catalog_says_stays(real: pd.DataFrame, mirror: Path):
@@ -230,7 +119,6 @@ def test_the_source_decides_among_the_reductions_of_a_plate(
     with served(tmp_path) as url:
         found = settle(moved(real, 3306, 54922, 491).assign(z=np.float32(0)), SDSS, f"{url}/")
     assert found.frame["target"].tolist() == [f"{run2d}/3306-54922-491"]
-    assert found.decided["file"].tolist() == [path]
     assert found.frame["specobjid"].iloc[0] >> np.uint64(10) & np.uint64(2**14 - 1) == int(run2d)
 
 
@@ -426,133 +314,10 @@ def test_files_of_whole_plates_decide_the_reduction_and_spec_lite_files_the_reds
     plate = f"{folder}/{numbers['plate']:04d}/spPlate-{numbers['plate']:04d}-{numbers['mjd']}.fits"
     place_file(mirror, tmp_path, name, plate)
     found = settle(without(rows(real, key)), SDSS, str(tmp_path), "spPlate")
-    assert found.decided["file"].tolist() == [plate]
     assert found.frame["z"].tolist() == [numbers["z"]]
 
 
 # --- single files that do not come ---
-
-FAULTS = {"empty": b"", "page": b"<html>busy</html>", "503": 503, "403": 403, "text": b"no FITS"}
-
-
-def two_of_a_plate(real: pd.DataFrame) -> pd.DataFrame:
-    """Give two targets of the first plate that has two."""
-    plate = real["plate"][real.duplicated(["plate", "mjd"])].iloc[0]
-    return real[real["plate"] == plate].iloc[:2].reset_index(drop=True)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("fault", FAULTS)
-def test_one_bad_file_costs_its_own_redshift_alone(real: pd.DataFrame, mirror: Path, fault: str):
-    pair = two_of_a_plate(real)
-    numbers = pair.iloc[0]
-    name = f"{numbers['plate']:04d}-{numbers['mjd']}-{numbers['fiberid']:04d}.fits"
-    with served(mirror, bad=(name,), fault=FAULTS[fault]) as url:
-        frame, lines = ask(without(pair), url)
-    assert frame["target"].tolist() == pair["target"].tolist()
-    assert np.isnan(frame["z"].iloc[0])
-    assert frame["z"].iloc[1] == pair["z"].iloc[1]
-    assert lines[0] == f"run2d {numbers['run2d']} for 1 plate by its file at {url}"
-    assert f"z of 1 target from their files at {url}" in lines
-    assert lines[-1].startswith("z of 1 target stays unknown")
-    assert pair["target"].iloc[0] in lines[-1]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("missing", [403, b"<html>not found</html>"], ids=["403", "page"])
-def test_a_fault_in_the_place_of_each_missing_file_leaves_the_other_candidates(
-    real: pd.DataFrame, mirror: Path, missing: int | bytes
-):
-    with served(mirror, missing=missing) as url:
-        frame, lines = ask(without(real, z=False), url)
-    pd.testing.assert_frame_equal(frame, real)
-    (said,) = [line for line in lines if "taken since" in line]
-    assert said.startswith("run2d of 20 plates taken since no file of the one before it came, such as eboss/")
-    assert "v5_13_2" in said
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-def test_a_fault_that_may_pass_never_chooses_another_reduction_while_the_plate_has_other_files(
-    real: pd.DataFrame, mirror: Path, tmp_path: Path
-):
-    """A mirror with two reductions of a plate: the fault of one file of the first must not make it the second."""
-    name = next(mirror.rglob("spec-*.fits")).name
-    for run2d, fibers in (("v5_13_2", (1, 2)), ("v5_13_0", (1, 2))):
-        for fiber in fibers:
-            folder = f"eboss/spectro/redux/{run2d}/spectra/lite/5000"
-            place_file(mirror, tmp_path, name, f"{folder}/spec-5000-56000-{fiber:04d}.fits")
-    frame = pd.concat([moved(real, 5000, 56000, fiber) for fiber in (1, 2)], ignore_index=True)
-    bad = ("v5_13_2/spectra/lite/5000/spec-5000-56000-0001.fits",)
-    with served(tmp_path, bad=bad, fault=503) as url:
-        frame, _ = ask(frame.assign(z=np.float32(1)), url)
-    assert set(frame["run2d"]) == {"v5_13_2"}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [(403, "403 Forbidden"), (b"<html>", "the server returned a web page"), (503, "503 "), (b"text", "no FITS file")],
-    ids=["403", "page", "503", "text"],
-)
-def test_a_plate_of_which_nothing_comes_is_refused_with_its_fault(
-    real: pd.DataFrame, mirror: Path, fault: int | bytes, words: str
-):
-    numbers = real.iloc[0]
-    with served(mirror, bad=(".fits",), fault=404) as url, pytest.raises(RefusedError, match="has no file of"):
-        ask(without(real.iloc[:1]), url)
-    others = real[real["plate"] != numbers["plate"]]
-    frame = without(pd.concat([others, real.iloc[:1]], ignore_index=True), z=False)
-    bad = (f"-{numbers['plate']:04d}-{numbers['mjd']}-{numbers['fiberid']:04d}.fits",)
-    with served(mirror, bad=bad, fault=fault) as url, pytest.raises(RefusedError) as error:
-        ask(frame, url)
-    message = str(error.value)
-    assert message.startswith(f"{url} gives no file of plate {numbers['plate']}, mjd {numbers['mjd']} (run2d 26, ")
-    assert bad[0] in message
-    assert words in message
-    assert "network" not in message
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-def test_a_login_page_for_everything_is_not_taken_for_silence(real: pd.DataFrame, mirror: Path):
-    with served(mirror, bad=(".fits",), fault=b"<html>login</html>") as url, pytest.raises(RefusedError) as error:
-        ask(without(real.iloc[:1]), url)
-    assert "the server returned a web page instead of the file" in str(error.value)
-    assert "network" not in str(error.value)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-def test_a_server_that_is_busy_for_ever_does_not_answer(real: pd.DataFrame, mirror: Path):
-    start = time.monotonic()
-    with served(mirror, bad=(".fits",), fault=503) as url, pytest.raises(ConfigError) as error:
-        ask(without(real.iloc[:1]), url)
-    assert time.monotonic() - start < 60
-    assert "expected an archive that answers" in str(error.value)
-    assert "503 Service Unavailable" in str(error.value)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
-def test_a_source_without_reductions_has_its_good_files_asked_for_first(tmp_path: Path):
-    """The first file never comes; others do, so the fault is its own."""
-    (tmp_path / "nights" / "n1").mkdir(parents=True)
-    for star in (7, 8):
-        (tmp_path / "nights" / "n1" / f"{star}.txt").write_text(f"{star}\n5000 1 1 0\n5002 1 1 0\n")
-    frame = pd.DataFrame({"target": ["n1:7", "n1:8"], "z": np.array([np.nan, np.nan], np.float32)})
-    with served(tmp_path, bad=("7.txt",), fault=403) as url:
-        lines = settle(frame, TOY, url).lines
-    assert lines == [
-        "z of 1 target stays unknown, and they get no latents: 403 Forbidden (n1:7)",
-        "z of 1 target stays unknown, and they get no latents: the file has no redshift (n1:8)",
-    ]
-
-
-# --- without the archive, or with a bad one ---
 
 
 def test_a_folder_that_does_not_exist_is_said_to_be_so(real: pd.DataFrame, tmp_path: Path):
@@ -569,7 +334,6 @@ def test_without_an_archive_the_rule_decides_and_redshifts_stay_unknown(real: pd
         "z of 117 targets stays unknown, and they get no latents: no archive was asked",
     ]
     assert found.frame["z"].isna().all()
-    assert set(found.decided["file"]) == {""}
     legacy = (real["run2d"] == "26").to_numpy()
     assert found.frame["target"][legacy].tolist() == real["target"][legacy].tolist()
     np.testing.assert_array_equal(found.frame["specobjid"][legacy], real["specobjid"][legacy])
@@ -623,16 +387,9 @@ def test_faults_that_pass_change_nothing(real: pd.DataFrame, mirror: Path):
 def test_progress_counts_plates_and_files(real: pd.DataFrame, mirror: Path):
     steps: list[tuple[str, int, int]] = []
     found: Settled = settle(without(real), SDSS, str(mirror), progress=lambda *step: steps.append(step))
-    units = len(found.decided)
+    units = len(found.frame[["plate", "mjd"]].drop_duplicates())
     assert ("plates with their reduction", units, units) in steps
     assert [step for step in steps if step[0] == "redshifts from files"] == [
         ("redshifts from files", 100, 117),
         ("redshifts from files", 117, 117),
     ]
-
-
-@pytest.mark.slow
-def test_files_are_kept_in_a_cache(real: pd.DataFrame, mirror: Path, tmp_path: Path):
-    with served(mirror) as url:
-        settle(without(real), SDSS, f"{url}/", cache=str(tmp_path))
-    assert len(list(tmp_path.rglob("spec-*.fits"))) == 117

@@ -12,7 +12,7 @@ from astropy.table import Table
 
 from pipeline.catalog import targets
 from pipeline.errors import ConfigError, RefusedError
-from tests.catalogs import COLUMNS, csv, real_rows, sdss_v, table
+from tests.catalogs import COLUMNS, csv, real_rows, sdss_v, table, unsettled
 
 
 def test_the_real_catalog_gives_one_row_per_spectrum(catalog: Path):
@@ -244,7 +244,7 @@ def test_an_id_that_a_spreadsheet_has_rounded_stops_no_catalog_and_names_no_spec
     path = tmp_path / "ids.csv"
     path.write_text("specobjid,z\n282000000000000000,0.02\n")
     with pytest.raises(RefusedError, match="has no specobjid of a spectrum .*export it as text"):
-        targets.find_targets(str(path), settle=lambda frame, suggested, has_z: (frame, []))
+        targets.find_targets(str(path), settle=unsettled)
 
 
 def test_why_an_id_is_of_no_use_is_said(tmp_path: Path):
@@ -256,12 +256,12 @@ def test_why_an_id_is_of_no_use_is_said(tmp_path: Path):
     ):
         path.write_text(f"specobjid,z\n{text},0.02\n")
         with pytest.raises(RefusedError, match=re.escape(problem)):
-            targets.find_targets(str(path), settle=lambda frame, suggested, has_z: (frame, []))
+            targets.find_targets(str(path), settle=unsettled)
 
 
 def test_ids_that_floats_hold_without_a_loss_are_enough(tmp_path: Path):
     Table({"SPECOBJID": np.array([299489676975171584.0]), "Z": [0.1]}).write(tmp_path / "ids.fits")
-    found = targets.find_targets(str(tmp_path / "ids.fits"), settle=lambda frame, suggested, has_z: (frame, []))
+    found = targets.find_targets(str(tmp_path / "ids.fits"), settle=unsettled)
     assert found.frame["target"].tolist() == ["26/266-51602-1"]
     assert found.frame["specobjid"].tolist() == [299489676975171584]
 
@@ -280,9 +280,7 @@ def test_numbers_that_no_spectrum_has_are_refused(tmp_path: Path, column: str, v
 
 
 def test_a_reduction_of_0_or_minus_1_is_none(tmp_path: Path):
-    found = targets.find_targets(
-        csv(tmp_path, RUN2D=[0, -1, "v5_13_2"]), settle=lambda frame, suggested, has_z: (frame, [])
-    )
+    found = targets.find_targets(csv(tmp_path, RUN2D=[0, -1, "v5_13_2"]), settle=unsettled)
     assert found.frame["run2d"].tolist() == ["", "", "v5_13_2"]
 
 
@@ -300,12 +298,12 @@ def test_the_names_of_kaggles_second_table_and_of_vizier_are_known(tmp_path: Pat
         "obj_ID,alpha,delta,u,g,r,i,z,spec_obj_ID,class,redshift,plate,MJD,fiber_ID\n"
         "1.23E+18,146.7,-1.04,18,17,16,15,14.9,2.99E+17,GALAXY,0.0212,266,51602,1\n"
     )
-    row = targets.find_targets(str(kaggle), settle=lambda frame, suggested, has_z: (frame, [])).frame.iloc[0]
+    row = targets.find_targets(str(kaggle), settle=unsettled).frame.iloc[0]
     assert (row["ra"], row["dec"], row["class"], row["z"]) == (146.7, -1.04, "GALAXY", np.float32(0.0212))
     vizier = tmp_path / "vizier.tsv"
     vizier.write_text("RA_ICRS\tDE_ICRS\tclass\tSp-ID\tzsp\tspCl\n146.7\t-1.04\t3\t0266-51602-0001\t0.0212\tGALAXY\n")
-    row = targets.find_targets(str(vizier), settle=lambda frame, suggested, has_z: (frame, [])).frame.iloc[0]
+    row = targets.find_targets(str(vizier), settle=unsettled).frame.iloc[0]
     assert (row["target"], row["class"], row["z"]) == ("/266-51602-1", "GALAXY", np.float32(0.0212))
     vizier.write_text("class\tSp-ID\tzsp\n3\t0266-51602-0001\t0.0212\n")
-    found = targets.find_targets(str(vizier), settle=lambda frame, suggested, has_z: (frame, []))
+    found = targets.find_targets(str(vizier), settle=unsettled)
     assert found.frame["class"].tolist() == [""]

@@ -13,6 +13,7 @@ from pipeline.errors import RefusedError
 from pipeline.surveys.sdss.keys import Ids, is_key, is_sdss_v, read_keys
 from pipeline.surveys.sdss.layouts import spec_path
 from pipeline.surveys.sdss.reductions import KNOWN
+from tests.catalogs import unsettled
 
 Key = tuple[str, int, int, int, bool]
 
@@ -153,7 +154,7 @@ def test_a_text_file_of_keys_is_a_catalog(tmp_path: Path, heading: str):
     path = tmp_path / "mine.txt"
     lines = f"{heading}751-52251-160\r\n26/266-51602-1   # the first\r\n\r\nv6_1_3/17057-59631-27021598108289694\r\n"
     path.write_text("\ufeff# my spectra\r\n\r\n" + lines, newline="")
-    found = targets.find_targets(str(path), settle=lambda frame, suggested, has_z: (frame, []))
+    found = targets.find_targets(str(path), settle=unsettled)
     assert found.frame["target"].tolist() == [
         "/751-52251-160",
         "26/266-51602-1",
@@ -168,14 +169,14 @@ def test_a_line_that_is_no_key_is_refused(tmp_path: Path):
     path = tmp_path / "mine.txt"
     path.write_text("751-52251-160\nrubbish\n")
     with pytest.raises(RefusedError, match="'rubbish' is no key, such as"):
-        targets.find_targets(str(path), settle=lambda frame, suggested, has_z: (frame, []))
+        targets.find_targets(str(path), settle=unsettled)
 
 
 def test_a_list_of_specobjids_is_a_catalog(tmp_path: Path):
     path = tmp_path / "ids.txt"
     path.write_text("299489676975171584\n211612124516974592 # of DR7\n26/266-51602-162\n")
-    found = targets.find_targets(str(path), settle=lambda frame, suggested, has_z: (frame, []))
+    found = targets.find_targets(str(path), settle=unsettled)
     assert found.frame["target"].tolist() == ["/751-52251-160", "26/266-51602-1", "26/266-51602-162"]
     path.write_text("299489676975171584\n299489676975171000\n")
     with pytest.raises(RefusedError, match="'299489676975171000' is no key"):
-        targets.find_targets(str(path), settle=lambda frame, suggested, has_z: (frame, []))
+        targets.find_targets(str(path), settle=unsettled)
