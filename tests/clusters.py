@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -52,24 +54,25 @@ def children(pid: int) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """Find a port of the loopback that nobody uses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
+    """Find a port of the loopback that nobody uses, and that nobody who takes any port is given."""
+    while True:
+        port = random.randrange(10000, 32768)
+        with socket.socket() as free:
+            if free.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 @contextmanager
-def start(folder: Path, workers: int = 2, port: int | None = None, **environment: str) -> Iterator[Cluster]:
-    """Run a scheduler and workers; port: default a free one; environment: further variables for all of them."""
+def start(folder: Path, workers: int = 2, port: int = 0, **environment: str) -> Iterator[Cluster]:
+    """Run a scheduler and workers; port: default any; environment: further variables for all of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
-    arguments = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    arguments += ["--dashboard-address", "127.0.0.1:0"]
+    known = folder / "scheduler.json"
+    arguments = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--scheduler-file", str(known)]
+    arguments += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     scheduler = _start(folder / "scheduler.txt", arguments, environment)
-    cluster = Cluster(folder, f"tcp://127.0.0.1:{port}", scheduler, environment=environment)
+    cluster = Cluster(folder, "", scheduler, environment=environment)
     try:
-        _await(port, scheduler, folder / "scheduler.txt")
+        cluster.address = _await(known, scheduler, folder / "scheduler.txt")
         for _ in range(workers):
             cluster.add_worker()
         yield cluster
@@ -85,13 +88,14 @@ def _start(output: Path, arguments: list[str], environment: Mapping[str, str]) -
         )
 
 
-def _await(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
+def _await(known: Path, process: subprocess.Popen[bytes], output: Path) -> str:
+    """Wait until a scheduler says where it listens: what answers at a port may be somebody else."""
     deadline = time.monotonic() + START
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
+        try:
+            return str(json.loads(known.read_text())["address"])
+        except (OSError, ValueError):  # not there, or not written to its end
+            time.sleep(0.1)
     raise RuntimeError(f"the scheduler does not answer: {output.read_text(errors='replace')[-2000:]}")
 
 

@@ -138,8 +138,9 @@ def _specobjids(block: Block, composed: NDArray[np.uint64], ids: RowIds) -> NDAr
     block.remark("with a SPECOBJID above 64 bits, stored as 0", found.beyond)
     instead = "stored as 0" if CATALOGID in block.names else "composed from PLATE, MJD, FIBERID and RUN2D instead"
     text = f"with a {block.names['specobjid']} that is no whole number, or has lost its digits as 3.72E+18: {instead}"
-    block.remark(text, (found.unreadable & (read_exact(column) != composed)) | ids.is_round)
-    is_replaced = (ids.is_dr7 | ids.is_round) & (composed != 0)
+    is_round = ids.is_round & (found.ids != composed)
+    block.remark(text, (found.unreadable & (read_exact(column) != composed)) | is_round)
+    is_replaced = (ids.is_dr7 | is_round) & (composed != 0)
     is_of_another = (composed != 0) & ((found.ids ^ composed) >> np.uint64(24) == 0) & (found.ids != composed)
     block.remark(
         f"with a {block.names['specobjid']} of another reduction than RUN2D says", is_of_another & ~is_replaced

@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from pipeline.catalog import targets
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.surveys.sdss.ids import compose_specobjid
 from tests.catalogs import COLUMNS, csv, real_rows, sdss_v, table, unsettled
 
 
@@ -307,3 +308,15 @@ def test_the_names_of_kaggles_second_table_and_of_vizier_are_known(tmp_path: Pat
     vizier.write_text("class\tSp-ID\tzsp\n3\t0266-51602-0001\t0.0212\n")
     found = targets.find_targets(str(vizier), settle=unsettled)
     assert found.frame["class"].tolist() == [""]
+
+
+def test_an_id_that_ends_in_zeros_by_chance_has_lost_nothing(tmp_path: Path):
+    """As one of 125 does; of a reduction that no list has."""
+    fibers = np.arange(1, 1001)
+    rows = {"PLATE": 11000, "MJD": 58000, "FIBERID": fibers, "RUN2D": "v5_99_7", "Z": 0.1}
+    one = np.ones(1000, dtype=np.int64)
+    ids = compose_specobjid(np.full(1000, "v5_99_7"), 11000 * one, 58000 * one, fibers)
+    assert (ids % 1000 == 0).any()
+    found = targets.find_targets(csv(tmp_path, **{**rows, "SPECOBJID": ids}))
+    assert found.remarks == {}
+    assert sorted(found.frame["specobjid"]) == sorted(ids)
