@@ -1,4 +1,4 @@
-"""An archive of a folder, over HTTP, that fails as it is told; and targets whose catalog leaves them open."""
+"""Serve a folder as an archive over HTTP whose files can be made to fail; make targets that lack RUN2D or redshifts."""
 
 from __future__ import annotations
 

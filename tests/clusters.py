@@ -67,6 +67,7 @@ def start(folder: Path, workers: int = 2, port: int = 0, **environment: str) -> 
     """Run a scheduler and workers; port: default any; environment: further variables for all of them."""
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "scheduler.json"
+    known.unlink(missing_ok=True)  # that of a scheduler that was killed
     arguments = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--scheduler-file", str(known)]
     arguments += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     scheduler = _start(folder / "scheduler.txt", arguments, environment)

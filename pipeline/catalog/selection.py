@@ -169,8 +169,8 @@ class Found:
     """What was found in the blocks of a catalog so far.
 
     rows: that were read. selected: of these, that fulfil the condition. incomplete: of these, without the ids of a
-    spectrum; lacking: by the column that has none. parts: tables of the others. choice: of columns, by the
-    first block. shadowed: what to say of names in the condition.
+    spectrum; lacking: by the column that has none. parts: tables of the others. choice: of columns, by the first block.
+    shadowed: what to say of names in the condition.
     """
 
     rows: int = 0
