@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo notebook picture quick units test test-long long coverage docs lint types format lock matrix audit clean
+.PHONY: help install demo notebook picture quick units test test-long long gpu coverage docs lint types format lock matrix audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +56,10 @@ test-long: long coverage ## what takes long beside it: rows of faults, notebooks
 
 long: install ## the long tests alone
 	$(BIN)/python -m pytest -m long --numprocesses 3 --dist load
+
+gpu: install ## on a machine with a CUDA device: its tests, and the table of what it makes of a model
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py && $(BIN)/python benchmarks/precision.py
 
 # The unit tests again, measured, worker processes too.
 coverage: install ## at least 90 % of the lines of both packages

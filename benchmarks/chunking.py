@@ -33,7 +33,7 @@ from zarr.storage import LocalStore, LoggingStore
 
 from pipeline.config import SurveyConfig
 from pipeline.planning.partition import CHUNK
-from pipeline.planning.plan import Plan
+from pipeline.planning.plan import CODECS, Plan
 from pipeline.spectra import normalize
 from pipeline.store.arrays import create, spectra_url, write_region
 from pipeline.store.template import compressors, spectra_template
@@ -44,8 +44,7 @@ from spender_core import SDSS
 Arrays = dict[str, NDArray[np.float32]]
 
 CHOSEN = "chosen"
-CODECS: dict[str, tuple[Any, ...]] = {
-    CHOSEN: compressors(),
+OTHERS: dict[str, tuple[Any, ...]] = {
     "none": (),
     "zstd-1": (ZstdCodec(level=1),),
     "zstd-3": (ZstdCodec(level=3),),
@@ -55,7 +54,13 @@ CODECS: dict[str, tuple[Any, ...]] = {
     "blosc-zstd-3 shuffle": (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),),
     "blosc-zstd-5 shuffle": (BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),),
     "blosc-zstd-3 bitshuffle": (BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),),
+    "blosc-lz4-9 bitshuffle": (BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle"),),
 }
+
+
+def codecs_of(name: str, codec: str) -> tuple[Any, ...]:
+    """Return the codecs of a variable; those chosen differ from one to the other."""
+    return compressors(CODECS, name) if codec == CHOSEN else OTHERS[codec]
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def measure(values: Arrays, codec: str, chunk: int, repeats: int = 3, reads: int
     n = len(next(iter(values.values())))
     size = sum(array.nbytes for array in values.values())
     with tempfile.TemporaryDirectory() as folder:
-        arrays = {name: _create(folder, name, array, CODECS[codec], chunk) for name, array in values.items()}
+        arrays = {name: _create(folder, name, array, codecs_of(name, codec), chunk) for name, array in values.items()}
         write = min(_seconds(partial(_write, arrays, values)) for _ in range(repeats))
         read = min(_seconds(partial(_read, arrays, slice(None))) for _ in range(repeats))
         rows = np.random.default_rng(2).integers(n, size=reads).tolist()
@@ -171,7 +176,7 @@ def _seconds(action: Callable[[], None]) -> float:
 def choices(chunks: list[int], n: int) -> Iterator[tuple[str, int]]:
     """Yield the choices to measure: every chunk with the chosen codec, every codec with the chosen chunk."""
     yield from ((CHOSEN, chunk) for chunk in chunks if n % chunk == 0)
-    yield from ((codec, min(CHUNK, n)) for codec in CODECS if codec != CHOSEN)
+    yield from ((codec, min(CHUNK, n)) for codec in OTHERS)
 
 
 def requests(folder: str, n: int, shard: int) -> dict[str, int]:

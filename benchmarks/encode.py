@@ -1,23 +1,26 @@
 """The model's speed beside PyPI spender: encode, decode, transform, all of it, and a training step.
 
-    python benchmarks/encode.py [--batch 64 256] [--rounds 7] [--threads 2] [--model sdss-demo]
+    python benchmarks/encode.py [--batch 64 256] [--rounds 7] [--runs 3] [--competing 2] [--threads 2]
 
 Both models have the same weights and run in this process in turns; the medians over the rounds are shown, in ms per
-spectrum. The input is noise around mock continua, at redshifts of up to 0.4. Difference: the largest absolute one,
-relative to the largest absolute value. The gradient's is that to float64 gradients of the plain layers, theirs and
+spectrum, on a quiet machine and, where some are asked for, beside processes that compete for the cores. The input is
+noise around mock continua, at redshifts of up to 0.4. Difference: the largest absolute one, relative to the largest
+absolute value. The gradient's is that to float64 gradients of the plain layers, theirs and
 ours, all parameters joined, as the length of the difference vector: where two pixels of a pooling window are equal to
-rounding, either may be the maximum, so single elements differ between any two ways to compute them. On a CUDA device
-there are further rows: the encoder in spectra per second and as a fraction of the card's peak, if --peak gives its
-float32 multiply-adds per second. The last line is upstream's time to encode over ours, at the first batch.
+rounding, either may be the maximum, so single elements differ between any two ways to compute them. The last line is
+upstream's time to encode over ours, at the first batch. GPUs: gpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +29,7 @@ from spender.data.sdss import SDSS as UPSTREAM
 from torch import Tensor, nn
 
 from spender_core import SDSS, SpectrumAutoencoder, load_model
-from spender_core.encoder import CHANNELS, KERNELS, N_FEATURE
+from spender_core.encoder import N_FEATURE
 
 SEED = 20260101
 
@@ -114,6 +117,29 @@ def timed(row: Row, rounds: int) -> tuple[float, float]:
     return theirs, ours
 
 
+def report(condition: str, row: Row, batch: int, rounds: int) -> float:
+    """Time a row and print it; return upstream's time over ours."""
+    before, after = timed(row, rounds)
+    with torch.set_grad_enabled(row.trains):
+        error = difference(row.ours(), row.upstream())
+    per = 1e3 / batch
+    times = f"{before * per:9.3f} {after * per:9.3f} {before / after:6.2f}"
+    print(f"{condition:6} {row.name:16} {batch:5d} {times} {error:10.1e}", flush=True)
+    return before / after
+
+
+@contextmanager
+def competing(processes: int) -> Iterator[None]:
+    """Keep so many other processes busy."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: sum(range(1000))"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
 def difference(found: Tensor, expected: Tensor) -> float:
     """Largest absolute difference, relative to the largest absolute value."""
     return ((found - expected).abs().max() / expected.abs().max()).item()
@@ -139,60 +165,30 @@ def gradient_errors(theirs: nn.Module, ours: SpectrumAutoencoder, checkpoint: st
     return errors[0], errors[1]
 
 
-def on_cuda(ours: SpectrumAutoencoder, batch: int, rounds: int, peak: float | None) -> str:
-    """Time the encoder on the first CUDA device, in float32 without TF32."""
-    device = torch.device("cuda", 0)
-    model, spec = ours.to(device), spectra(ours, batch)[0].to(device)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(rounds + 1):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            model.encode(spec)
-            torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-    rate = batch / statistics.median(seconds[1:])
-    fraction = "" if peak is None else f", {rate * multiply_adds(spec.shape[1]) / peak:.1%} of the peak"
-    return f"{torch.cuda.get_device_name(device)}, batch {batch}: {rate:,.0f} spectra/s encoded{fraction}"
-
-
-def multiply_adds(length: int) -> int:
-    """Count those of the encoder's convolutions for one spectrum, done plainly."""
-    total, n_in = 0, 1
-    for n_out, kernel in zip(CHANNELS, KERNELS, strict=True):
-        total += length * n_in * n_out * kernel
-        length, n_in = -(-length // kernel), n_out
-    return total
-
-
 def main() -> None:
     """Print the table and the ratio."""
     parser = argparse.ArgumentParser(description="The model's speed beside PyPI spender.")
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=1, help="how often all of it is done")
+    parser.add_argument("--competing", type=int, default=2, help="busy processes beside it; 0: only the quiet machine")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="sdss-demo")
-    parser.add_argument("--peak", type=float, help="multiply-adds per second of the CUDA device in float32")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # upstream's
     torch.set_num_threads(options.threads)
     theirs, ours = models(options.model)
     print(f"{options.threads} threads, {options.rounds} rounds, torch {torch.__version__}")
-    print(f"{'':16} {'batch':>5} {'upstream':>9} {'ours':>9} {'ratio':>6} {'difference':>10}")
+    print(f"{'':6} {'':16} {'batch':>5} {'upstream':>9} {'ours':>9} {'ratio':>6} {'difference':>10}")
     ratios = []
-    for batch in options.batch:
-        for row in rows(theirs, ours, batch):
-            before, after = timed(row, options.rounds)
-            with torch.set_grad_enabled(row.trains):
-                error = difference(row.ours(), row.upstream())
-            ratios.append(before / after)
-            per = 1e3 / batch
-            print(f"{row.name:16} {batch:5d} {before * per:9.3f} {after * per:9.3f} {ratios[-1]:6.2f} {error:10.1e}")
+    conditions = [("quiet", 0), *([("busy", options.competing)] if options.competing else [])]
+    for condition, processes in conditions * options.runs:
+        with competing(processes):
+            for batch in options.batch:
+                for row in rows(theirs, ours, batch):
+                    ratios.append(report(condition, row, batch, options.rounds))
     upstream_error, own_error = gradient_errors(theirs, ours, options.model)
     print(f"gradients, error to float64: upstream {upstream_error:.1e}, ours {own_error:.1e}")
-    if torch.cuda.is_available():
-        for batch in options.batch:
-            print(on_cuda(ours, batch, options.rounds, options.peak))
     print(f"ratio: {ratios[0]:.2f}")
 
 

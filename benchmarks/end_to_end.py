@@ -125,6 +125,7 @@ def compute(plan: Plan, n: int) -> int:
             outputs=config.variables,
             micro_batch=config.micro_batch or 1,
             device=process.device(),
+            precision=config.precision,
         )
     return n
 

@@ -18,8 +18,7 @@ FLOAT32 = 4  # bytes
 TRANSFORMED = 82 * 2**20
 # Measured: how many copies a forward pass holds of the encoder's first layer, per spectrum in it, and of each
 # spectrum's pixels and restframe bins. In bfloat16 the plain layers hold all spectra of a batch at once.
-ACTIVATION_COPIES = 1
-PLAIN_COPIES = 2
+ACTIVATION_COPIES = 2
 OUTPUT_COPIES = 10
 
 
@@ -67,9 +66,7 @@ class SpectrumAutoencoder(SpectrumModel):
         kept: the encoder's weights, transformed, and the decoder's last layer, packed.
         """
         layer = encoder.CHANNELS[0] * n_pixels * FLOAT32
-        if precision == "bf16":
-            activations = PLAIN_COPIES * batch * layer
-        else:
-            activations = ACTIVATION_COPIES * min(batch, encoder.BATCH) * layer
+        spectra = batch if precision == "bf16" else min(batch, encoder.BLOCK)
+        activations = ACTIVATION_COPIES * spectra * layer
         outputs = OUTPUT_COPIES * batch * (n_pixels + n_rest) * FLOAT32
         return Memory(kept=TRANSFORMED + decoder.HIDDEN[-1] * n_rest * FLOAT32, at_once=activations + outputs)

@@ -13,16 +13,23 @@ from .convolution import TiledConvolution, first_stage, second_stage, third_stag
 from .instrument import Instrument
 from .model import Encoder
 from .packed import PackedLinear
+from .sharing import share, shared_function
 
 CHANNELS = (128, 256, 512)
 KERNELS = (5, 11, 21)
 N_FEATURE = CHANNELS[-1] // 2  # half of the last channels are values, half are keys of the attention
 HIDDEN = (128, 64, 32)
 
-# Spectra at once on a CPU: those of a block leave the second convolution together and stay in its cache, a batch shares
-# the weights of the third, 64 MB once transformed.
+# Spectra that one thread of a CPU computes at once: fewer share the weights of the third convolution less, 64 MB once
+# transformed, more leave the cache after the second. Of a few, each half is a block, from the smallest size on.
 BLOCK = 32
-BATCH = 64
+SMALLEST = 4
+
+
+def _blocks(spec: Tensor) -> Sequence[Tensor]:
+    """Split a batch into blocks of like sizes, whatever the threads; shape (N, L)."""
+    n = len(spec)
+    return torch.tensor_split(spec, max(-(-n // BLOCK), min(2, n // SMALLEST), 1))
 
 
 def perceptron(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Sequential:
@@ -91,8 +98,9 @@ class SpectrumEncoder(Encoder):
     def features(self, spec: Tensor) -> Tensor:
         """Attended features before the perceptron, shape (N, L) -> (N, 256)."""
         if self._is_tiled(spec):
+            slopes = [stage.slope for stage in (self.conv1, self.conv2, self.conv3)]
             spectra = self.conv2.convolution.spectra(), self.conv3.convolution.spectra()
-            return torch.cat([self._tiled(block, *spectra) for block in torch.split(spec, BATCH)])
+            return shared_function(self._tiled, _blocks(spec), self.conv1.weight, *spectra, *slopes)
         x = self.pool1(self.conv1(spec.unsqueeze(1)))
         x = self.conv3(self.pool2(self.conv2(x)))
         value, key = torch.split(x, N_FEATURE, dim=1)
@@ -108,14 +116,11 @@ class SpectrumEncoder(Encoder):
             and not torch.is_autocast_enabled("cpu")
         )
 
-    def _tiled(self, spec: Tensor, spectra2: Tensor, spectra3: Tensor) -> Tensor:
-        """`features`, by the transformed weights of the second and third convolution."""
-        blocks = []
-        for block in torch.split(spec, BLOCK):
-            x = first_stage(block, self.conv1.weight, self.conv1.slope, KERNELS[0])
-            x = self.conv2.convolution.tiled(x, spectra2)
-            blocks.append(second_stage(x, self.conv2.slope, KERNELS[1]))
-        x = third_stage(self.conv3.convolution.tiled(torch.cat(blocks, dim=1), spectra3), self.conv3.slope)
+    def _tiled(self, spec: Tensor, weight: Tensor, second: Tensor, third: Tensor, *slopes: Tensor) -> Tensor:
+        """`features` of a block. second, third: the transformed weights of these convolutions."""
+        x = first_stage(spec, weight, slopes[0], KERNELS[0])
+        x = second_stage(self.conv2.convolution.tiled(x, second), slopes[1], KERNELS[1])
+        x = third_stage(self.conv3.convolution.tiled(x, third), slopes[2])
         value, key = torch.split(x, N_FEATURE, dim=2)
         return torch.sum(value * torch.softmax(key, dim=0), dim=0)
 
@@ -137,5 +142,8 @@ class SpectrumEncoder(Encoder):
         x = self.features(spec)
         if aux is not None:
             x = torch.cat((x, aux.to(x)), dim=1)
-        latents: Tensor = self.mlp(x)
-        return latents
+        if self._is_tiled(spec):  # one thread is enough, and more of them would sum in another order
+            (latents,) = share(self.mlp, [x])
+        else:
+            latents = self.mlp(x)
+        return cast("Tensor", latents)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli.arguments import Verb
+from pipeline.cli.run import open_statements
 
 if TYPE_CHECKING:
     from pipeline.mock.spectra import Restframes
@@ -121,7 +122,8 @@ def main(mocks: int = MOCKS) -> int:
     opened = open_run(str(folder))
     print(f"\n{summary_table(opened, rows=[opened.find('-'.join(map(str, ids))) for ids in real])}")
     print(f"\nplot    {figure}")
-    print(f'open    import xarray as xr; xr.open_zarr("{folder}/encodings/{MODEL}.zarr")')
+    url = f"{folder}/encodings/{MODEL}.zarr"
+    print(f"open    import xarray as xr; {open_statements(url, opened.plan.shard)}")
     if not real:
         print(f"real    for two real galaxies: remove ./{FOLDER}, pip install ppxf, and start again")
     if not shutil.which("spender-pipeline"):

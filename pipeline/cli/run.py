@@ -11,6 +11,7 @@ from pipeline import api
 from pipeline.cli.arguments import Verb, add_accept_missing, add_rate, root_of
 from pipeline.cli.status import print_status
 from pipeline.errors import ChunksFailed, ConfigError, ExitStatus, Unfinished
+from pipeline.store.root import read_plan
 
 
 def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool = True) -> None:
@@ -54,6 +55,15 @@ def _seconds(text: str) -> float:
 _seconds.__name__ = "number of seconds"  # argparse names it in its message
 
 
+def open_statements(url: str, shard: int) -> str:
+    """Return the Python that opens a store in blocks of whole chunks of the run, one request each.
+
+    By itself xarray makes a block of every 32 spectra. Coordinates, whose objects hold many chunks, stay as they are.
+    """
+    opened = f'd = xr.open_zarr("{url}", chunks=None)'
+    return f"{opened}; d = d.assign(d.drop_vars(d.coords).chunk(spectrum={shard}))"
+
+
 def _execute(args: Namespace) -> int:
     root = root_of(args)
     stages = ("ingest", "encode") if args.command == "run" else (args.command,)
@@ -87,8 +97,10 @@ def _execute(args: Namespace) -> int:
     found = api.status(root)
     print_status(found.stages)
     planned = [each.model for each in found.stages if each.model is not None]
+    shard = read_plan(root).shard
     for name in (models or planned) if "encode" in stages else ():
-        print(f'\nxarray.open_zarr("{args.root.rstrip("/")}/encodings/{name}.zarr")')
+        url = f"{args.root.rstrip('/')}/encodings/{name}.zarr"
+        print(f"\nimport xarray as xr; {open_statements(url, shard)}")
     return 0
 
 

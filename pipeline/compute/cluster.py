@@ -39,6 +39,10 @@ THREADS = 2
 """Tasks at once in a local worker process, memory permitting: while one computes, the next is read or the last written.
 Computing itself is one at a time (`process.compute_lock`)."""
 
+GPU_THREADS = 3
+"""The same where this machine has a GPU, which waits for reading and writing (benchmarks/RESULTS.md, "Around the
+model")."""
+
 # Worker processes come up with one thread per operation: tasks run side by side, and sums do not depend on the machine.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -97,7 +101,7 @@ def place_of_work(
         serial=serial,
         memory_limit=memory_limit,
         memory_needed=int(needed / MEMORY_FRACTION),
-        memory_to_overlap=int(memory_at_once(needed, THREADS) / MEMORY_FRACTION),
+        memory_to_overlap=int(memory_at_once(needed, _threads()) / MEMORY_FRACTION),
         wait=wait,
     ) as connected:
         yield connected
@@ -116,10 +120,10 @@ def connect(
     """Yield a client of a local cluster or of a scheduler that is running elsewhere, or None for in-process work.
 
     workers: processes on this machine; default as many as cores and `memory_needed` (bytes per process) allow. Each has
-    one thread, or THREADS where its memory is at least `memory_to_overlap`. memory_limit: bytes per local worker, or
-    text such as "4 GB"; default an equal share of the machine's memory. scheduler: address such as tcp://host:8786; it
-    is used as it is and left running. wait: seconds for it to answer and for its first worker to come; default
-    CONNECT_TIMEOUT to answer and preflight.PATIENCE in all, for a cluster that is there.
+    one thread, or THREADS (GPU_THREADS with a GPU) where its memory is at least `memory_to_overlap`. memory_limit:
+    bytes per local worker, or text such as "4 GB"; default an equal share of the machine's memory. scheduler: address
+    such as tcp://host:8786; it is used as it is and left running. wait: seconds for it to answer and for its first
+    worker to come; default CONNECT_TIMEOUT to answer and preflight.PATIENCE in all, for a cluster that is there.
     Raises ConfigError for settings that contradict each other, and for a scheduler or workers that do not answer.
     """
     _require_one_place(workers, scheduler, serial)
@@ -131,9 +135,13 @@ def connect(
     else:
         count = _worker_count(workers, memory_needed)
         limit = _memory_limit(memory_limit, count)
-        threads = THREADS if limit >= memory_to_overlap else 1
+        threads = _threads() if limit >= memory_to_overlap else 1
         with _quiet(), _local(count, threads, limit) as client:
             yield client
+
+
+def _threads() -> int:
+    return GPU_THREADS if torch.cuda.is_available() else THREADS
 
 
 def _require_one_place(workers: int | None, scheduler: str | None, serial: bool) -> None:

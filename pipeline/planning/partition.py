@@ -15,7 +15,7 @@ MIN_SHARDS = 16
 # Spectra per inner chunk: small enough that one spectrum is read in less time than a request to an object store takes,
 # large enough to read whole shards fast (benchmarks/RESULTS.md, "Chunks and compression").
 CHUNK = 32
-# Spectra per forward pass. More are no faster on a CPU, where the encoder works through 64 at a time.
+# Spectra per forward pass. More are no faster on a CPU, where the encoder works through 32 at a time.
 MICRO_BATCH = 64
 
 

@@ -35,6 +35,7 @@ PLAN_VERSION = 2
 SCHEMA_VERSION = 2
 NORMALIZATION_VERSION = 1
 ENCODING_VERSION = 2
+CODECS = 2  # generation of the stores' codecs (store/template.py) in new runs: no number depends on it
 COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones round otherwise
 
 FIRST_VERSION = 1
@@ -77,7 +78,8 @@ class Plan:
     """Everything that a run needs besides the targets: what was asked for, the partition and the models.
 
     generations: of its targets, the newest last; each holds the rows of the one before, and others behind them. kept:
-    the targets' further columns, which are not the survey's. The versions are those of the program that wrote it.
+    the targets' further columns, which are not the survey's. codecs: generation of the stores' codecs (`template`), of
+    which a run keeps the one that it began with. The versions are those of the program that wrote it.
     """
 
     config: SurveyConfig
@@ -86,6 +88,7 @@ class Plan:
     chunk: int
     kept: Mapping[str, Coordinate] = field(default_factory=dict)
     models: tuple[ModelConfig, ...] = ()
+    codecs: int = CODECS
     plan_version: int = PLAN_VERSION
     schema_version: int = SCHEMA_VERSION
     normalization_version: int = NORMALIZATION_VERSION
@@ -223,6 +226,7 @@ class Plan:
             "config": self.config.to_dict(),
             "shard": self.shard,
             "chunk": self.chunk,
+            **({"codecs": self.codecs} if self.codecs != 1 else {}),
             **self._targets_facts(),
             "models": [model.to_dict() for model in self.models],
             "fingerprint": self.ingest_fingerprint,
@@ -253,6 +257,7 @@ class Plan:
                 generations=tuple(Generation(**each) for each in values["generations"]),
                 shard=values["shard"],
                 chunk=values["chunk"],
+                codecs=_codecs(values.get("codecs", 1)),
                 kept={each["name"]: Coordinate(each["dtype"], each["attributes"]) for each in values["kept"]},
                 models=tuple(ModelConfig.from_dict(model) for model in values["models"]),
                 **{key: values[key] for key in _versions()},
@@ -347,3 +352,10 @@ def _sha256(facts: Mapping[str, Any]) -> str:
 
 Kind = tuple[str, str | None]
 """What a task does: its stage, and its model (None for ingest)."""
+
+
+def _codecs(value: object) -> int:
+    if not isinstance(value, int) or not 1 <= value <= CODECS:
+        remedy = "use the version of this package that wrote it"
+        raise ConfigError("plan.json codecs", value, f"a whole number of 1 to {CODECS}", remedy)
+    return value

@@ -68,6 +68,14 @@ class Handle:
             return self._arrays[name]
 
 
+def code_together(chunks: int) -> int:
+    """Have Zarr take so many inner chunks at a time through each codec, in this process; returns how many it took."""
+    setting = "codec_pipeline.batch_size"
+    before = int(zarr.config.get(setting))
+    zarr.config.set({setting: chunks})
+    return before
+
+
 def spectra_url(root: str) -> str:
     """Return where a run keeps its spectra store."""
     return storage.join(root, "spectra.zarr")
@@ -235,10 +243,15 @@ def _checksum(values: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+# What xarray keeps of an array's codecs and chunks, and would ask of any array that a selection is written to.
+_LAYOUT = frozenset({"chunks", "preferred_chunks", "shards", "compressors", "filters", "serializer", "object_codec"})
+
+
 def open_dataset(url: str) -> xr.Dataset:
     """Open a store as a lazy dataset, finalized or not; data variables are dask arrays of one shard per block.
 
-    Raises FileNotFoundError when there is no store.
+    A selection of it can be written to any format: it does not say how the store is laid out. Raises FileNotFoundError
+    when there is no store.
     """
     metadata = storage.read_bytes(storage.join(url, METADATA))
     store = storage.zarr_store(url, read_only=True)
@@ -247,7 +260,10 @@ def open_dataset(url: str) -> xr.Dataset:
         opened: xr.Dataset = xr.open_zarr(store, consolidated=consolidated, zarr_format=3, chunks=None)
     # By default xarray would make a dask block of every inner chunk: 160,000 of them for a survey's flux.
     blocks = {name: variable.variable.chunk(_block(variable)) for name, variable in opened.data_vars.items()}
-    return opened.assign(blocks)
+    found = opened.assign(blocks)
+    for each in found.variables.values():
+        each.encoding = {key: value for key, value in each.encoding.items() if key not in _LAYOUT}
+    return found
 
 
 def _block(variable: xr.DataArray) -> dict[Hashable, int]:

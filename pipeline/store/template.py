@@ -85,7 +85,7 @@ def encodings_template(
     }
     dataset, encoding = _template(plan, targets, variables, {k: v for k, v in axes.items() if k in used}, attributes)
     name = np.array(model.name, dtype=np.dtypes.StringDType())
-    encoding["model"] = {"compressors": compressors()}
+    encoding["model"] = {"compressors": compressors(plan.codecs)}
     return dataset.assign_coords(model=xr.Variable((), name, ENCODING_SCALARS["model"])), encoding
 
 
@@ -103,37 +103,33 @@ def _template(
     encoding: Encoding = {}
     for name, (values, attrs) in axes.items():
         coords[name] = xr.Variable((name,), np.asarray(values), attrs)
-        encoding[name] = _axis_encoding(values)
+        encoding[name] = _axis_encoding(values, plan.codecs)
     for name, coordinate in plan.coordinates.items():
         values = column(targets, name, coordinate)
         coords[name] = xr.Variable(("spectrum",), values, coordinate.attributes)
-        encoding[name] = _column_encoding(plan.shard)
+        encoding[name] = {"chunks": (COORDINATE_SHARDS * plan.shard,), "compressors": compressors(plan.codecs)}
     data: dict[str, xr.Variable] = {}
     for name, variable in variables.items():
         own = {**sizes, **variable.sizes}
-        data[name], encoding[name] = _data_variable(variable, own, plan.shard, plan.chunk)
+        data[name], encoding[name] = _data_variable(variable, own, plan, compressors(plan.codecs, name))
     attrs = {"Conventions": "CF-1.11", **attributes}
     return xr.Dataset(data, coords, attrs), encoding
 
 
-def _axis_encoding(values: NDArray[Any]) -> dict[str, Any]:
+def _axis_encoding(values: NDArray[Any], codecs: int) -> dict[str, Any]:
     # CF forbids missing values on a dimension's own coordinate.
-    return {"chunks": (len(values),), "compressors": compressors(), "_FillValue": None}
-
-
-def _column_encoding(shard: int) -> dict[str, Any]:
-    return {"chunks": (COORDINATE_SHARDS * shard,), "compressors": compressors()}
+    return {"chunks": (len(values),), "compressors": compressors(codecs), "_FillValue": None}
 
 
 def _data_variable(
-    variable: Variable, sizes: Mapping[str, int], shard: int, chunk: int
+    variable: Variable, sizes: Mapping[str, int], plan: Plan, codecs: tuple[BloscCodec, ...]
 ) -> tuple[xr.Variable, dict[str, Any]]:
     shape = tuple(sizes[dim] for dim in variable.dims)
-    owned = (shard, *shape[1:])
+    owned = (plan.shard, *shape[1:])
     lazy = dask.array.full(shape, variable.fill, dtype=variable.dtype, chunks=owned)  # type: ignore[no-untyped-call]
-    encoding: dict[str, Any] = {"compressors": compressors(), "fill_value": variable.fill}
+    encoding: dict[str, Any] = {"compressors": codecs, "fill_value": variable.fill}
     if variable.dims[-1] in ("wavelength", "wavelength_rest"):
-        encoding |= {"chunks": (chunk, *shape[1:]), "shards": owned}
+        encoding |= {"chunks": (plan.chunk, *shape[1:]), "shards": owned}
     else:
         # A few bytes per spectrum: one plain chunk per task is already cheap to read.
         encoding |= {"chunks": owned}
@@ -142,11 +138,21 @@ def _data_variable(
     return xr.Variable(variable.dims, lazy, variable.attributes), encoding
 
 
-def compressors() -> tuple[BloscCodec, ...]:
-    """Return the compression of every array: Zstandard level 3 over byte-shuffled values.
+_DENSE = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)
+_SPECTRA = {
+    "ivar": (BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),),
+    **dict.fromkeys(
+        ("flux", "restframe", "reconstruction"), (BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle"),)
+    ),
+}
 
-    Exponents and high mantissa bytes repeat along a spectrum, low ones are noise: shuffled they take less space.
-    Reading stays fast; writing is slower, yet far faster than a task fetches or encodes (benchmarks/RESULTS.md,
-    "Chunks and compression"). The output does not depend on threads: Zarr switches Blosc's own off.
+
+def compressors(codecs: int, name: str = "") -> tuple[BloscCodec, ...]:
+    """Return the compression of an array. codecs: the generation that a plan says; name: of the variable.
+
+    Exponents and high bits of mantissas repeat along a spectrum, low ones are noise: sorted by significance, by bytes
+    or bits, they take less space. The first generation is Zstandard over bytes for all. In the second, spectra are
+    LZ4 over bits: no larger, and seven times as fast to write (benchmarks/RESULTS.md, "Chunks and compression"). The
+    output does not depend on threads: Zarr switches Blosc's own off.
     """
-    return (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)
+    return _DENSE if codecs == 1 else _SPECTRA.get(name, _DENSE)

@@ -13,8 +13,9 @@ pytestmark = pytest.mark.long
 
 def test_encode_compares_every_operation_with_upstreams() -> None:
     lines = lines_of("encode.py", "--batch", "3", "--rounds", "1")
-    rows = {line[:16].strip(): line[16:].split() for line in lines[2:7]}
-    assert list(rows) == ["encode", "_forward", "decode", "transform", "training step"]
+    rows = {(line[:6].strip(), line[7:23].strip()): line[23:].split() for line in lines[2:12]}
+    names = ["encode", "_forward", "decode", "transform", "training step"]
+    assert list(rows) == [(condition, name) for condition in ("quiet", "busy") for name in names]
     for name, (batch, *_, difference) in rows.items():
         assert batch == "3"
         assert float(difference) < 1e-5, name
@@ -41,3 +42,26 @@ def test_precision_tells_that_float32_is_the_reference(shared_data: Path) -> Non
     found = {tuple(line.split()[:2]): line.split()[2:] for line in lines[2:-1]}
     assert len(found) == 9
     assert 0 < float(found["bf16", "latents"][1]) < 0.05
+
+
+def test_around_tells_every_part_of_the_encode_stage(tmp_path: Path) -> None:
+    lines = lines_of("around.py", "--spectra", "64", "--threads", "2", "--work", tmp_path)
+    rows = [line.split() for line in lines]
+    parts = {row[0]: float(row[1]) for row in rows if row[2:3] in (["ms"], ["ms,"])}
+    assert list(parts) == ["read", "checksum", "load", "encode", "write", "mark", "rest", "all"]
+    assert parts["all"] == pytest.approx(sum(parts.values()) - parts["all"], abs=0.01)
+    assert float(rows[-2][1]) > 0
+
+
+def test_simulate_fills_both_tables(tmp_path: Path) -> None:
+    lines = lines_of("simulate.py", "--spectra", "64", "--rounds", "1", "--survey", "20000", "--work", tmp_path)
+    real = [line for line in lines if "worker" in line and line.rstrip().endswith("%")]
+    assert len(real) == 3
+    assert len(lines[lines.index("") :]) > 5
+    assert lines[-2].split()[-1].endswith("%")
+
+
+def test_gpu_fills_its_table_on_a_cpu_too(tmp_path: Path) -> None:
+    lines = lines_of("gpu.py", "--device", "cpu", "--batch", "2", "--spectra", "40", "--work", tmp_path)
+    assert [line.split()[0] for line in lines[2:-1]] == ["float32", "tf32", "bf16"]
+    assert all(float(value.rstrip("%")) > 0 for line in lines[2:-1] for value in line.split()[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 
 import pipeline
 from pipeline import storage
@@ -110,6 +112,24 @@ def objects(root: Path) -> list[Path]:
         for file in (store / name / "c").rglob("*")
         if file.is_file()
     ]
+
+
+def test_a_run_keeps_the_codecs_that_it_began_with(
+    frame: pd.DataFrame, mirror: Path, checkpoints: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "run"
+    plan(root, frame.iloc[:6], mirror, checkpoints)
+    begun = json.loads((root / "plan.json").read_bytes())
+    assert begun.pop("codecs") == 2
+    (root / "plan.json").write_bytes(storage.canonical_json(begun))  # as an earlier version wrote it
+    run(root)
+    plan(root, frame.iloc[:11], mirror, checkpoints, extend=True)
+    pipeline.plan(root, models=f"third={random_checkpoint(checkpoints, 3)}")
+    run(root)
+    assert "codecs" not in json.loads((root / "plan.json").read_bytes())
+    for path in ("spectra.zarr/flux", "encodings/third.zarr/restframe"):
+        assert zarr.open_array(root / path).compressors[0].cname.value == "zstd"
+    assert pipeline.verify(root).problems == ()
 
 
 def test_repeated_targets_are_skipped_and_counted(

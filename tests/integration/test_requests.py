@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pipeline import storage
 from pipeline.archive.quota import divide
 from pipeline.catalog import targets
 from pipeline.cli import main as cli
+from pipeline.cli.run import open_statements
 from pipeline.compute import job
 from pipeline.compute.stages.tasks import Task, attempt
 from pipeline.planning import schema
@@ -120,6 +122,27 @@ def test_reading_takes_few_requests(finished: tuple[str, Plan, list[tuple[str, s
         opened["z"].variable.load()
     assert redshifts["GET"] <= 1
     assert set(spectrum) | set(redshifts) <= {"GET"}
+
+
+@pytest.mark.parametrize("way", ["open_run", "the printed line"])
+def test_a_mean_restframe_takes_a_request_for_each_chunk(
+    finished: tuple[str, Plan, list[tuple[str, str]]], proxy: faults.Proxy, way: str
+) -> None:
+    root, plan, _ = finished
+    if way == "open_run":
+        restframe = pipeline.open_run(root).encodings()["restframe"]
+    else:
+        names: dict[str, Any] = {"xr": xr}
+        exec(open_statements(f"{root}/encodings/random.zarr", plan.shard), names)
+        restframe = names["d"]["restframe"]
+    first = len(proxy.requests)
+    assert np.isfinite(restframe.mean("spectrum").to_numpy()).any()
+    asked = [path for method, path in proxy.requests[first:] if method == "GET"]
+    assert len(asked) == CHUNKS
+    assert len(set(asked)) == CHUNKS
+    first = len(proxy.requests)
+    assert restframe["ra"].to_numpy().shape == restframe["spectrum"].shape
+    assert len([path for method, path in proxy.requests[first:] if method == "GET" and "/ra/" in path]) == 1
 
 
 def test_what_targets_that_are_added_take(

@@ -137,9 +137,12 @@ def _pad(
     shapes = (size, flux.shape[1]), (size, flux.shape[1]), (size,)
     batch = _Batch(*(torch.zeros(shape, pin_memory=pinned) for shape in shapes))
     # Unusable rows stay zero: their content can neither raise an error nor affect other rows.
-    batch.flux[:n] = torch.from_numpy(np.where(keep[:, None], flux[rows], np.float32(0)))
-    batch.ivar[:n] = torch.from_numpy(np.where(keep[:, None], ivar[rows], np.float32(0)))
-    batch.z[:n] = torch.from_numpy(np.where(keep, z[rows], 0).astype(np.float32))
+    for padded, values in ((batch.flux, flux), (batch.ivar, ivar), (batch.z, z)):
+        of_rows = padded[:n].numpy()
+        if keep.all():  # nearly always, and without the copy that a selection makes
+            of_rows[:] = values[rows]
+        else:
+            of_rows[keep] = values[rows][keep]
     return _Batch(*(values.to(device, non_blocking=pinned) for values in (batch.flux, batch.ivar, batch.z)))
 
 
@@ -217,7 +220,10 @@ def _collect(computed: _Computed, all_usable: NDArray[np.bool_], result: Encoded
         return np.asarray(values[:n].cpu().numpy())
 
     for name, values in computed.outputs.items():
-        result.outputs[name][rows][usable] = fetched(values)[usable]
+        if usable.all():  # nearly always, and without the copy that a selection makes
+            result.outputs[name][rows] = fetched(values)
+        else:
+            result.outputs[name][rows][usable] = fetched(values)[usable]
     result.quality[rows] |= _quality_bits(
         usable,
         usable & ((result.quality[rows] & np.uint32(_UNSCALED)) != 0),

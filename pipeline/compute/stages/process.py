@@ -15,6 +15,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
+from pipeline.store.arrays import code_together
 from spender_core.instrument import get_instrument
 from spender_core.model import SpectrumModel
 from spender_core.weights import load_model
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 TURN = 1e-5
 """Seconds that a thread may keep the interpreter while another wants it. Encoding asks for it after each of thousands
 of operations (benchmarks/RESULTS.md, "From files to encodings")."""
+
+_CODED_TOGETHER = 32  # inner chunks; by ones, Zarr's default, Python takes as long as compression
 
 # glibc's mallopt: from what size on a block is mapped again each time (32 MiB is its limit), how much free memory it
 # keeps, how many pools threads allocate from.
@@ -43,7 +46,8 @@ def make_deterministic() -> None:
     """Make results depend on the inputs only: one thread per operation, deterministic convolutions.
 
     It does not set the precision, which other threads may be using: `spender_core.precision.arithmetic` does.
-    It also sets, for speed, how a process that does two tasks at once shares its interpreter and frees its memory.
+    It also sets, for speed, how a process that does two tasks at once shares its interpreter and frees its memory, and
+    how many chunks Zarr codes together.
 
     Threads: sums over several threads differ in their last bits from sums over one, and a Dask worker's default is not
     the main process's. OpenMP keeps the number per calling thread, so every task calls this in its own thread.
@@ -52,6 +56,7 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     sys.setswitchinterval(TURN)
+    code_together(_CODED_TOGETHER)
     _keep_memory()
 
 
@@ -78,6 +83,7 @@ def deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()
     flags = cudnn.benchmark, cudnn.deterministic
     interval = sys.getswitchinterval()
+    coded = code_together(_CODED_TOGETHER)
     make_deterministic()
     try:
         yield
@@ -85,6 +91,7 @@ def deterministic() -> Iterator[None]:
         torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.deterministic = flags
         sys.setswitchinterval(interval)
+        code_together(coded)
 
 
 def wanted_device() -> str:

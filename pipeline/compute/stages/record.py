@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -123,9 +124,12 @@ def mark_shard(ledger: Ledger, url: str, shard: Shard, arrays: Mapping[str, NDAr
 
 def packages(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of what makes the numbers in this process."""
-    versions = {name: metadata.version(name) for name in names}
+    versions = {name: _version(name) for name in names}
     own = {"spender-pipeline": __version__, "python": platform.python_version()}
     return {**versions, **own, "machine": platform.machine()}
+
+
+_version = cache(metadata.version)  # reads and parses a file, which would be done for every chunk
 
 
 def require_same(found: str, expected: str, what: str) -> None:

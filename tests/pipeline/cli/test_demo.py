@@ -14,6 +14,7 @@ import xarray as xr
 
 from pipeline import open_run
 from pipeline.cli import demo as demo_module
+from pipeline.cli.run import open_statements
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def test_it_ends_with_a_table_a_plot_and_the_line_that_opens_the_result(demo: De
     folder, printed = demo
     plot, line = (last_lines(printed)[name] for name in ("plot", "open"))
     assert (folder.parent / plot).stat().st_size > 50_000
-    assert line == ('import xarray as xr; xr.open_zarr("demo/encodings/sdss-demo.zarr")')
+    assert line == f"import xarray as xr; {open_statements('demo/encodings/sdss-demo.zarr', 2)}"
     assert re.search(r"^spectra +32, 32 with latents$", printed, re.MULTILINE)
     assert re.search(r"^26/2488-54149-1 +GALAXY", printed, re.MULTILINE)
 
@@ -37,9 +38,10 @@ def test_it_ends_with_a_table_a_plot_and_the_line_that_opens_the_result(demo: De
 def test_the_line_that_it_prints_opens_the_result(demo: Demo) -> None:
     folder, printed = demo
     statement = last_lines(printed)["open"]
-    code = f"{statement.replace('; ', '; print(')}.sizes)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder.parent, capture_output=True, text=True)
-    assert "'spectrum': 32" in done.stdout, done.stderr
+    code = f"{statement}; print(d.sizes['spectrum'], d.chunksizes['spectrum'])"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True)
+    assert done.stdout == f"32 {(2,) * 16}\n", done.stderr
 
 
 def test_both_real_galaxies_are_encoded(demo: Demo) -> None:

@@ -14,6 +14,7 @@ import pytest
 import pipeline
 from pipeline.archive import attempts as sources
 from pipeline.cli import main as cli
+from pipeline.cli.run import open_statements
 from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
 from tests.running import break_file, file_hashes, make_root
 
@@ -83,7 +84,7 @@ def usage_error(capsys: Capture, *words: str | Path) -> str:
 
 
 def opens(lines: list[str]) -> list[str]:
-    return [line for line in lines if line.startswith("xarray.open_zarr(")]
+    return [line for line in lines if line.startswith("import xarray as xr; ")]
 
 
 def is_closed(store: Path) -> bool:
@@ -113,7 +114,7 @@ def test_ingest_prints_the_state_of_all_stages_and_nothing_to_open(planned: Path
 def test_encode_prints_how_to_open_the_models_that_were_asked_for(done: Path, capsys: Capture) -> None:
     status, lines, _ = command(capsys, "encode", done, "--serial", "--model", "second")
     assert status == 0
-    assert opens(lines) == [f'xarray.open_zarr("{done}/encodings/second.zarr")']
+    assert opens(lines) == [f"import xarray as xr; {open_statements(f'{done}/encodings/second.zarr', 2)}"]
 
 
 def test_run_does_what_is_pending_and_prints_how_to_open_all(templates: Templates) -> None:
@@ -121,7 +122,7 @@ def test_run_does_what_is_pending_and_prints_how_to_open_all(templates: Template
     assert templates.messages[0] == "6 chunks, 2 done before, 4 to do"
     assert templates.lines[2].split()[:7] == ["encode", "random", "2", "2", "0", "0", "4"]
     urls = [f"{templates.done}/encodings/{name}.zarr" for name in ("random", "second")]
-    assert opens(templates.lines) == [f'xarray.open_zarr("{url}")' for url in urls]
+    assert opens(templates.lines) == [f"import xarray as xr; {open_statements(url, 2)}" for url in urls]
     assert is_closed(templates.done / "spectra.zarr")
     assert done_chunks(templates.done) == ({0, 1}, {0, 1}, {0, 1})
 
@@ -147,7 +148,7 @@ def test_root_is_printed_as_it_was_given_with_single_slashes(
 ) -> None:
     monkeypatch.chdir(done.parent)
     _, lines, _ = command(capsys, "run", "./run/", "--model", "random")
-    assert opens(lines) == ['xarray.open_zarr("./run/encodings/random.zarr")']
+    assert opens(lines) == [f"import xarray as xr; {open_statements('./run/encodings/random.zarr', 2)}"]
 
 
 def test_failed_chunks_end_with_3_each_with_its_reason(

@@ -146,6 +146,15 @@ def test_a_worker_has_two_threads_only_where_two_tasks_fit_into_its_memory(
     assert [threads for _, threads, _ in started] == [cluster.THREADS, 1]
 
 
+def test_a_worker_with_a_gpu_has_three(started: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: True)
+    enough = bytes_for(job_of(), cluster.GPU_THREADS)
+    for limit in (enough, enough - 1):
+        with cluster.place_of_work(job_of(), workers=1, memory_limit=limit):
+            pass
+    assert [threads for _, threads, _ in started] == [3, 1]
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [({"workers": 0}, "--workers"), ({"memory_limit": "plenty"}, "--memory-limit")],

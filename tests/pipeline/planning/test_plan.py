@@ -16,6 +16,7 @@ from pipeline.planning import plan as planning
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import MAX_SHARD, MICRO_BATCH, MIN_SHARDS, choose_micro_batch, choose_shard, partition
 from pipeline.planning.plan import Generation, Plan, targets_sha256
+from pipeline.storage import canonical_json
 from pipeline.surveys.sdss.survey import SDSS
 from tests.planner import model, survey
 
@@ -149,6 +150,7 @@ def test_plan_holds_no_secret_and_no_time(plan: Plan) -> None:
         "config",
         "shard",
         "chunk",
+        "codecs",
         "generations",
         "kept",
         "models",
@@ -313,3 +315,15 @@ def test_a_survey_of_millions_is_planned_in_seconds() -> None:
     made = Plan.create(survey(), frame)
     assert len(made.shards()) == 123
     assert time.perf_counter() - start < 5
+
+
+def test_a_plan_without_codecs_keeps_the_first_ones(plan: Plan) -> None:
+    values = json.loads(plan.to_json())
+    del values["codecs"]
+    text = canonical_json(values)
+    begun = Plan.from_json(text)
+    assert begun.codecs == 1
+    assert begun.to_json() == text
+    assert begun.ingest_fingerprint == plan.ingest_fingerprint
+    with pytest.raises(ConfigError, match=r"plan.json codecs is 3, expected a whole number of 1 to 2"):
+        Plan.from_json(canonical_json({**values, "codecs": 3}))

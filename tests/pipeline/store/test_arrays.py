@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -232,6 +232,35 @@ def test_checksum_does_not_depend_on_byte_order_memory_layout_or_kind_of_text() 
     )
     assert sums["little"] == sums["big"] == sums["fortran"]
     assert sums["text"] == sums["object"] == sums["fixed"]
+
+
+SELECTIONS = {
+    "a list": [1, 2, 5, 8, 17],
+    "a list in no order": [17, 3, 9],
+    "a mask": np.arange(18) % 5 > 0,
+    "one row": [4],
+    "the first rows": slice(0, 11),
+}
+
+
+@pytest.mark.parametrize("rows", SELECTIONS.values(), ids=SELECTIONS)
+@pytest.mark.parametrize("form", ["zarr", "netcdf"])
+def test_a_selection_of_an_opened_dataset_is_written_without_a_trick(
+    store: str, plan: Plan, tmp_path: Path, form: str, rows: Any
+) -> None:
+    for shard in plan.shards():
+        dataset.write_region(store, shard, arrays(shard))
+    some = dataset.open_dataset(store).isel(spectrum=rows)
+    if form == "zarr":
+        some.to_zarr(tmp_path / "some.zarr", consolidated=False)
+        again = xr.open_zarr(tmp_path / "some.zarr", consolidated=False)
+    else:
+        some.to_netcdf(tmp_path / "some.nc", engine="h5netcdf")
+        again = xr.open_dataset(tmp_path / "some.nc", engine="h5netcdf")
+    for name in (*some.data_vars, *some.coords):
+        np.testing.assert_array_equal(again[name].values, some[name].values, err_msg=str(name))
+        assert again[name].attrs.get("units") == some[name].attrs.get("units")
+    again.close()
 
 
 def test_opened_dataset_is_lazy_in_blocks_of_one_shard(store: str, plan: Plan) -> None:

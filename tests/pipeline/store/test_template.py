@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,3 +182,17 @@ def test_fill_means_missing_only_where_it_should(name: str, written: Path) -> No
 def test_targets_of_another_plan_are_refused(plan: Plan, make_targets: MakeTargets) -> None:
     with pytest.raises(ValueError, match="18 spectra and the targets 17 rows"):
         spectra_template(plan, make_targets(17), WAVELENGTH)
+
+
+@pytest.mark.parametrize("codecs", [1, 2])
+def test_a_run_has_the_codecs_of_its_plan(plan: Plan, make_targets: MakeTargets, tmp_path: Path, codecs: int) -> None:
+    """A plan that has begun keeps the first generation; what is read is the same in both."""
+    made = replace(plan, codecs=codecs)
+    url = str(tmp_path / "spectra.zarr")
+    dataset.create(url, *spectra_template(made, make_targets(18), WAVELENGTH))
+    values = np.random.default_rng(0).normal(size=(8, len(WAVELENGTH))).astype(np.float32)
+    dataset.write_region(url, made.shards()[0], {"flux": values, "ivar": values**2})
+    found = dataset.read_region(url, ["flux", "ivar"], 0, 8)
+    np.testing.assert_array_equal(found["flux"], values)
+    names = {name: zarr.open_array(url, path=name).compressors[0].cname.value for name in ("flux", "ivar", "quality")}
+    assert names == {"flux": "zstd" if codecs == 1 else "lz4", "ivar": "zstd", "quality": "zstd"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import zarr
 
 from pipeline.compute.stages import process as worker
 from pipeline.planning.model import ModelConfig
@@ -30,10 +31,13 @@ def test_prepared_uses_one_thread_and_leaves_no_trace() -> None:
     torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
     try:
-        with worker.deterministic():
-            assert torch.get_num_threads() == 1
-            assert not torch.backends.cudnn.benchmark
-            assert torch.backends.cudnn.deterministic
+        with zarr.config.set({"codec_pipeline.batch_size": 1}):
+            with worker.deterministic():
+                assert torch.get_num_threads() == 1
+                assert not torch.backends.cudnn.benchmark
+                assert torch.backends.cudnn.deterministic
+                assert zarr.config.get("codec_pipeline.batch_size") == 32
+            assert zarr.config.get("codec_pipeline.batch_size") == 1
         assert torch.get_num_threads() == 2
         assert torch.backends.cudnn.benchmark
     finally:
