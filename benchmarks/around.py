@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from distributed import Client
+from end_to_end import stages
 from ingest import MODEL, make_survey
 
 import pipeline
-from pipeline.compute import cluster, executor, job
+from pipeline.compute import cluster
 from pipeline.compute.stages import encode, infer, process, record
-from pipeline.monitor.progress import make_progress
 from pipeline.planning.plan import Plan
 from pipeline.store import stores
 from pipeline.store.ledger import Ledger
@@ -117,11 +117,7 @@ def forget(ledger: Ledger, plan: Plan) -> None:
 def rate(root: str, plan: Plan, client: Client) -> float:
     """Encode all on a worker, and return spectra/s."""
     forget(encode_ledger(root, plan, MODEL), plan)
-    begin = time.perf_counter()
-    summary = executor.run(job.pending(root, plan, ("encode",), (MODEL,)), client, make_progress())
-    if summary.failed:
-        raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")
-    return plan.n_spectra / (time.perf_counter() - begin)
+    return plan.n_spectra / stages(Path(root), plan, client, "encode")
 
 
 def main() -> None:

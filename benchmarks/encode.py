@@ -5,10 +5,10 @@
 Both models have the same weights and run in this process in turns; the medians over the rounds are shown, in ms per
 spectrum, on a quiet machine and, where some are asked for, beside processes that compete for the cores. The input is
 noise around mock continua, at redshifts of up to 0.4. Difference: the largest absolute one, relative to the largest
-absolute value. The gradient's is that to float64 gradients of the plain layers, theirs and
-ours, all parameters joined, as the length of the difference vector: where two pixels of a pooling window are equal to
-rounding, either may be the maximum, so single elements differ between any two ways to compute them. The last line is
-upstream's time to encode over ours, at the first batch. GPUs: gpu.py.
+absolute value. The gradient's is that to float64 gradients of the plain layers, theirs and ours, all parameters joined,
+as the length of the difference vector: where two pixels of a pooling window are equal to rounding, either may be the
+maximum, so single elements differ between any two ways to compute them. The last line is upstream's time to encode over
+ours, at the first batch. GPUs: gpu.py.
 """
 
 from __future__ import annotations

@@ -93,13 +93,18 @@ def new_run(root: Path, source: Path, catalog: Path) -> Plan:
     return pipeline.plan(root, targets=pipeline.select_targets(catalog), source=source, models=[MODEL])
 
 
-def run(root: Path, plan: Plan, client: Client, stage_names: tuple[str, ...]) -> Done:
-    """Run stages on a cluster, and count."""
+def stages(root: Path, plan: Plan, client: Client, *names: str) -> float:
+    """Do stages of a run, and return the seconds; SystemExit for chunks that fail."""
     start = time.perf_counter()
-    summary = executor.run(job.pending(str(root), plan, stage_names, (MODEL,)), client, make_progress())
-    seconds = time.perf_counter() - start
+    summary = executor.run(job.pending(str(root), plan, names, (MODEL,)), client, make_progress())
     if summary.failed:
         raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")
+    return time.perf_counter() - start
+
+
+def run(root: Path, plan: Plan, client: Client, stage_names: tuple[str, ...]) -> Done:
+    """Run stages on a cluster, and count."""
+    seconds = stages(root, plan, client, *stage_names)
     if "encode" not in stage_names:
         return Done(plan.n_spectra, 0, 0, seconds)
     encodings = pipeline.open_run(str(root)).encodings(MODEL)

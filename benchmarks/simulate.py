@@ -27,18 +27,17 @@ import psutil
 import torch
 from around import encode_all, forget, stand_in
 from distributed import Client
-from end_to_end import compute
+from end_to_end import compute, stages
 from ingest import MODEL, make_survey
 from simulation import BATCH, Constants, Machine, Run
 from webserver import serve
 
 import pipeline
 from pipeline.catalog import targets
-from pipeline.compute import cluster, executor, job
+from pipeline.compute import cluster
 from pipeline.compute.stages import infer, process
 from pipeline.compute.stages.ingest import ingest_shard
 from pipeline.compute.stages.process import load
-from pipeline.monitor.progress import make_progress
 from pipeline.planning.partition import choose_shard
 from pipeline.planning.plan import Plan
 from pipeline.store import stores
@@ -106,14 +105,6 @@ def paced(work: Callable[[], object]) -> float:
     work()
     seconds = time.perf_counter() - begin
     return 2 * seconds / (before + pace())
-
-
-def stages(root: Path, plan: Plan, client: Client, *names: str) -> float:
-    """Do stages of a run, and return the seconds."""
-    summary = executor.run(job.pending(str(root), plan, names, (MODEL,)), client, make_progress())
-    if summary.failed:
-        raise SystemExit(f"{len(summary.failed)} chunks failed: {summary.failed[0].reason}")
-    return summary.seconds
 
 
 def size(folder: str) -> int:

@@ -97,8 +97,10 @@ def _execute(args: Namespace) -> int:
     found = api.status(root)
     print_status(found.stages)
     planned = [each.model for each in found.stages if each.model is not None]
+    if "encode" not in stages:
+        return 0
     shard = read_plan(root).shard
-    for name in (models or planned) if "encode" in stages else ():
+    for name in models or planned:
         url = f"{args.root.rstrip('/')}/encodings/{name}.zarr"
         print(f"\nimport xarray as xr; {open_statements(url, shard)}")
     return 0
