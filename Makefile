@@ -8,10 +8,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo notebook picture quick units test test-long long gpu coverage docs lint types format lock matrix audit clean
+.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training coverage docs lint types format lock matrix audit clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 install: $(INSTALLED) ## create .venv with the locked dependencies
 
@@ -60,6 +60,19 @@ long: install ## the long tests alone
 gpu: install ## on a machine with a CUDA device: its tests, and the table of what it makes of a model
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/gpu.py && $(BIN)/python benchmarks/precision.py
+
+# FOLDS: a folder outside of the repository, 1.5 GB. TEMPLATES: see spender_core/data/sdss-galaxies.md.
+FOLDS ?=
+TEMPLATES ?=
+DATA ?= ../shared/data
+
+folds: install ## train the embedded model and its folds again, into FOLDS: 15 hours, resumable
+	@test -n "$(FOLDS)" -a -n "$(TEMPLATES)" || { echo "error: say make folds FOLDS=DIR TEMPLATES=DIR;" \
+		"spender_core/data/sdss-galaxies.md says where the templates are from" >&2; exit 1; }
+	$(BIN)/python benchmarks/train_galaxies.py --data $(DATA) --templates $(TEMPLATES) --work $(FOLDS)
+
+science-training: install ## judge the embedded model on galaxies that it has not seen
+	$(BIN)/python benchmarks/science_training.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
 
 # The unit tests again, measured, worker processes too.
 coverage: install ## at least 90 % of the lines of both packages

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from pipeline.spectra.normalize import Grid, normalize
 from pipeline.surveys.sdss.files import read_spec
+from spender_core.dataset import Batch, Split
 from spender_core.instrument import SDSS
 from spender_core.resample import resample, spacing, within
-from spender_core.training import Batch, Split
 
 Array = NDArray[np.float32]
 # restframe of the demo model: the SDSS grid moved to z = 0.5 at its blue end, the eigenspectra's last bins at its red
@@ -228,11 +228,13 @@ class MockGalaxies:
         """Batches per epoch, whatever their size; an eighth as many to validate."""
         return self._steps if split == "train" else max(self._steps // 8, 1)
 
-    def batches(self, split: Split, epoch: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, split: Split, epoch: int, batch_size: int, begin: int = 0) -> Iterator[Batch]:
         """Yield freshly drawn batches; the validation ones are the same in every epoch."""
         rng = np.random.default_rng((self._seed, epoch, 0) if split == "train" else (self._seed, 0, 1))
-        for _ in range(self.steps(split, batch_size)):
-            yield self.draw(rng, batch_size)
+        for i in range(self.steps(split, batch_size)):
+            batch = self.draw(rng, batch_size)
+            if i >= begin:
+                yield batch
 
     def draw(self, rng: np.random.Generator, n: int) -> Batch:
         """Draw n mock spectra with their known latents."""
@@ -240,7 +242,7 @@ class MockGalaxies:
         while sum(len(part.spec) for part in parts) < n:
             parts.append(self._draw(rng, n + n // 8 + 1))
         spec, w, z, s = (torch.cat([getattr(part, name) for part in parts])[:n] for name in ("spec", "w", "z", "s"))
-        return Batch(spec, w, z, s)
+        return Batch(spec, w, z, s=s)
 
     def _draw_parameters(self, rng: np.random.Generator, n: int) -> tuple[Array, Array]:
         around = self._latents[rng.integers(len(self._latents), size=n)]
@@ -273,4 +275,4 @@ class MockGalaxies:
         whiten, center = torch.from_numpy(self._basis.whiten), torch.from_numpy(self._basis.center)
         coefficients = (s[ok] @ torch.linalg.inv(whiten) + center) / norm[:, None]
         known = (coefficients - center) @ whiten
-        return Batch(spec, w, z[ok], known)
+        return Batch(spec, w, z[ok], s=known)

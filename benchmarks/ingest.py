@@ -120,7 +120,7 @@ def watched(url: str | None = None) -> Iterator[Watch]:
 def ingest(layout: str, url: str, catalog: Path, root: Path, workers: int, shard: int | None) -> Result:
     """Plan and ingest one layout's survey, and say what it took; the workers are started before the clock is."""
     frame = targets.read_targets(str(catalog))
-    plan = pipeline.plan(root, targets=frame, source=url, layout=layout, shard=shard)
+    plan = pipeline.plan(root, targets=frame, source=url, layout=layout, models=MODEL, shard=shard)
     with cluster.connect(workers=workers) as client, watched(url) as watch:
         start = time.perf_counter()
         summary = executor.run(job.pending(str(root), plan, ("ingest",), ()), client, make_progress())

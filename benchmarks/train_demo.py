@@ -1,4 +1,4 @@
-r"""Train the embedded default model `sdss-demo`, and one model per fold to judge it by.
+r"""Train the embedded model `sdss-demo`, and one model per fold to judge it by.
 
     python benchmarks/train_demo.py --data ../shared/data --work /tmp/demo-training \
         --ship spender_core/data/sdss-demo.pt
@@ -22,8 +22,11 @@ from galaxies import Basis, Galaxies, MockGalaxies, fit_components, read_compone
 from torch import Tensor
 
 from spender_core.autoencoder import SpectrumAutoencoder
+from spender_core.dataset import Batch, Split
 from spender_core.instrument import SDSS
-from spender_core.training import Batch, Settings, Split, fit
+from spender_core.objective import Own
+from spender_core.settings import Settings
+from spender_core.training import fit
 from spender_core.weights import checkpoint_sha256, load_model
 
 N_LATENT = 6  # four start as the eigenspectra's coefficients, two are free for what real galaxies have beyond them
@@ -97,11 +100,13 @@ class RealAndMock:
         """Batches per epoch."""
         return REAL_STEPS if split == "train" else 0
 
-    def batches(self, split: Split, epoch: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, split: Split, epoch: int, batch_size: int, begin: int = 0) -> Iterator[Batch]:
         """Yield mixed batches."""
         rng = np.random.default_rng((SEED, epoch, 2))
-        for _ in range(self.steps(split, batch_size)):
+        for i in range(self.steps(split, batch_size)):
             real, mock = self._alter(rng, batch_size // 2), self._mocks.draw(rng, batch_size - batch_size // 2)
+            if i < begin:
+                continue
             yield Batch(*(torch.cat((getattr(real, k), getattr(mock, k))) for k in ("spec", "w", "z")))
 
     def _alter(self, rng: np.random.Generator, n: int) -> Batch:
@@ -140,7 +145,7 @@ def load(model: SpectrumAutoencoder, file: Path, settings: Settings) -> None:
     model.load_state_dict(loaded.state_dict())
 
 
-def train(data: Path, work: Path, progress: bool, compiled: bool = True) -> None:
+def train(data: Path, work: Path, compiled: bool = True) -> None:
     """Run every phase that has not finished yet."""
     galaxies, components = read_galaxies(data), read_components(data)
     rows = np.flatnonzero(galaxies.clean)
@@ -153,19 +158,19 @@ def train(data: Path, work: Path, progress: bool, compiled: bool = True) -> None
         model.encoder.compile()
 
     model.decoder.requires_grad_(False)
-    fit([(model, mocks)], WARM_UP, work / "1-warm-up.pt", coefficient_loss(basis), progress)
+    fit([(model, mocks)], WARM_UP, work / "1-warm-up.pt", Own("coefficients", coefficient_loss(basis)))
     model.decoder.requires_grad_(True)
-    fit([(model, mocks)], JOINT, work / "2-joint.pt", log_chi2, progress)
+    fit([(model, mocks)], JOINT, work / "2-joint.pt", Own("log chi2", log_chi2))
 
     fold = folds(galaxies.objects[rows])
     for k in (*range(N_FOLD), None):
         load(model, work / "2-joint.pt", JOINT)
         survey = RealAndMock(galaxies, rows if k is None else rows[fold != k], mocks)
-        fit([(model, survey)], REAL, work / f"3-real-{'all' if k is None else k}.pt", log_chi2, progress)
+        fit([(model, survey)], REAL, work / f"3-real-{'all' if k is None else k}.pt", Own("log chi2", log_chi2))
 
 
 def ship(data: Path, work: Path, destination: Path) -> None:
-    """Write the model that has seen all galaxies as the embedded default, in half precision.
+    """Write the model that has seen all galaxies as the embedded `sdss-demo`, in half precision.
 
     Beside the weights it holds `latents`, shape (N, S): those of the training galaxies, from which mock surveys draw.
     """
@@ -194,11 +199,11 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True, help="folder with sas/dr17 and templates")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoints of the phases")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--ship", type=Path, help="file to write the embedded default to")
+    parser.add_argument("--ship", type=Path, help="file to write the model to embed to")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    train(arguments.data, arguments.work, progress=True)
+    train(arguments.data, arguments.work)
     if arguments.ship:
         ship(arguments.data, arguments.work, arguments.ship)

@@ -137,7 +137,7 @@ def plan(
 
     root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it. source:
     release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
-    "NAME=checkpoint", or ModelConfig); default for a new plan on the sdss grid: the embedded model. config: TOML file
+    "NAME=checkpoint", or ModelConfig); default for a new plan on the sdss grid: sdss-galaxies. config: TOML file
     with the same settings, instead of them. variables, precision, micro_batch: of the models named here. storage: by
     prefix, how to reach buckets for which the environment is not enough, such as {"s3://bucket": {"anonymous":
     True}}. survey, layout, instrument: whose spectra, how the source arranges its files, which wavelength grid;

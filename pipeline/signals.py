@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -54,6 +54,25 @@ def held() -> Iterator[None]:
 
     with _handlers(remember):
         yield
+    if caught:
+        signal.raise_signal(caught[0])
+
+
+@contextmanager
+def noted() -> Iterator[Callable[[], bool]]:
+    """Only note the first signal, for work that ends by itself when it is safe; the value tells whether one came.
+
+    A second one raises at once. One that was noted raises when the context is left, unless something else does.
+    """
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise _exception(number)
+
+    with _handlers(note):
+        yield lambda: bool(caught)
     if caught:
         signal.raise_signal(caught[0])
 

@@ -1,30 +1,43 @@
 """spender_core: the neural spectrum model; torch only."""
 
 from .architectures import describe, get_architecture
+from .augment import Augmentation
 from .autoencoder import SpectrumAutoencoder, fit_amplitude
+from .dataset import Batch, Batches, Pooled, SpectrumDataset
 from .decoder import SpectrumDecoder
 from .encoder import SpectrumEncoder
 from .instrument import BOSS, DESI, LSF, SDSS, Instrument, get_instrument
 from .model import Decoder, Encoder, Memory, SpectrumModel
-from .training import Settings, SpectrumDataset, fit
+from .objective import Losses, Moment, Objective, Own, Slope
+from .training import Settings, Stopped, fit
 from .weights import PUBLISHED, WeightsError, checkpoint_sha256, load_model
 
 __all__ = [
+    "Augmentation",
     "BOSS",
+    "Batch",
+    "Batches",
     "DESI",
-    "LSF",
-    "PUBLISHED",
-    "SDSS",
     "Decoder",
     "Encoder",
     "Instrument",
+    "LSF",
+    "Losses",
     "Memory",
+    "Moment",
+    "Objective",
+    "Own",
+    "PUBLISHED",
+    "Pooled",
+    "SDSS",
     "Settings",
-    "SpectrumDataset",
+    "Slope",
     "SpectrumAutoencoder",
+    "SpectrumDataset",
     "SpectrumDecoder",
     "SpectrumEncoder",
     "SpectrumModel",
+    "Stopped",
     "WeightsError",
     "checkpoint_sha256",
     "describe",

@@ -101,10 +101,57 @@ class SpectrumEncoder(Encoder):
             slopes = [stage.slope for stage in (self.conv1, self.conv2, self.conv3)]
             spectra = self.conv2.convolution.spectra(), self.conv3.convolution.spectra()
             return shared_function(self._tiled, _blocks(spec), self.conv1.weight, *spectra, *slopes)
+        value, attention = self._attended(spec)
+        return torch.sum(value * attention, dim=2)
+
+    def _attended(self, spec: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and their weights by the plain layers, each shape (N, 256, L')."""
         x = self.pool1(self.conv1(spec.unsqueeze(1)))
         x = self.conv3(self.pool2(self.conv2(x)))
         value, key = torch.split(x, N_FEATURE, dim=1)
-        return torch.sum(value * torch.softmax(key, dim=-1), dim=2)
+        return value, torch.softmax(key, dim=-1)
+
+    def attention(self, spec: Tensor) -> Tensor:
+        """Where the encoder looks: weights over wavelength for each feature, shape (N, L) -> (N, 256, L').
+
+        `attention_wave` has the wavelengths of the L' positions. In each channel the weights are positive and sum to
+        one over wavelength; `features` are sums of values with these weights. Some 10 MB of memory per spectrum.
+        ValueError for spectra of another length.
+        """
+        self._require_grid(spec)
+        return self._attended(spec)[1]
+
+    @property
+    def attention_wave(self) -> Tensor:
+        """Wavelengths of the positions of `attention`, shape (L',), Angstrom: the centers of what they see.
+
+        Positions are 55 bins apart, and each sees 1209 bins, as far as there are any.
+        """
+        return self.instrument.wave_obs[:: KERNELS[0] * KERNELS[1]]
+
+    @torch.no_grad()
+    def attention_gradient(self, spec: Tensor, line: Tensor) -> Tensor:
+        """How attention moves as a line grows: its derivative along a change of the spectra, shape (N, 256, L').
+
+        spec: shape (N, L). line: shape (L,) or (N, L), the change, such as a Gaussian of unit height at H alpha, in
+        units of spec. The derivatives of a channel sum to zero. ValueError for spectra of another length.
+        """
+        self._require_grid(spec)
+        change = line.expand_as(spec).to(spec)
+        _, gradient = torch.autograd.functional.jvp(self.attention, spec, change)  # type: ignore[no-untyped-call]
+        return cast("Tensor", gradient)
+
+    def sensitivity(self, spec: Tensor, latent: int, aux: Tensor | None = None) -> Tensor:
+        """Differentiate one latent with respect to the flux of each bin, shape (N, L).
+
+        spec, aux: as in `forward`. latent: its number, from 0. IndexError for a number that the model does not have.
+        """
+        if not 0 <= latent < self.n_latent:
+            raise IndexError(f"latent is {latent}, expected 0 to {self.n_latent - 1}")
+        with torch.enable_grad():
+            variable = spec.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(variable, aux)[:, latent].sum(), variable)
+        return gradient
 
     def _is_tiled(self, spec: Tensor) -> bool:
         """Tell whether `convolution` serves: in float32 on a CPU, and not for gradients with respect to the spectra."""
@@ -127,18 +174,11 @@ class SpectrumEncoder(Encoder):
     def forward(self, spec: Tensor, aux: Tensor | None = None) -> Tensor:
         """Encode normalized spectra.
 
-        spec: shape (N, L), L the instrument's bins. aux: shape (N, n_aux), needed if and only if the model has it.
-        Returns latents, shape (N, S). ValueError for another length or a missing or unexpected aux.
+        spec: shape (N, L), L the instrument's bins. aux: shape (N, n_aux); a model without it ignores it, with
+        one warning. Returns latents, shape (N, S). ValueError for another length or a missing aux.
         """
-        n_bins = len(self.instrument.wave_obs)
-        if spec.ndim != 2 or spec.shape[1] != n_bins:
-            raise ValueError(
-                f"spectra have shape {tuple(spec.shape)}, expected (N, {n_bins}): the {self.instrument.name} grid"
-            )
-        n_aux = 0 if aux is None else aux.shape[-1]
-        if n_aux != self.n_aux:
-            wanted = "no aux input" if self.n_aux == 0 else "aux of shape (N, 1): pass aux=z.unsqueeze(1)"
-            raise ValueError(f"aux has {n_aux} columns, this model takes {wanted}")
+        self._require_grid(spec)
+        aux = self.checked_aux(aux)
         x = self.features(spec)
         if aux is not None:
             x = torch.cat((x, aux.to(x)), dim=1)
@@ -147,3 +187,11 @@ class SpectrumEncoder(Encoder):
         else:
             latents = self.mlp(x)
         return cast("Tensor", latents)
+
+    def _require_grid(self, spec: Tensor) -> None:
+        """Refuse spectra of another length than the instrument's grid."""
+        n_bins = len(self.instrument.wave_obs)
+        if spec.ndim != 2 or spec.shape[1] != n_bins:
+            raise ValueError(
+                f"spectra have shape {tuple(spec.shape)}, expected (N, {n_bins}): the {self.instrument.name} grid"
+            )

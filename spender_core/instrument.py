@@ -21,12 +21,41 @@ class LSF(nn.Conv1d):
     """Line spread function: a flux-preserving convolution over wavelength bins.
 
     kernel: shape (K,), the response to a line in one bin; its sum is divided out. Stored flipped as `weight`, shape
-    (1, 1, K), the form of published checkpoints (paper I, section 4.2).
+    (1, 1, K), the form of published checkpoints (paper I, section 4.2). symmetric, nonnegative: what `project` makes of
+    it while it is learned.
     """
 
-    def __init__(self, kernel: Tensor, requires_grad: bool = True) -> None:
+    def __init__(
+        self, kernel: Tensor, requires_grad: bool = True, *, symmetric: bool = False, nonnegative: bool = False
+    ) -> None:
         super().__init__(1, 1, len(kernel), bias=False, padding="same")
         self.weight = nn.Parameter(kernel.flip(0).reshape(1, 1, -1).clone(), requires_grad=requires_grad)
+        self.symmetric = symmetric
+        self.nonnegative = nonnegative
+
+    @classmethod
+    def delta(cls, taps: int, *, symmetric: bool = False, nonnegative: bool = False) -> LSF:
+        """Make one of so many bins that changes nothing yet, to be learned. ValueError for an even number of them."""
+        if taps < 1 or taps % 2 == 0:
+            raise ValueError(f"taps is {taps}, expected an odd number, such as 5: a line stays where it is")
+        kernel = torch.zeros(taps)
+        kernel[taps // 2] = 1
+        return cls(kernel, symmetric=symmetric, nonnegative=nonnegative)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Make the kernel, in place, the nearest one that is symmetric and not negative, as asked for, with sum one.
+
+        Called after each step of training; a kernel that is not learned stays as it is.
+        """
+        if not self.weight.requires_grad:
+            return
+        kernel = self.weight.detach()
+        if self.symmetric:
+            kernel = (kernel + kernel.flip(-1)) / 2
+        if self.nonnegative:
+            kernel = kernel.clamp_min(0)
+        self.weight.copy_(kernel / kernel.sum())
 
     def forward(self, spectrum: Tensor) -> Tensor:
         """Convolve spectra, shape (N, 1, L) -> (N, 1, L)."""

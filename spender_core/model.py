@@ -37,10 +37,28 @@ class Encoder(nn.Module, ABC):
         self.instrument = instrument
         self.n_latent = n_latent
         self.n_aux = n_aux
+        self._warned = False
 
     @abstractmethod
     def forward(self, spec: Tensor, aux: Tensor | None = None) -> Tensor:
         """Latents of normalized spectra, shape (N, L) -> (N, S); aux: shape (N, n_aux), None without."""
+
+    def checked_aux(self, aux: Tensor | None) -> Tensor | None:
+        """Return the aux that the encoder uses: the one given, or None, with one warning, where it takes none.
+
+        aux: shape (N, n_aux). ValueError for a missing one, and for one of another width.
+        """
+        if self.n_aux == 0:
+            if aux is not None and not self._warned:
+                self._warned = True
+                warnings.warn("this model takes no aux: what was given is ignored", stacklevel=3)
+            return None
+        n_columns = 0 if aux is None else aux.shape[-1]
+        if n_columns != self.n_aux:
+            raise ValueError(
+                f"aux has {n_columns} columns, this model takes {self.n_aux}, the redshift: pass aux=z.unsqueeze(1)"
+            )
+        return aux
 
 
 def _respace(decoder: Decoder, _incompatible: object) -> None:
@@ -86,18 +104,23 @@ class Decoder(nn.Module, ABC):
     def observe(
         self, restframe: Tensor, instrument: Instrument | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`transform` and the bins that the model covers: shapes (N, L), float and bool."""
+        """`transform` and the bins that the model covers: shapes (N, L), float and bool.
+
+        A spectrum whose z is not finite, or not above -1, is NaN, and none of its bins is covered.
+        """
         if z is None:
             z = torch.zeros(len(restframe), device=restframe.device)
         if z.shape != restframe.shape[:1]:
             raise ValueError(f"z has shape {tuple(z.shape)}, expected ({len(restframe)},): one redshift per spectrum")
         wave_obs = self.wave_rest if instrument is None else instrument.wave_obs
-        valid = within(self.wave_rest, wave_obs, z)
+        known = (torch.isfinite(z) & (z > -1))[:, None]
+        z = torch.where(known[:, 0], z, 0)
+        valid = within(self.wave_rest, wave_obs, z) & known
         spectrum = resample(restframe, self.wave_rest, wave_obs, z, self._spacing)
         spectrum = torch.where(valid, spectrum, 0)
         if instrument is not None:
             spectrum = instrument.observe(spectrum)
-        return spectrum, valid
+        return torch.where(known, spectrum, torch.nan), valid
 
 
 class SpectrumModel(nn.Module, ABC):
@@ -149,8 +172,11 @@ class SpectrumModel(nn.Module, ABC):
         return self.decoder.wave_rest
 
     def encode(self, spec: Tensor, aux: Tensor | None = None) -> Tensor:
-        """Latents of normalized spectra, shape (N, L) -> (N, S); first-paper models need aux = z.unsqueeze(1)."""
-        latents: Tensor = self.encoder(spec, aux)
+        """Latents of normalized spectra, shape (N, L) -> (N, S).
+
+        First-paper models need aux = z.unsqueeze(1); others ignore it, with one warning.
+        """
+        latents: Tensor = self.encoder(spec, self.encoder.checked_aux(aux))
         return latents
 
     def decode(self, s: Tensor) -> Tensor:

@@ -27,5 +27,7 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             yield
     finally:
+        # torch keeps weights in bfloat16 until the outermost context ends, here perhaps after many steps of training
+        torch.clear_autocast_cache()
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]

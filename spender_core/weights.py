@@ -1,4 +1,4 @@
-"""Checkpoints: published models, embedded default and trained files -> model. Nothing is ever unpickled."""
+"""Checkpoints: published models, embedded ones and trained files -> model. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WeightsError(ValueError):
 class Published:
     """A model that can be named instead of given as a file.
 
-    file: name in the repository of published models, or below this package for the embedded default.
+    file: name in the repository of published models, or below this package for the embedded ones.
     sha256: first hex digits of the file's hash, which pin its content. instrument: the one it was trained for.
     """
 
@@ -46,13 +46,14 @@ class Published:
 
     @property
     def url(self) -> str:
-        """Where the file is: a URL, or a path for the embedded default."""
+        """Where the file is: a URL, or a path for an embedded model."""
         if self.revision is None:
             return str(_EMBEDDED / self.file)
         return f"{_REPOSITORY}/{self.revision}/{self.file}"
 
 
 PUBLISHED: dict[str, Published] = {
+    "sdss-galaxies": Published("sdss-galaxies.pt", "1b0f4d93", "sdss", revision=None),
     "sdss-demo": Published("sdss-demo.pt", "0b12d289", "sdss", revision=None),
     "sdss_I": Published("spender.sdss.paperI-08798cbc.pt", "08798cbc", "sdss"),
     "sdss_I_superres": Published("spender.sdss.paperI.superres-0403266c.pt", "0403266c", "sdss"),

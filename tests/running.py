@@ -25,14 +25,19 @@ from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import SDSS
 
 
-def random_checkpoint(folder: Path, seed: int = 1, n_latent: int = 4) -> Path:
-    """Save an untrained autoencoder, once per folder: its numbers mean nothing, but it computes all of them."""
-    file = folder / f"random-{seed}-{n_latent}.pt"
+def random_checkpoint(folder: Path, seed: int = 1, n_latent: int = 4, *, n_aux: int = 0, domain: object = None) -> Path:
+    """Save an untrained autoencoder, once per folder: its numbers mean nothing, but it computes all of them.
+
+    n_aux: 1 for one that takes the redshift. domain: the entry that says what it was trained on; None for none.
+    """
+    kind = f"{'-aux' if n_aux else ''}{'' if domain is None else '-domain'}"
+    file = folder / f"random-{seed}-{n_latent}{kind}.pt"
     if not file.exists():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = SpectrumAutoencoder(SDSS(), torch.logspace(3.37, 3.97, 700), n_latent=n_latent)
-        torch.save({"model": [model.state_dict()], "losses": None, "instruments": ["sdss"]}, file)
+            model = SpectrumAutoencoder(SDSS(), torch.logspace(3.37, 3.97, 700), n_latent=n_latent, n_aux=n_aux)
+        extras = {} if domain is None else {"domain": domain}
+        torch.save({"model": [model.state_dict()], "losses": None, "instruments": ["sdss"], **extras}, file)
     return file
 
 

@@ -34,7 +34,7 @@ ONLY_IN = {
     "distributed": {"compute", "archive.quota", "kubernetes.notebook", "api"},
     "jinja2": {"monitor.report"},
     "kr8s": {"kubernetes.submit"},
-    "matplotlib": {"results.plot"},
+    "matplotlib": {"results.plot", "training.curve"},
     "prometheus_client": {"compute.stages.metrics"},
     "s3fs": {"storage"},
     "torch": {
@@ -42,6 +42,7 @@ ONLY_IN = {
         "compute.preflight",
         "compute.stages",
         "mock.spectra",
+        "results.attention",
         "results.batch",
         "training",
     },

@@ -1,8 +1,9 @@
-"""Notebooks read finished stores: they run from top to bottom, define no functions and hold no outputs."""
+"""Notebooks run from top to bottom, define no functions and hold no outputs."""
 
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from spender_core import SDSS, load_model
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-FIRST_LOOK = next(file for file in NOTEBOOKS if file.stem == "01_first_look")
+FIRST_LOOK, TRAIN, GALLERY = NOTEBOOKS
 
 
 def source(file: Path) -> ast.Module:
@@ -39,16 +42,57 @@ def test_first_look_needs_nothing_of_ours() -> None:
     assert not [node for node in ast.walk(source(FIRST_LOOK)) if isinstance(node, ast.ImportFrom)]
 
 
+def execute(file: Path, folder: Path, **sizes: int) -> nbformat.NotebookNode:
+    """Run a notebook in folder/notebooks, with other sizes in its first cell; gives it with its outputs."""
+    (folder / "notebooks").mkdir(exist_ok=True)
+    shutil.copy(file, folder / "notebooks")
+    notebook = nbformat.read(file, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for name, size in sizes.items():
+        first.source, found = re.subn(rf"(?m)^{name} = \d+", f"{name} = {size}", first.source)
+        assert found == 1
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(folder / "notebooks")}}).execute()
+    assert not [each for each in outputs(notebook) if each.get("name") == "stderr"]
+    return notebook
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def count_figures(notebook: nbformat.NotebookNode) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
 @pytest.mark.long
 def test_first_look_runs_on_the_demo(demo: tuple[Path, str], tmp_path: Path) -> None:
-    folder, _ = demo
-    (tmp_path / "demo").symlink_to(folder)
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy(FIRST_LOOK, tmp_path / "notebooks")
-    notebook = nbformat.read(FIRST_LOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path / "notebooks")}})
-    client.execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(figures) == 4
-    assert not [output for output in outputs if output.get("name") == "stderr"]
+    (tmp_path / "demo").symlink_to(demo[0])
+    assert count_figures(execute(FIRST_LOOK, tmp_path)) == 4
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_model_is_trained_on_real_spectra_and_compared(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "mirror").symlink_to(mirror)
+    notebook = execute(TRAIN, tmp_path, SPECTRA=24, EPOCHS=1, TUNING=1, FOLDS=2)
+    assert count_figures(notebook) == 4
+    (table,) = (each.data["text/html"] for each in outputs(notebook) if "text/html" in each.get("data", {}))
+    assert "NaN" not in table
+    models = tmp_path / "demo" / "models"
+    assert {file.name for file in models.glob("*.pt")} == {"scratch.pt", "tuned.pt", "fold0.pt", "fold1.pt"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_gallery_shows_real_spectra(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "mirror").symlink_to(mirror)
+    _, losses = load_model("sdss-galaxies", SDSS())
+    assert count_figures(execute(GALLERY, tmp_path, DRAWS=2)) == (12 if losses is None else 13)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_gallery_makes_do_with_the_demo(demo: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "release").symlink_to(demo[0] / "release")
+    assert count_figures(execute(GALLERY, tmp_path, SPECTRA=30, DRAWS=1)) >= 12

@@ -110,7 +110,7 @@ def find_targets(
     table, repeated = _sorted(table, survey, unique=unique)
     frame, kept = with_kept(_to_frame(table, survey), table, reading, units, survey)
     counts = {
-        "without a usable redshift: they get no latents": _without_z(table),
+        "without a usable redshift; some models need it": _without_z(table),
         **found.remarks,
         "left out, without the ids of a spectrum (--skip-incomplete)": found.incomplete,
         "left out, which repeat others (--unique)": repeated,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.mock.spectra import Restframes
 
 FOLDER = "demo"
-MODEL = "sdss-demo"
+MODEL = "sdss-galaxies"
 MOCKS = 300
 SEED = 20221114
 CATALOG = "sdss/spectro/redux/specObj-demo.fits"
@@ -100,7 +100,7 @@ def run(folder: Path, catalog: Path, model: str, shown: str | None = None, worke
 
 def main(mocks: int = MOCKS) -> int:
     """Run the demo in the working folder, with that many mock spectra; returns the exit status."""
-    from pipeline.mock.spectra import RUN2D, decoded, smoothed
+    from pipeline.mock.spectra import RUN2D, decoded, interpolated
     from pipeline.results.plot import summary_table
     from pipeline.results.run import open_run
     from pipeline.surveys.sdss.layouts import spec_lite_path
@@ -110,7 +110,7 @@ def main(mocks: int = MOCKS) -> int:
     folder, release = Path(FOLDER), Path(FOLDER) / "release"
     try:
         model, _ = load_model(MODEL, SDSS())
-        restframes = decoded(model, smoothed(read_extras(MODEL)["latents"].numpy()))
+        restframes = decoded(model, interpolated(read_extras(MODEL)["latents"].numpy()))
         catalog = make_release(release, restframes, mocks)
         real = [ids for ids in REAL.values() if (release / spec_lite_path(RUN2D, *ids)).exists()]
         what = "Two real galaxies and" if real else "No real galaxies (ppxf, which has two, is not installed) and"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 
 from pipeline import api
 from pipeline.cli.arguments import Verb, add_rate
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.planning.plan import Plan
 from pipeline.storage import place
 
 _SURVEY_OPTIONS = (
@@ -35,7 +37,7 @@ def _add_options(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         help="checkpoint: a file, a URL or a published name; NAME labels it; may be given more than once "
-        "(default for new plans on the sdss grid: sdss-demo)",
+        "(default for new plans on the sdss grid: sdss-galaxies)",
     )
     parser.add_argument(
         "--variables", metavar="A,B", help="outputs to store: latents,restframe,reconstruction,chi2,..."
@@ -111,8 +113,22 @@ def _execute(args: Namespace) -> int:
     print(f"{made.n_spectra} spectra in {len(made.shards())} chunks of {made.shard}; models: {names}")
     for line in lines(api.estimate(args.root)):
         print(line)
+    for line in _outside(args.root, made):
+        print(line)
     print(f"next: spender-pipeline run {args.root}")
     return 0
+
+
+def _outside(root: str, made: Plan) -> Iterator[str]:
+    """Say in a line for each model how many targets are not like what it was trained on."""
+    from pipeline.compute.planner import out_of_domain
+
+    for name, count in out_of_domain(place(root)).items():
+        if count:
+            yield (
+                f"warning: {count} of {made.n_spectra} targets lie outside of what {name} was trained on "
+                f"({made.model(name).domain}); their encodings get the bit OUT_OF_DOMAIN"
+            )
 
 
 def _require_alone(args: Namespace) -> None:

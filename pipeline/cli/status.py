@@ -65,7 +65,7 @@ def print_status(found: Sequence[StageStatus]) -> None:
         if each.quality:
             print(f"\nspectra by quality bit, {label(each.stage, each.model)}:")
             for name, count in each.quality.items():
-                print(f"  {name.lower():<18}{count:>10}{'   no latents' if Quality[name] & Quality.UNUSABLE else ''}")
+                print(f"  {name.lower():<18}{count:>10}{'   no latents' if Quality[name] & each.unusable else ''}")
     for each in found:
         if each.rate is not None and each.eta is not None:
             print(f"\n{label(each.stage, each.model)}: {each.rate:.1f} spectra/s, {duration(each.eta)} left")

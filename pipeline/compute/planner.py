@@ -31,13 +31,15 @@ from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import get_survey
 from spender_core.weights import PUBLISHED
 
-DEFAULT_MODEL = "sdss-demo"
+DEFAULT_MODEL = "sdss-galaxies"
 
 Targets: TypeAlias = Selection | pd.DataFrame | Place
 """Targets in memory, or the Parquet file of them."""
 
 ModelChoice: TypeAlias = ModelConfig | Place
 """A model as it is asked for: a checkpoint, "NAME=checkpoint", or all of its settings."""
+
+_ROWS = 2**20  # of targets read at once
 
 _NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
 
@@ -118,6 +120,18 @@ def estimate_of(root: str, plan: Plan, frame: pd.DataFrame | None = None) -> Est
         return list(target_table.read_rows(targets_url(root), shard.start, shard.stop, plan.survey)["target"])
 
     return estimate(plan, keys, found)
+
+
+def out_of_domain(root: str) -> dict[str, int]:
+    """Return how many targets of a run lie outside of the domain of each of its models that have one."""
+    plan = read_plan(root)
+    found = {model.name: 0 for model in plan.models if model.domain is not None}
+    for start in range(0, plan.n_spectra if found else 0, _ROWS):
+        rows = target_table.read_rows(targets_url(root), start, min(start + _ROWS, plan.n_spectra), plan.survey)
+        for model in plan.models:
+            if model.domain is not None:
+                found[model.name] += int(model.domain.outside(rows).sum())
+    return found
 
 
 def drop_model(root: str, name: str) -> Plan:
@@ -229,6 +243,7 @@ def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
         n_latent=facts.n_latent,
         n_rest=len(facts.wave_rest),
         architecture=facts.architecture,
+        domain=facts.domain,
     )
 
 

@@ -354,7 +354,7 @@ def _reduction_lines(
 
 
 def _unknown_z(count: int, reason: str) -> str:
-    return f"z of {_count(count, 'target')} stays unknown, and they get no latents: {reason}"
+    return f"z of {_count(count, 'target')} stays unknown; some models need it: {reason}"
 
 
 def _count(number: int, noun: str) -> str:

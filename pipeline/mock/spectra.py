@@ -73,6 +73,8 @@ _LOGLAM_END = (3.9630, 3.9648)  # last pixel
 AXIS = _LOGLAM_START[0] + LOG_STEP * np.arange(round((_LOGLAM_END[1] - _LOGLAM_START[0]) / LOG_STEP) + 1)
 """log10 of the wavelengths (Angstrom) of a plate's pixels; every spectrum has a run of them."""
 
+_NEIGHBORS = 3  # of one of a sample, that another is drawn towards: some galaxies were observed twice
+
 _DEAD_SPAN, _DEAD_FRACTION = (2, 60), 0.12  # pixels without data; the fraction of spectra that have them
 _CAMERA_SPLIT = 6000.0  # Angstrom, where the blue camera hands over to the red
 _FIBER_FLAGGED = 0.08  # fraction of spectra with a fiber-level flag over one camera's half
@@ -137,6 +139,24 @@ def smoothed(sample: NDArray[np.float32]) -> Latents:
         chosen = sample[rng.integers(count, size=n)] - mean
         noise = bandwidth * rng.multivariate_normal(np.zeros(dimension), covariance, size=n)
         drawn = mean + (chosen + noise) / np.sqrt(1 + bandwidth**2)
+        return np.asarray(drawn, dtype=np.float32)
+
+    return latents
+
+
+def interpolated(sample: NDArray[np.float32]) -> Latents:
+    """Draw latents between those of a sample, shape (M, S), M at least 2: each on the way from one to a near neighbor.
+
+    For samples with few members and long tails: nothing lies further out than they do, where a decoder has never been.
+    """
+    distance = np.linalg.norm(sample[:, None] - sample, axis=2)
+    np.fill_diagonal(distance, np.inf)
+    near = np.argsort(distance, axis=1)[:, : min(_NEIGHBORS, len(sample) - 1)]
+
+    def latents(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+        first = rng.integers(len(sample), size=n)
+        second = near[first, rng.integers(near.shape[1], size=n)]
+        drawn = sample[first] + rng.uniform(size=(n, 1)) * (sample[second] - sample[first])
         return np.asarray(drawn, dtype=np.float32)
 
     return latents

@@ -67,7 +67,7 @@ def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Lo
         unread=sum(log.unread for log in logs),
         chart=None if rates is None else _chart(rates),
         phases=_phases(lines),
-        bits=_bits(stages),
+        bits=_bits(stages, plan.unusable),
         slowest=_slowest(lines),
         recovered=_recovered(stages, logs),
     )
@@ -139,13 +139,13 @@ def _slowest(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def _bits(stages: Sequence[StageStatus]) -> list[dict[str, Any]]:
-    """Rows of the table of quality bits: those that some spectrum has."""
+def _bits(stages: Sequence[StageStatus], unusable: Quality) -> list[dict[str, Any]]:
+    """Rows of the table of quality bits: those that some spectrum has; unusable: those that mean "no latents"."""
     return [
         {
             "name": (bit.name or "").lower(),
             "meaning": meaning,
-            "unusable": bool(bit & Quality.UNUSABLE),
+            "unusable": bool(bit & unusable),
             "counts": [each.quality.get(bit.name or "", 0) for each in stages],
         }
         for bit, meaning in MEANINGS.items()

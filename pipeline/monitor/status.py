@@ -35,7 +35,7 @@ class StageStatus:
 
     failed: reason by chunk, of chunks that are still to be done. spectra, good, usable: counts in the chunks done; good
     has no quality bit at all. quality: spectra by bit. rate: spectra per second, and eta: seconds left, None unless the
-    stage is going on.
+    stage is going on. unusable: bits that mean "no latents" in this run.
     """
 
     stage: str
@@ -50,10 +50,12 @@ class StageStatus:
     quality: dict[str, int]
     rate: float | None
     eta: float | None
+    unusable: Quality = Quality.UNUSABLE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values."""
         values = asdict(self)
+        del values["unusable"]
         values["failed"] = {str(index): reason for index, reason in self.failed.items()}
         return values
 
@@ -117,6 +119,7 @@ def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
         quality={bit.name: quality[bit.name] for bit in Quality if bit.name and quality[bit.name]},
         rate=rate if running else None,
         eta=(plan.n_spectra - spectra) / rate if running and rate else None,
+        unusable=plan.unusable,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pipeline.config import SurveyConfig, checked_keys, require_choice, require_count, require_text
 from pipeline.errors import ConfigError, RefusedError, require_place
+from pipeline.planning.domain import Domain
 from pipeline.planning.schema import OUTPUTS, default_outputs
 from pipeline.surveys.registry import DEFAULT, get_survey
 
@@ -30,7 +31,8 @@ class ModelConfig:
     name: label of the encodings store. checkpoint: path, fsspec URL or published name.
     variables: what lands in the store. precision: numerical precision of the model.
     micro_batch: spectra per forward pass; None lets the plan choose.
-    sha256, n_latent, n_rest, architecture: of the checkpoint, filled in by `resolve`.
+    sha256, n_latent, n_rest, architecture, domain: of the checkpoint, filled in by `resolve`; the domain is None where
+    the checkpoint has none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelConfig:
     n_latent: int | None = None
     n_rest: int | None = None
     architecture: str = DEFAULT_ARCHITECTURE
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         require_text("model.checkpoint", self.checkpoint, "a path, URL or published name", "pass --model M")
@@ -58,6 +61,8 @@ class ModelConfig:
         for key in ("n_latent", "n_rest"):
             if getattr(self, key) is not None:
                 require_count(f"model.{key}", getattr(self, key), 1)
+        if self.domain is not None and not isinstance(self.domain, Domain):
+            raise ConfigError("model.domain", self.domain, "what the checkpoint says", "leave it out")
 
     @property
     def resolved(self) -> bool:
@@ -71,12 +76,19 @@ class ModelConfig:
         n_latent: int,
         n_rest: int,
         architecture: str = DEFAULT_ARCHITECTURE,
+        domain: Domain | None = None,
         micro_batch: int | None = None,
     ) -> Self:
         """Return the model with the facts of its checkpoint; `micro_batch` only fills in an open choice."""
         chosen = self.micro_batch if self.micro_batch is not None else micro_batch
         return dataclasses.replace(
-            self, sha256=sha256, n_latent=n_latent, n_rest=n_rest, architecture=architecture, micro_batch=chosen
+            self,
+            sha256=sha256,
+            n_latent=n_latent,
+            n_rest=n_rest,
+            architecture=architecture,
+            domain=domain,
+            micro_batch=chosen,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +98,13 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build a model from a mapping; unknown and missing keys raise ConfigError by name."""
-        return cls(**checked_keys(cls, values, "model"))
+        checked = checked_keys(cls, values, "model")
+        if checked.get("domain") is not None:
+            try:
+                checked = {**checked, "domain": Domain.from_dict(checked["domain"])}
+            except ValueError as error:
+                raise RefusedError("model.domain", f"model.{error}", "leave it out: the checkpoint says it") from error
+        return cls(**checked)
 
 
 def read_toml(text: str) -> tuple[SurveyConfig, tuple[ModelConfig, ...]]:

@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard, choose_micro_batch, choose_shard, partition
+from pipeline.spectra.quality import Quality
 from pipeline.storage import canonical_json
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import DEFAULT, get_survey
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
 PLAN_VERSION = 2
 SCHEMA_VERSION = 2
 NORMALIZATION_VERSION = 1
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 CODECS = 2  # generation of the stores' codecs (store/template.py) in new runs: no number depends on it
 COMPILE_MODE = "eager"  # how the network's operations are run: compiled ones round otherwise
+
+LATENTS_WITHOUT_Z = 3
+"""The encoding version from which on spectra without a redshift can have latents."""
 
 FIRST_VERSION = 1
 """Plans of this version are read, too: their runs had one generation of targets, which was part of the fingerprint."""
@@ -136,6 +140,12 @@ class Plan:
     def n_pixels(self) -> int:
         """Length of the observed wavelength grid."""
         return self.survey.instruments[self.config.instrument]
+
+    @property
+    def unusable(self) -> Quality:
+        """Quality bits of the run that mean "no latents": runs of earlier versions have one more."""
+        earlier = Quality.NO_REDSHIFT if self.encoding_version < LATENTS_WITHOUT_Z else Quality.GOOD
+        return Quality.UNUSABLE | earlier
 
     def shards(self) -> list[Shard]:
         """Return the tasks' row ranges, in order."""

@@ -46,8 +46,8 @@ def make_batch(
     survey's archive.
     Returns spec (N, L), w (N, L), z (N,), ids (N, 3), norm (N,), zerr (N,); float32, ids int32 or, with catalogids,
     int64. spec
-    is the flux divided by norm, w its inverse variance, 0 where masked (`normalize.normalize`); z is the
-    file's own.
+    is the flux divided by norm, w its inverse variance, 0 where masked (`normalize.normalize`); z is the file's own,
+    NaN where it has none: models that take the redshift have no latents then.
     What is fetched is said on stderr. Raises FileNotFoundError for a file that is nowhere, BadSpectrum for one that is
     of no use, naming it, ConfigError for ids that are none, and for a source that does not answer.
     """

@@ -14,47 +14,23 @@ from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.results.lines import ABSORPTION_LINES, EMISSION_LINES, Lines
 from pipeline.spectra.quality import Quality
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
+    from pipeline.results.attention import Attention
     from pipeline.results.run import Run
 
 Floats = NDArray[np.floating[Any]]
-Lines = tuple[tuple[str, tuple[float, ...]], ...]
-"""Labels and wavelengths of lines, in the order of wavelength."""
-
-EMISSION_LINES: Lines = (
-    (r"Ly$\alpha$", (1215.67,)),
-    ("C IV", (1549.48,)),
-    ("C III]", (1908.73,)),
-    ("Mg II", (2799.12,)),
-    ("[O II]", (3727.09, 3729.88)),
-    ("[Ne III]", (3869.81,)),
-    (r"H$\delta$", (4102.89,)),
-    (r"H$\gamma$", (4341.68,)),
-    (r"H$\beta$", (4862.68,)),
-    ("[O III]", (4960.30, 5008.24)),
-    ("[O I]", (6302.05,)),
-    (r"H$\alpha$, [N II]", (6549.86, 6564.61, 6585.27)),
-    ("[S II]", (6718.29, 6732.67)),
-)
-"""Label and wavelengths, vacuum Angstrom, of lines drawn from above (SDSS DR7 table of galaxy lines, linestable)."""
-
-ABSORPTION_LINES: Lines = (
-    ("Ca K, H", (3934.78, 3969.59)),
-    ("G", (4305.61,)),
-    ("Mg b", (5176.63,)),
-    ("Na D", (5895.60,)),
-    ("Ca II", (8500.36, 8544.44, 8664.52)),
-)
-"""The same of absorption lines, drawn from below."""
 
 _INK, _DATA, _NOISE, _MODEL, _MASK, _GUIDE = "#1f2933", "#34495e", "#9cc3e6", "#d1384b", "#edebe6", "#8a94a0"
 _LEFT, _WIDTH = 0.075, 0.91  # of all panels, in parts of the figure
+_ATTENTION_HEIGHT = 1.6  # inches, which its panel adds to the figure
 _RESIDUAL_LIMIT = 5.0  # sigma
+_NO_RESTFRAME = Quality.NO_REDSHIFT | Quality.NO_OVERLAP | Quality.NEGATIVE_AMPLITUDE
 _FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
 
 
@@ -64,6 +40,7 @@ class Spectrum:
 
     wavelength: (L,), observed Angstrom; flux, sigma, reconstruction: (L,), 1e-17 erg s-1 cm-2 Angstrom-1, sigma
     infinite where masked, reconstruction NaN where there is none; observed: (L,), whether the file has the pixel.
+    unusable: those bits of its quality that mean "no latents" in its run.
     wave_rest, restframe: (R,), Angstrom and flux over norm; empty where the run has no restframe of it.
     """
 
@@ -72,6 +49,7 @@ class Spectrum:
     z: float
     sn_median: float
     quality: int
+    unusable: int
     wavelength: Floats
     flux: Floats
     sigma: Floats
@@ -117,6 +95,7 @@ def read_spectrum(run: Run, row: int, model: str | None = None) -> Spectrum:
         z=z,
         sn_median=float(encoding["sn_median"]) if "sn_median" in encoding.coords else float("nan"),
         quality=int(encoding["quality"]),
+        unusable=int(encoding["quality"]) & int(run.plan.unusable),
         wavelength=wavelength,
         flux=flux * scale,
         sigma=sigma,
@@ -136,12 +115,13 @@ def _reconstruction(encoding: xr.Dataset, wavelength: Floats, z: float, wave_res
     return np.interp(wavelength, wave_rest * (1 + z), restframe, left=np.nan, right=np.nan)
 
 
-def plot_spectrum(run: Run, row: int, output: str, model: str | None = None) -> None:
+def plot_spectrum(run: Run, row: int, output: str, model: str | None = None, attention: bool = False) -> None:
     """Draw one spectrum: observed with noise and masked pixels, reconstruction, residual, labeled restframe.
 
     row: index along `spectrum` (see Run.find). output: a file whose ending says the format (png, pdf, svg, ...).
-    model: name of the encoding, default the plan's only one. A spectrum without an encoding is drawn with the
-    reason. Raises ConfigError for a format that cannot be written.
+    model: name of the encoding, default the plan's only one. attention: adds where the encoder looks, for which the
+    checkpoint is loaded. A spectrum without an encoding is drawn with the reason. Raises ConfigError for a format that
+    cannot be written, and for a model without attention.
     """
     import matplotlib
 
@@ -151,27 +131,43 @@ def plot_spectrum(run: Run, row: int, output: str, model: str | None = None) -> 
         raise ConfigError(
             "output", str(output), f"a file ending in one of {', '.join(sorted(formats))}", "name it *.png"
         )
+    spectrum, looks = read_spectrum(run, row, model), None
+    if attention:
+        from pipeline.results.attention import read_attention  # torch: not for every figure
+
+        looks = read_attention(run, row, model)
     with matplotlib.rc_context({"font.size": 13, "axes.edgecolor": _INK, "axes.labelcolor": _INK}):
-        figure = draw(read_spectrum(run, row, model))
+        figure = draw(spectrum, looks)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=150)
 
 
-def draw(spectrum: Spectrum) -> Figure:
-    """Make the figure of a spectrum, 16:9, to be read from the last row."""
-    figure = Figure(figsize=(13.333, 7.5), facecolor="white")
+def draw(spectrum: Spectrum, attention: Attention | None = None) -> Figure:
+    """Make the figure of a spectrum, 16:9, to be read from the last row; higher with where the encoder looks."""
+    added = 0.0 if attention is None else _ATTENTION_HEIGHT
+    height = 7.5 + added
+    figure = Figure(figsize=(13.333, height), facecolor="white")
     FigureCanvasAgg(figure)
-    figure.text(_LEFT, 0.945, _title(spectrum), fontsize=20, color=_INK, weight="bold")
-    figure.text(_LEFT + _WIDTH, 0.945, _subtitle(spectrum), fontsize=15, color=_INK, ha="right")
-    observed = figure.add_axes((_LEFT, 0.56, _WIDTH, 0.32))
-    residual = figure.add_axes((_LEFT, 0.455, _WIDTH, 0.095))
-    restframe = figure.add_axes((_LEFT, 0.085, _WIDTH, 0.22))
-    for axes in (observed, residual, restframe):
+
+    def panel(bottom: float, size: float) -> Axes:
+        return figure.add_axes((_LEFT, bottom / height, _WIDTH, size / height))
+
+    title = 1 - 0.41 / height
+    figure.text(_LEFT, title, _title(spectrum), fontsize=20, color=_INK, weight="bold")
+    figure.text(_LEFT + _WIDTH, title, _subtitle(spectrum), fontsize=15, color=_INK, ha="right")
+    observed, residual, restframe = panel(4.2 + added, 2.4), panel(3.41 + added, 0.71), panel(0.64, 1.65)
+    looks = None if attention is None else panel(3.41, added - 0.08)
+    lowest = residual if looks is None else looks
+    for axes in (observed, residual, restframe) if looks is None else (observed, residual, restframe, looks):
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_minor_locator(AutoMinorLocator(5))
+        axes.tick_params(labelbottom=axes in (lowest, restframe))
     _draw_observed(observed, spectrum)
     _draw_residual(residual, spectrum)
     _draw_restframe(restframe, spectrum)
+    if looks is not None and attention is not None:
+        _draw_attention(looks, spectrum, attention)
+    lowest.set_xlabel(r"observed wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
     figure.align_ylabels()
     return figure
 
@@ -181,7 +177,7 @@ def _title(spectrum: Spectrum) -> str:
 
 
 def _subtitle(spectrum: Spectrum) -> str:
-    parts = [f"z = {spectrum.z:.4f}", f"S/N = {spectrum.sn_median:.1f}"]
+    parts = [f"z = {spectrum.z:.4f}" if np.isfinite(spectrum.z) else "z unknown", f"S/N = {spectrum.sn_median:.1f}"]
     used = np.isfinite(spectrum.residual)
     if used.any():
         parts.append(rf"$\chi^2/n$ = {np.mean(spectrum.residual[used] ** 2):.2f}")
@@ -241,20 +237,23 @@ def _draw_observed(axes: Axes, spectrum: Spectrum) -> None:
         axes.plot(wavelength, reconstruction, color=_MODEL, lw=1.5, label="reconstruction")
     axes.set_ylim(*_limits(spectrum))
     _set_observed_range(axes, spectrum)
-    axes.tick_params(labelbottom=False)
     axes.set_ylabel(_FLUX_LABEL, y=0.56)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if shown.any():
         axes.legend(
             loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=4, frameon=False, fontsize=13, handlelength=1.6
         )
-    if spectrum.quality & Quality.UNUSABLE or not np.isfinite(reconstruction).any():
+    if spectrum.unusable or not np.isfinite(reconstruction).any():
         _say_why(axes, spectrum)
 
 
 def _say_why(axes: Axes, spectrum: Spectrum) -> None:
-    unusable = spectrum.quality & int(Quality.UNUSABLE)
-    reason = f"no latents: {_words(unusable)}" if unusable else "the run has no restframe spectra to reconstruct from"
+    if spectrum.unusable:
+        reason = f"no latents: {_words(spectrum.unusable)}"
+    elif spectrum.quality & int(_NO_RESTFRAME):
+        reason = f"no restframe: {_words(spectrum.quality & int(_NO_RESTFRAME))}"
+    else:
+        reason = "the run has no restframe spectra to reconstruct from"
     box = {"facecolor": "white", "edgecolor": _MODEL, "boxstyle": "round,pad=0.6"}
     axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", fontsize=18, color=_MODEL, bbox=box)
 
@@ -274,7 +273,25 @@ def _draw_residual(axes: Axes, spectrum: Spectrum) -> None:
     axes.set_yticks([-3, 0, 3])
     _set_observed_range(axes, spectrum)
     axes.set_ylabel("residual\n" + r"[$\sigma$]", fontsize=12)
-    axes.set_xlabel(r"observed wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
+
+
+def _draw_attention(axes: Axes, spectrum: Spectrum, attention: Attention) -> None:
+    """Draw the attention, averaged over channels, and how much the latents change with the flux of each pixel."""
+    _shade_masked(axes, spectrum)
+    mean = attention.weights.mean(axis=0) * len(attention.wavelength)
+    highest = 1.05 * float(mean.max())
+    label = f"attention, mean of {len(attention.weights)} channels"
+    weights = axes.fill_between(attention.wavelength, mean, step="mid", color=_NOISE, lw=0, alpha=0.8, label=label)
+    axes.axhline(1, color=_GUIDE, lw=0.8, ls=(0, (4, 4)))
+    change = np.sqrt(np.mean(attention.sensitivity**2, axis=0))
+    label = "change of the latents with each pixel's flux (scaled)"
+    (line,) = axes.plot(spectrum.wavelength, change * highest / (change.max() or 1), color=_MODEL, lw=0.6, label=label)
+    axes.set_ylim(0, 1.3 * highest)  # room for the legend
+    axes.set_ylabel("attention\n[1 = even]", fontsize=12)
+    axes.legend(
+        handles=[weights, line], loc="upper right", ncols=2, frameon=False, fontsize=12, handlelength=1.6, borderpad=0.1
+    )
+    _set_observed_range(axes, spectrum)
 
 
 def _draw_restframe(axes: Axes, spectrum: Spectrum) -> None:
@@ -334,7 +351,7 @@ def summary_table(run: Run, rows: Sequence[int] = (), model: str | None = None) 
     ]
     table = encodings[names].compute()
     quality = table["quality"].to_numpy()
-    encoded = (quality & int(Quality.UNUSABLE)) == 0
+    encoded = (quality & int(run.plan.unusable)) == 0
     lines = [f"spectra       {len(quality)}, {int(encoded.sum())} with latents"]
     for label, values in (("redshift", table["z"]), ("S/N", table["sn_median"]), ("chi2/n", _reduced(table))):
         finite = values.to_numpy()[encoded & np.isfinite(values.to_numpy())]

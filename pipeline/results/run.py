@@ -10,6 +10,7 @@ import xarray as xr
 
 from pipeline.catalog import targets
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import FIRST_VERSION
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
@@ -44,13 +45,17 @@ class Run:
         """Return the lazy spectra: flux, ivar, norm, quality, with the targets as coordinates."""
         return self._open(spectra_url(self.root), self.plan.ingest_fingerprint, "spectra")
 
+    def model(self, name: str | None = None) -> ModelConfig:
+        """Return a model of the plan. name: may be left out when there is one only. Raises ConfigError for others."""
+        return self.plan.model(name if name is not None else self._only_model())
+
     def encodings(self, model: str | None = None) -> xr.Dataset:
         """Return the lazy encodings of a model with the flux, ivar and norm of their spectra.
 
         `quality` is the encodings' own, which holds the bits of the spectra too. model: may be left out when
         the run has one only. Raises ConfigError for a model that the run does not have or has not begun.
         """
-        config = self.plan.model(model if model is not None else self._only_model())
+        config = self.model(model)
         url = encodings_url(self.root, config.name)
         encodings = self._open(url, self.plan.encode_fingerprint(config.name), f"encodings of {config.name}")
         spectra = self.spectra()

@@ -37,10 +37,12 @@ class Quality(IntFlag):
     NOT_FINITE = 1 << 16
     AMPLITUDE_FITTED = 1 << 17
     NEGATIVE_AMPLITUDE = 1 << 18
+    NEEDS_REDSHIFT = 1 << 19
+    OUT_OF_DOMAIN = 1 << 20
 
     # Any of these means: no latents.
     UNUSABLE = (
-        NOT_PROCESSED | NO_FILE | BAD_FILE | WRONG_FILE | OFF_GRID | NO_PIXELS | NO_REDSHIFT | ZERO_FLUX | NOT_FINITE
+        NOT_PROCESSED | NO_FILE | BAD_FILE | WRONG_FILE | OFF_GRID | NO_PIXELS | ZERO_FLUX | NOT_FINITE | NEEDS_REDSHIFT
     )
 
     @staticmethod
@@ -70,7 +72,9 @@ MEANINGS: dict[Quality, str] = {
         "Fewer pixels carry weight than `normalize.MIN_PIXELS`: it has latents, but they are unreliable."
     ),
     Quality.NO_PIXELS: "No pixel carries weight. There is nothing to scale by: norm is 1, flux is as in the file.",
-    Quality.NO_REDSHIFT: "The target's redshift is not finite or not above -1.",
+    Quality.NO_REDSHIFT: (
+        "The target's redshift is not finite or not above -1: it has no restframe, no reconstruction and no chi2."
+    ),
     Quality.NO_NORM: "No valid pixel in restframe 5300-5850 Angstrom: scaled by the median of all valid flux.",
     Quality.NEGATIVE_NORM: (
         "The median that should scale the spectrum is not positive: scaled by the median of |flux| instead."
@@ -84,6 +88,10 @@ MEANINGS: dict[Quality, str] = {
     ),
     Quality.NEGATIVE_AMPLITUDE: (
         "The fitted amplitude is not positive: the model does not fit the spectrum. It has latents, but no restframe."
+    ),
+    Quality.NEEDS_REDSHIFT: "The model takes the redshift as input, and the target has none.",
+    Quality.OUT_OF_DOMAIN: (
+        "The target's class, redshift or signal-to-noise ratio is not one that the model was trained on."
     ),
 }
 """What each bit means for a spectrum."""

@@ -2,147 +2,151 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, TextIO
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from pipeline import signals, storage
+from pipeline.errors import ConfigError, RefusedError, redacted
+from pipeline.storage import Place
+from pipeline.training.models import ModelChoice, make_models
+from pipeline.training.output import Output
+from pipeline.training.processes import joined, own_device
+from pipeline.training.sample import domain, fingerprint, read_samples
+from pipeline.training.watch import Watch
+from spender_core.objective import Losses
+from spender_core.settings import History, Settings, Stopped
+from spender_core.training import ModelsAndData, fit
+from spender_core.weights import PUBLISHED, WeightsError, checkpoint_sha256, read_extras
 
-from pipeline import storage
-from pipeline.catalog import targets
-from pipeline.compute.stages.process import device
-from pipeline.errors import ConfigError, RefusedError
-from pipeline.planning.plan import Plan
-from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import open_handle, read_region, spectra_url
-from pipeline.store.checkpoint import inspect
-from pipeline.store.root import ingest_ledger, read_plan, targets_url
-from spender_core.autoencoder import SpectrumAutoencoder
-from spender_core.instrument import Instrument, get_instrument
-from spender_core.model import SpectrumModel
-from spender_core.training import History, Settings, SpectrumDataset, fit
-from spender_core.weights import load_model
-
-N_LATENT = 8
-"""Latents of a new model, unless chosen."""
-
-EXCLUDED_FROM_TRAINING = Quality.UNUSABLE | Quality.NO_NORM | Quality.NEGATIVE_NORM | Quality.FEW_PIXELS
-"""Spectra with any of these bits are left out: nothing to learn from, or on another scale."""
+SAVE_EVERY = 600.0
+"""Seconds between two checkpoints within an epoch, unless chosen."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The spectra of one run. usable: shape (N,), bool; z: shape (N,)."""
+class Trained:
+    """What a training run came to.
 
-    root: str
-    plan: Plan
-    z: NDArray[np.float32]
-    usable: NDArray[np.bool_]
-    data: SpectrumDataset
+    spectra: of each instrument, for training and validation. history: see `spender_core.training.fit`. is_first: of the
+    processes that trained together, whether this is the one that writes and reports.
+    """
 
-    @property
-    def instrument(self) -> Instrument:
-        """The instrument of the run's grid."""
-        return get_instrument(self.plan.config.instrument)
+    output: Output
+    spectra: dict[str, int]
+    history: History
+    is_first: bool = True
 
 
 def train(
-    roots: Sequence[str], output: str, settings: Settings, *, n_latent: int | None = None, start: str | None = None
-) -> tuple[int, History]:
-    """Train one model on runs of different instruments, which share a decoder.
+    roots: Sequence[Place],
+    output: Place,
+    settings: Settings,
+    losses: Losses = Losses(),  # noqa: B008 - frozen
+    *,
+    model: ModelChoice = ModelChoice(),  # noqa: B008 - frozen
+    where: str | None = None,
+    licence: str | None = None,
+    save_every: float | None = SAVE_EVERY,
+    stream: TextIO | None = None,
+) -> Trained:
+    """Train one model on the spectra of runs; each instrument gets an encoder, and all share the decoder.
 
-    output: checkpoint to write, on a local disk; training goes on from it if it is there. start: checkpoint to begin
-    with, else random weights with n_latent latents, default N_LATENT. Returns the number of spectra and the history of
-    the losses. Raises ConfigError, before the first step, for an output that cannot be written, for runs that are not
-    ingested or have no usable spectra, and for n_latent with `start`; WeightsError for `start`.
+    output: checkpoint to write, a path or any fsspec URL; training goes on from it if it is there. Beside it are a log,
+    .jsonl, and the learning curve, .png. losses: what is minimized. where: condition on the columns of the runs'
+    targets. licence: of the model, text that the checkpoint keeps. save_every: seconds between checkpoints within an
+    epoch. stream: where progress is shown. Under torchrun, all processes train one model together.
+
+    Ctrl-C and SIGTERM save first. Raises ConfigError, before the first step, for an output that cannot be written, for
+    runs that are not ingested or have no usable spectra, for a checkpoint of another training run, and for choices that
+    contradict each other; WeightsError for a checkpoint that cannot be read.
     """
-    if start is not None and n_latent is not None:
-        raise ConfigError("--latents", n_latent, "no --latents with --start", "the checkpoint says how many there are")
-    checkpoint = _writable_file(output)
-    samples = [read_sample(root) for root in roots]
-    models = (
-        _start_models(samples, start)
-        if start is not None
-        else _new_models(samples, N_LATENT if n_latent is None else n_latent, settings.seed)
-    )
-    models_and_data = [(model.to(device()), sample.data) for model, sample in zip(models, samples, strict=True)]
+    file = Output(storage.place(output))
+    if settings.epochs < 1:
+        raise ConfigError("--epochs", settings.epochs, "at least 1")
+    if save_every is not None and not save_every > 0:
+        raise ConfigError("--save-every", save_every, "a positive number of seconds")
+    with joined() as world, _translated(roots):
+        if world.is_first:
+            file.require_writable()
+        samples = read_samples([storage.place(root) for root in roots], where)
+        begun = _start_of(model.start)
+        if world.is_first:
+            _require_same_start(file, begun)
+        made = make_models(samples, model, settings.seed)
+        spectra = {sample.instrument: sample.n_usable for sample in samples}
+        watch = Watch(file, stream if world.is_first else None)
+        watch.say(f"spectra: {', '.join(f'{name} {count}' for name, count in spectra.items())}")
+        for line in made.said:
+            watch.say(line)
+        facts = {"domain": domain(samples), "data": fingerprint(samples, where), "start": begun, "licence": licence}
+        models_and_data = [(m.to(own_device()), sample.data) for m, sample in zip(made.models, samples, strict=True)]
+        history = _fit(models_and_data, settings, file, losses, facts, watch, save_every)
+        return Trained(file, spectra, history, world.is_first)
+
+
+def _fit(
+    models_and_data: ModelsAndData,
+    settings: Settings,
+    file: Output,
+    losses: Losses,
+    facts: dict[str, Any],
+    watch: Watch,
+    save_every: float | None,
+) -> History:
+    """Train until the end or a signal, which is raised again when all is saved."""
+    with signals.noted() as is_asked_to_stop:
+        history: History | None = None
+        try:
+            history = fit(
+                models_and_data,
+                settings,
+                file,
+                losses,
+                extras=facts,
+                on_step=watch.on_step,
+                on_epoch=watch.on_epoch,
+                stop=is_asked_to_stop,
+                save_every=save_every,
+            )
+        except Stopped as stopped:
+            watch.say(f"stopped in epoch {stopped.epoch + 1}, after {stopped.step} of its steps; saved: {file}")
+            if not is_asked_to_stop():  # a process that trains with this one was
+                raise
+        finally:
+            watch.end(history)
+    if history is None:
+        raise AssertionError("the signal that ended training was not raised again")
+    return history
+
+
+@contextmanager
+def _translated(roots: Sequence[Place]) -> Iterator[None]:
+    """Turn what the trainer refuses into errors for users."""
     try:
-        history = fit(models_and_data, settings, checkpoint, progress=sys.stderr.isatty())
+        yield
+    except (ConfigError, WeightsError):
+        raise
     except (ValueError, FloatingPointError) as error:
-        raise RefusedError("train", f"{', '.join(roots)} cannot be trained on: {error}") from error
-    return sum(int(np.count_nonzero(sample.usable)) for sample in samples), history
+        places = ", ".join(redacted(str(root)) for root in roots)
+        raise RefusedError("train", f"{places} cannot be trained on: {error}") from error
 
 
-def read_sample(root: str) -> Sample:
-    """Open the spectra of a run for training; only ids, redshifts and quality are read now."""
-    plan = read_plan(root)
-    missing = len(plan.shards()) - len(ingest_ledger(root, plan).done())
-    if missing:
-        raise ConfigError("ROOT", root, "a run whose spectra are ingested", f"{missing} chunks are not: run ingest")
-    rows = targets.read_rows(targets_url(root), 0, plan.n_spectra, plan.survey)
-    url = spectra_url(root)
-    quality = read_region(url, ["quality"], 0, plan.n_spectra)["quality"]
-    usable = (quality & np.uint32(EXCLUDED_FROM_TRAINING)) == 0
-    if not usable.any():
-        remedy = "spender-pipeline status says what is wrong with its spectra"
-        raise ConfigError("ROOT", root, "a run with usable spectra", remedy)
-    handle = open_handle(url)
-    z = rows["z"].to_numpy(np.float32)
-    column = plan.survey.lookup.id_column
-    ids = _ids([0] * len(rows) if column is None else rows[column].tolist(), rows["target"].tolist())
-    data = SpectrumDataset(handle.array("flux"), handle.array("ivar"), z, ids, usable, block=max(plan.shard, 1024))
-    return Sample(root, plan, z, usable, data)
+def _start_of(start: str | None) -> dict[str, str] | None:
+    """Return which checkpoint a run begins with, as its own checkpoint keeps it."""
+    if start is None:
+        return None
+    name = start if start in PUBLISHED else start.rstrip("/").rsplit("/", 1)[-1]
+    return {"checkpoint": name, "sha256": checkpoint_sha256(start)}
 
 
-def _writable_file(output: str) -> Path:
-    """Return the local file of a checkpoint to write. Raises ConfigError for a place that cannot be written."""
-    local = storage.local_path(output)
-    if local is None:
-        raise ConfigError("--output", output, "a file on this machine", "train into a file, then copy it")
-    if local.is_dir():
-        raise ConfigError("--output", output, "a file, not a folder", "add a name, such as model.pt")
-    storage.require_writable("--output", str(local.parent))
-    return local
-
-
-def _ids(own_ids: Sequence[int], target: Sequence[str]) -> NDArray[np.uint64]:
-    """Give each spectrum the number that decides its side of the split; where it has none, one made of its key."""
-
-    def made(key: str) -> int:
-        return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-
-    return np.array([own or made(key) for own, key in zip(own_ids, target, strict=True)], dtype=np.uint64)
-
-
-def _start_models(samples: Sequence[Sample], start: str) -> list[SpectrumModel]:
-    for sample in samples:
-        inspect(start, sample.plan.config.instrument)
-    models = [load_model(start, sample.instrument)[0] for sample in samples]
-    for model in models[1:]:
-        model.decoder = models[0].decoder
-    return models
-
-
-def _new_models(samples: Sequence[Sample], n_latent: int, seed: int) -> list[SpectrumModel]:
-    """Make untrained models over all restframe wavelengths that the samples see, with bins as fine as observed."""
-    if n_latent < 1:
-        raise ConfigError("--latents", n_latent, "at least 1")
-    z = np.concatenate([sample.z[sample.usable] for sample in samples])
-    waves = [sample.instrument.wave_obs for sample in samples]
-    blue = min(float(wave[0]) for wave in waves) / (1 + float(z.max()))
-    red = max(float(wave[-1]) for wave in waves) / (1 + float(z.min()))
-    bins = max(int(len(wave) * (1 + float(z.max()))) for wave in waves)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        # One step in logarithm, like the observed grids: every line is sampled alike.
-        wave_rest = torch.logspace(float(np.log10(blue)), float(np.log10(red)), bins)
-        models: list[SpectrumModel] = [
-            SpectrumAutoencoder(sample.instrument, wave_rest, n_latent) for sample in samples
-        ]
-    for model in models[1:]:
-        model.decoder = models[0].decoder
-    return models
+def _require_same_start(file: Output, begun: dict[str, str] | None) -> None:
+    """Refuse to go on with a run that began with another checkpoint. Raises ConfigError, WeightsError."""
+    if not file.exists():
+        return
+    there = read_extras(file.url).get("start")
+    if (there or {}).get("sha256") != (begun or {}).get("sha256"):
+        found = "random weights" if there is None else f"{there['checkpoint']} (SHA-256 {there['sha256'][:12]}...)"
+        given = None if begun is None else begun["checkpoint"]
+        remedy = f"{file} began with that: give it again, or another --output"
+        raise ConfigError("--start", given, found, remedy)

@@ -9,7 +9,7 @@ import torch
 import train_demo
 from galaxies import Basis, MockGalaxies, fit_components, read_components, read_galaxies
 
-from spender_core.training import Settings
+from spender_core.settings import Settings
 
 pytestmark = pytest.mark.long
 
@@ -103,7 +103,7 @@ def test_training_and_verdict_run_end_to_end(shared_data, tmp_path, monkeypatch,
         monkeypatch.setattr(train_demo, name, tiny)
     monkeypatch.setattr(train_demo, "STEPS", 1)
     monkeypatch.setattr(train_demo, "REAL_STEPS", 1)
-    train_demo.train(shared_data, tmp_path, progress=False, compiled=False)
+    train_demo.train(shared_data, tmp_path, compiled=False)
     train_demo.ship(shared_data, tmp_path, tmp_path / "model.pt")
     assert "SHA-256" in capsys.readouterr().out
 

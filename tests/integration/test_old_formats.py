@@ -29,7 +29,8 @@ def test_its_data_are_opened(old: Path) -> None:
     run = pipeline.open_run(old)
     encodings = run.encodings()
     assert (run.plan.plan_version, run.plan.n_spectra, encodings.sizes["spectrum"]) == (1, 6, 6)
-    usable = (encodings["quality"] & int(Quality.UNUSABLE)) == 0
+    assert run.plan.unusable & Quality.NO_REDSHIFT
+    usable = (encodings["quality"] & int(run.plan.unusable)) == 0
     assert int(usable.sum()) == 4
     assert bool(encodings["latents"].notnull().all("latent").equals(usable))
     assert run.find(str(run.targets()["target"][3])) == 3

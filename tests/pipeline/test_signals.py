@@ -33,6 +33,44 @@ def test_a_signal_is_held_until_the_end_of_what_must_be_whole() -> None:
     assert whole
 
 
+def test_a_signal_that_is_noted_is_raised_when_work_has_ended_by_itself() -> None:
+    steps = 0
+
+    def work() -> None:
+        nonlocal steps
+        with interrupt.noted() as is_asked_to_stop:
+            while not is_asked_to_stop():
+                steps += 1
+                if steps == 3:
+                    signal.raise_signal(signal.SIGTERM)
+            steps += 10
+
+    with interrupt.answered(), pytest.raises(interrupt.Terminated):
+        work()
+    assert steps == 13
+
+
+def test_a_second_signal_is_raised_at_once() -> None:
+    def work() -> None:
+        with interrupt.noted():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second signal was lost")
+
+    with interrupt.answered(), pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_an_error_is_not_hidden_by_a_signal_that_was_noted() -> None:
+    def work() -> None:
+        with interrupt.noted():
+            signal.raise_signal(signal.SIGINT)
+            raise ValueError("broken")
+
+    with interrupt.answered(), pytest.raises(ValueError, match="broken"):
+        work()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_that_a_callback_swallowed_is_raised_at_the_next_check() -> None:
     def callback(phase: str, info: dict[str, int]) -> None:
@@ -63,6 +101,19 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_in_other_threads_nothing_is_noted() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with interrupt.noted() as is_asked_to_stop:
+            done.append(is_asked_to_stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [False]
 
 
 def test_a_signal_in_a_finalizer_is_raised_later_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

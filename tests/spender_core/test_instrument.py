@@ -59,3 +59,31 @@ def test_instrument_can_be_copied_without_sharing_its_lsf():
     with torch.no_grad():
         twin.lsf.weight.zero_()
     assert instrument.lsf.weight.sum() == 4
+
+
+def test_a_delta_changes_nothing_and_has_a_middle():
+    spectrum = torch.randn(2, 1, 30)
+    for taps in (1, 5):
+        torch.testing.assert_close(LSF.delta(taps)(spectrum), spectrum)
+    for taps in (0, 4):
+        with pytest.raises(ValueError, match=f"taps is {taps}, expected an odd number"):
+            LSF.delta(taps)
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "nonnegative", "expected"),
+    [
+        (False, False, [-0.25, 1.0, 0.25]),
+        (True, False, [0.0, 1.0, 0.0]),
+        (False, True, [0.0, 0.8, 0.2]),
+    ],
+)
+def test_a_kernel_is_projected_on_what_is_asked_of_it(symmetric, nonnegative, expected):
+    kernel = torch.tensor([-0.5, 2.0, 0.5])
+    lsf = LSF(kernel, symmetric=symmetric, nonnegative=nonnegative)
+    lsf.project()
+    assert lsf.weight.flatten().flip(0).tolist() == pytest.approx(expected)
+    assert lsf.weight.requires_grad
+    fixed = LSF(kernel, requires_grad=False, symmetric=True)
+    fixed.project()
+    assert torch.equal(fixed.weight.flatten().flip(0), kernel)

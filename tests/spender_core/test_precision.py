@@ -35,3 +35,15 @@ def test_tensor_cores_round_only_when_asked_and_settings_come_back(precision, ex
 def test_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="'half', expected float32, tf32, bf16"), arithmetic("half", CPU):
         pass
+
+
+def test_weights_that_changed_between_two_passes_are_those_computed_with():
+    layer, x = torch.nn.Linear(4, 4), torch.ones(1, 4)
+    seen = []
+    with arithmetic("float32", CPU):
+        for _ in range(2):
+            with arithmetic("bf16", CPU):
+                seen.append(layer(x).sum().item())
+            with torch.no_grad():
+                layer.weight.add_(1)
+    assert seen[1] - seen[0] == pytest.approx(16, rel=1e-2)

@@ -1,4 +1,4 @@
-"""The embedded default model: there, small, as named, and good for real galaxies."""
+"""The embedded model `sdss-demo`: there, small, as named, and good for real galaxies."""
 
 from __future__ import annotations
 

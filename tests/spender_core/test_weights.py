@@ -303,9 +303,8 @@ def test_grid_of_another_instrument_is_refused(tmp_path):
 
 
 def test_unknown_name_is_refused_with_the_published_ones():
-    with pytest.raises(
-        WeightsError, match="neither a file nor a published model; the published models are sdss-demo, sdss_I"
-    ):
+    message = "neither a file nor a published model; the published models are sdss-galaxies, sdss-demo, sdss_I"
+    with pytest.raises(WeightsError, match=message):
         load_model("sdss_III", SDSS())
 
 

@@ -63,6 +63,7 @@ def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> 
                 micro_batch=config.micro_batch or 1,
                 device=process.device(),
                 precision=config.precision,
+                outside=None if config.domain is None else config.domain.outside(rows),
             )
     finally:
         process.compute_lock.release()

@@ -26,9 +26,9 @@ class Encoded:
     """What a model says about N spectra.
 
     outputs: by name, each of shape (N, ...) as `planning.schema.OUTPUTS` describes it; its fill where the model says
-    nothing: in rows without latents, and, but for the latents, where the amplitude fitted is not positive or no
-    weighted pixel lies within the model. quality: shape (N,), uint32, the bits given and those added here.
-    micro_batch: spectra computed at once, smaller than asked for if the device ran out of memory.
+    nothing: in rows without latents, and, but for the latents, without a redshift, where the amplitude fitted is not
+    positive or no weighted pixel lies within the model. quality: shape (N,), uint32, the bits given and those added
+    here. micro_batch: spectra computed at once, smaller than asked for if the device ran out of memory.
     """
 
     outputs: dict[str, NDArray[Any]]
@@ -47,18 +47,24 @@ def encode_spectra(
     micro_batch: int,
     device: torch.device,
     precision: str = "float32",
+    outside: NDArray[np.bool_] | None = None,
 ) -> Encoded:
     """Encode normalized spectra, decode them, and compare the reconstruction with the data.
 
     model: on `device`, in evaluation mode. flux, ivar: shape (N, L), normalized flux and its inverse variance, 0 where
     masked. z: shape (N,), redshifts. quality: shape (N,), bits of `Quality`. outputs: names of those wanted. precision:
-    "float32", "tf32" or "bf16". Every micro-batch is padded to the same size, so that a spectrum's numbers do not
-    depend on how many others come with it. Rows with an UNUSABLE bit come out blank; each row without finite latents
-    has at least one bit.
+    "float32", "tf32" or "bf16". outside: shape (N,), whether a target is out of the model's domain.
+
+    Every micro-batch is padded to the same size, so that a spectrum's numbers do not depend on how many others come
+    with it. Rows with an UNUSABLE bit come out blank; each row without finite latents has at least one bit. Without a
+    redshift there are latents alone, and only from a model that does not take it.
     """
     n = len(flux)
-    quality = _without_redshift(quality, z)
-    usable = (quality & np.uint32(Quality.UNUSABLE)) == 0
+    quality = _without_redshift(quality, z, is_needed=model.encoder.n_aux > 0)
+    z = np.where(_has(quality, Quality.NO_REDSHIFT), 0, z)  # any: nothing that depends on it is kept
+    usable = ~_has(quality, Quality.UNUSABLE)
+    if outside is not None:
+        quality[usable & outside] |= np.uint32(Quality.OUT_OF_DOMAIN)
     result = _blank(n, model, outputs, micro_batch, quality)
     start = 0
     size = micro_batch
@@ -98,11 +104,22 @@ class _Batch:
     z: Tensor  # (M,)
 
 
-def _without_redshift(quality: NDArray[np.uint32], z: NDArray[np.floating]) -> NDArray[np.uint32]:
-    """Add NO_REDSHIFT where z, in the model's float32, cannot move a spectrum to the restframe."""
+def _has(quality: NDArray[np.uint32], bits: Quality) -> NDArray[np.bool_]:
+    """Tell which rows have any of some bits."""
+    return np.asarray((quality & np.uint32(bits)) != 0)
+
+
+def _without_redshift(quality: NDArray[np.uint32], z: NDArray[np.floating], *, is_needed: bool) -> NDArray[np.uint32]:
+    """Add NO_REDSHIFT where z, in the model's float32, cannot move a spectrum to the restframe.
+
+    is_needed: whether the model takes the redshift, so that it has no latents without.
+    """
     as_model = z.astype(np.float32)
     bad = ~(np.isfinite(as_model) & (as_model > -1))
-    return np.asarray(np.where(bad, quality | np.uint32(Quality.NO_REDSHIFT), quality), dtype=np.uint32)
+    quality = np.asarray(np.where(bad, quality | np.uint32(Quality.NO_REDSHIFT), quality), dtype=np.uint32)
+    if is_needed:
+        quality[_has(quality, Quality.NO_REDSHIFT)] |= np.uint32(Quality.NEEDS_REDSHIFT)
+    return quality
 
 
 def _blank(
@@ -167,7 +184,7 @@ def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) 
     latents, restframe, reconstruction = latents.float(), restframe.float(), reconstruction.float()
     weight = batch.ivar * valid
     fitted = torch.zeros(len(batch.z), dtype=torch.bool)
-    fitted[: rows.stop - rows.start] = torch.from_numpy((result.quality[rows] & np.uint32(_UNSCALED)) != 0)
+    fitted[: rows.stop - rows.start] = torch.from_numpy(_has(result.quality[rows], _UNSCALED))
     scale = torch.where(
         fitted.to(batch.z.device, non_blocking=True), fit_amplitude(batch.flux, weight, reconstruction), 1.0
     )
@@ -224,9 +241,11 @@ def _collect(computed: _Computed, all_usable: NDArray[np.bool_], result: Encoded
             result.outputs[name][rows] = fetched(values)
         else:
             result.outputs[name][rows][usable] = fetched(values)[usable]
+    compared = usable & ~_has(result.quality[rows], Quality.NO_REDSHIFT)
     result.quality[rows] |= _quality_bits(
         usable,
-        usable & ((result.quality[rows] & np.uint32(_UNSCALED)) != 0),
+        compared,
+        compared & _has(result.quality[rows], _UNSCALED),
         finite=fetched(computed.finite),
         positive=fetched(computed.amplitude) > 0,
         n_pixels=fetched(computed.n_pixels),
@@ -237,6 +256,7 @@ def _collect(computed: _Computed, all_usable: NDArray[np.bool_], result: Encoded
 
 def _quality_bits(
     usable: NDArray[np.bool_],
+    compared: NDArray[np.bool_],
     fitted: NDArray[np.bool_],
     *,
     finite: NDArray[np.bool_],
@@ -244,10 +264,14 @@ def _quality_bits(
     n_pixels: NDArray[np.int64],
     n_weighted: NDArray[np.int64],
 ) -> NDArray[np.uint32]:
-    """Bits that the model's answer adds; n_pixels of the n_weighted pixels lie within the model. All shape (N,)."""
+    """Bits that the model's answer adds, all shape (N,).
+
+    compared: usable, and with a redshift to compare it with the model at. fitted: with an amplitude of its own.
+    n_pixels of the n_weighted pixels lie within the model.
+    """
     added = np.zeros(len(usable), np.uint32)
-    added[usable & (n_pixels < n_weighted)] |= np.uint32(Quality.OUT_OF_RANGE)
-    added[usable & (n_pixels == 0)] |= np.uint32(Quality.NO_OVERLAP)
+    added[compared & (n_pixels < n_weighted)] |= np.uint32(Quality.OUT_OF_RANGE)
+    added[compared & (n_pixels == 0)] |= np.uint32(Quality.NO_OVERLAP)
     added[fitted & (n_pixels > 0)] |= np.uint32(Quality.AMPLITUDE_FITTED)
     added[fitted & (n_pixels > 0) & ~positive] |= np.uint32(Quality.NEGATIVE_AMPLITUDE)
     added[usable & ~finite] |= np.uint32(Quality.NOT_FINITE)
@@ -258,10 +282,10 @@ def _blank_invalid(result: Encoded, rows: slice) -> None:
     """Blank values that are not results, so that no partial spectrum looks complete.
 
     Without finite latents, blank all; where the model does not describe the spectrum, all but the latents: a
-    negative amplitude would turn its restframe upside down, without overlap nothing compares the two.
+    negative amplitude would turn its restframe upside down, without overlap or redshift nothing compares the two.
     """
     quality = result.quality[rows]
-    not_finite = (quality & np.uint32(Quality.NOT_FINITE)) != 0
-    bad = not_finite | ((quality & np.uint32(Quality.NEGATIVE_AMPLITUDE | Quality.NO_OVERLAP)) != 0)
+    not_finite = _has(quality, Quality.NOT_FINITE)
+    bad = not_finite | _has(quality, Quality.NEGATIVE_AMPLITUDE | Quality.NO_OVERLAP | Quality.NO_REDSHIFT)
     for name, values in result.outputs.items():
         values[rows][not_finite if OUTPUTS[name].of_latents else bad] = OUTPUTS[name].fill

@@ -295,7 +295,7 @@ def test_a_table_by_others_is_brought_to_our_types_or_refused(tmp_path: Path):
 
 def test_targets_without_a_redshift_are_counted(tmp_path: Path):
     found = targets.find_targets(csv(tmp_path, Z=[0.1, None, -1]))
-    assert found.remarks == {"without a usable redshift: they get no latents": 2}
+    assert found.remarks == {"without a usable redshift; some models need it": 2}
     assert found.rows == len(found.frame) == 3
 
 

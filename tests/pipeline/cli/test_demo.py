@@ -15,6 +15,7 @@ import xarray as xr
 from pipeline import open_run
 from pipeline.cli import demo as demo_module
 from pipeline.cli.run import open_statements
+from pipeline.compute.planner import DEFAULT_MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +27,15 @@ def last_lines(printed: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+) +(.+)$", printed.rpartition("\n\n")[2], re.MULTILINE))
 
 
+def test_its_model_is_the_default_of_new_plans() -> None:
+    assert demo_module.MODEL == DEFAULT_MODEL
+
+
 def test_it_ends_with_a_table_a_plot_and_the_line_that_opens_the_result(demo: Demo) -> None:
     folder, printed = demo
     plot, line = (last_lines(printed)[name] for name in ("plot", "open"))
     assert (folder.parent / plot).stat().st_size > 50_000
-    assert line == f"import xarray as xr; {open_statements('demo/encodings/sdss-demo.zarr', 2)}"
+    assert line == f"import xarray as xr; {open_statements('demo/encodings/sdss-galaxies.zarr', 2)}"
     assert re.search(r"^spectra +32, 32 with latents$", printed, re.MULTILINE)
     assert re.search(r"^26/2488-54149-1 +GALAXY", printed, re.MULTILINE)
 
@@ -52,7 +57,7 @@ def test_both_real_galaxies_are_encoded(demo: Demo) -> None:
 
 
 def test_the_embedded_model_reconstructs_the_mock_galaxies(demo: Demo) -> None:
-    encodings = xr.open_zarr(demo[0] / "encodings" / "sdss-demo.zarr").compute()
+    encodings = xr.open_zarr(demo[0] / "encodings" / "sdss-galaxies.zarr").compute()
     mocks = encodings.isel(spectrum=(encodings["plate"] >= 9901).to_numpy())
     assert mocks.sizes["spectrum"] == 30
     assert 0.8 < float((mocks["chi2"] / mocks["n_pixels"]).median()) < 1.5

@@ -17,7 +17,7 @@ from pipeline.cli import main as cli
 from pipeline.compute import planner as planning
 from pipeline.planning.plan import Plan
 from pipeline.store import root as runs
-from spender_core.training import VALID_FRACTION
+from spender_core.dataset import VALID_FRACTION
 from spender_core.weights import PUBLISHED
 from tests.running import break_file, markers, random_checkpoint
 

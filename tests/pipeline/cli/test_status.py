@@ -149,6 +149,12 @@ def test_every_quality_bit_can_be_shown(capsys: Capture, bit: Quality) -> None:
     assert last.endswith("no latents") == bool(bit & Quality.UNUSABLE)
 
 
+def test_in_runs_of_earlier_versions_a_missing_redshift_means_no_latents(capsys: Capture) -> None:
+    earlier = {"quality": {"NO_REDSHIFT": 7}, "unusable": Quality.UNUSABLE | Quality.NO_REDSHIFT}
+    assert printed(capsys, stage(**earlier))[-1] == "  no_redshift                7   no latents"
+    assert "unusable" not in stage(**earlier).to_dict()
+
+
 def test_a_rate_is_told_for_every_stage_that_has_one(capsys: Capture) -> None:
     lines = printed(capsys, stage(rate=12.34, eta=3661.0), stage(stage="encode", model="toy", rate=2.0, eta=None))
     assert lines[3:] == ["", "ingest: 12.3 spectra/s, 1 h 01 min left"]

@@ -82,6 +82,7 @@ def test_a_new_plan_needs_targets_and_a_source(
 def test_without_a_model_a_new_plan_on_the_sdss_grid_takes_the_embedded_one(make_plan: MakePlan) -> None:
     (model,) = make_plan(settings={"instrument": "sdss"}).models
     assert (model.name, model.checkpoint) == (DEFAULT_MODEL, DEFAULT_MODEL)
+    assert DEFAULT_MODEL == "sdss-galaxies"
     assert PUBLISHED[DEFAULT_MODEL].revision is None, "it comes with the package: nothing is fetched"
 
 
@@ -91,6 +92,12 @@ def test_without_a_model_a_plan_on_another_grid_has_none(make_plan: MakePlan) ->
 
 def test_the_embedded_model_is_not_added_to_a_plan_that_has_another(root: str, with_model: Plan) -> None:
     assert replan(root).models == with_model.models
+
+
+def test_a_plan_made_with_an_earlier_default_keeps_it(root: str, make_plan: MakePlan) -> None:
+    before = make_plan(settings={"instrument": "sdss"}, models=["sdss-demo"])
+    assert replan(root, settings={"retries": 7}).models == before.models
+    assert before.models[0].sha256.startswith(PUBLISHED["sdss-demo"].sha256)
 
 
 def test_what_is_left_out_stays_as_planned(root: str, make_plan: MakePlan) -> None:

@@ -81,7 +81,7 @@ def test_a_target_without_its_file_has_no_redshift_and_its_plate_a_reduction(rea
     plate = f"{numbers['plate']}-{numbers['mjd']}"
     assert found.lines[1:] == [
         f"z of 1 target from their files at {mirror}",
-        f"z of 2 targets stays unknown, and they get no latents: the source has no file of it (26/{plate}-639)",
+        f"z of 2 targets stays unknown; some models need it: the source has no file of it (26/{plate}-639)",
     ]
 
 
@@ -103,7 +103,7 @@ def test_a_file_without_a_table_has_no_redshift(real: pd.DataFrame, mirror: Path
     (tmp_path / path).write_bytes(whole[:second])
     found = settle(moved(real, 300, 51666, 1), SDSS, str(tmp_path))
     assert found.lines[-1] == (
-        "z of 1 target stays unknown, and they get no latents: the file has no redshift (26/300-51666-1)"
+        "z of 1 target stays unknown; some models need it: the file has no redshift (26/300-51666-1)"
     )
 
 
@@ -172,12 +172,12 @@ def test_a_survey_without_reductions_and_errors_has_its_redshifts_looked_for(tmp
     frame = pd.DataFrame({"target": ["n1:7", "n1:8", "n1:9"], "z": np.array([np.nan, 0.1, np.nan], np.float32)})
     found = settle(frame, TOY, str(tmp_path))
     assert found.lines == [
-        "z of 1 target stays unknown, and they get no latents: the file has no redshift (n1:7)",
-        "z of 1 target stays unknown, and they get no latents: the source has no file of it (n1:9)",
+        "z of 1 target stays unknown; some models need it: the file has no redshift (n1:7)",
+        "z of 1 target stays unknown; some models need it: the source has no file of it (n1:9)",
     ]
     pd.testing.assert_frame_equal(found.frame, frame)
     assert settle(frame, TOY, fetch=False).lines == [
-        "z of 2 targets stays unknown, and they get no latents: no archive was asked"
+        "z of 2 targets stays unknown; some models need it: no archive was asked"
     ]
 
 
@@ -331,7 +331,7 @@ def test_without_an_archive_the_rule_decides_and_redshifts_stay_unknown(real: pd
     assert found.lines == [
         "run2d 26 for 60 plates by rule alone: no archive was asked",
         "run2d v5_13_2 for 27 plates by rule alone: no archive was asked",
-        "z of 117 targets stays unknown, and they get no latents: no archive was asked",
+        "z of 117 targets stays unknown; some models need it: no archive was asked",
     ]
     assert found.frame["z"].isna().all()
     legacy = (real["run2d"] == "26").to_numpy()

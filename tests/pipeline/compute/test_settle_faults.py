@@ -139,8 +139,8 @@ def test_a_source_without_reductions_has_its_good_files_asked_for_first(tmp_path
     with served(tmp_path, bad=("7.txt",), fault=403) as url:
         lines = settle(frame, TOY, url).lines
     assert lines == [
-        "z of 1 target stays unknown, and they get no latents: 403 Forbidden (n1:7)",
-        "z of 1 target stays unknown, and they get no latents: the file has no redshift (n1:8)",
+        "z of 1 target stays unknown; some models need it: 403 Forbidden (n1:7)",
+        "z of 1 target stays unknown; some models need it: the file has no redshift (n1:8)",
     ]
 
 

@@ -39,6 +39,20 @@ def test_a_redshift_that_the_restframe_does_not_cover_is_refused() -> None:
         mock.observe(rng, wavelength, flux[0], 0.9, 10.0)
 
 
+def test_latents_are_drawn_between_neighbors_and_none_of_them_twice() -> None:
+    rng = np.random.default_rng(2)
+    sample = np.concatenate([rng.normal(size=(20, 3)), [[50, 0, 0], [50, 1, 0], [50, 0, 1], [50, 1, 1]]])
+    drawn = mock.interpolated(sample.astype(np.float32))(np.random.default_rng(3), 500)
+    assert (drawn.shape, drawn.dtype) == ((500, 3), np.float32)
+    assert len(np.unique(drawn, axis=0)) == 500
+    apart = drawn[:, 0] > 25
+    assert 50 < apart.sum() < 120, "each of the sample is drawn from alike"
+    np.testing.assert_allclose(drawn[apart, 0], 50)
+    for part, ends in ((drawn[apart], sample[20:]), (drawn[~apart], sample[:20])):
+        assert (part >= ends.min(axis=0) - 1e-6).all()
+        assert (part <= ends.max(axis=0) + 1e-6).all()
+
+
 def test_decoder_is_a_source_of_restframes() -> None:
     from spender_core.autoencoder import SpectrumAutoencoder
     from spender_core.instrument import SDSS

@@ -16,6 +16,7 @@ from pipeline.planning import plan as planning
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import MAX_SHARD, MICRO_BATCH, MIN_SHARDS, choose_micro_batch, choose_shard, partition
 from pipeline.planning.plan import Generation, Plan, targets_sha256
+from pipeline.spectra.quality import Quality
 from pipeline.storage import canonical_json
 from pipeline.surveys.sdss.survey import SDSS
 from tests.planner import model, survey
@@ -301,7 +302,7 @@ def test_fingerprints_are_pinned() -> None:
     # They name the ledger's folders: a change orphans every run that exists, so it must be meant, and be announced.
     plan = Plan(config=survey(), generations=(Generation(100, "0" * 64),), shard=4, chunk=2, models=(model(),))
     assert plan.ingest_fingerprint == "b942c8a8a6b4c67a7973eecf2de83aa618c416eec21ec58e8b522615df0eeaa0"
-    assert plan.encode_fingerprint("m") == "ed77842977d06f087546540ba4c7731d5f592a5e49a61bc48804f3f77dc78704"
+    assert plan.encode_fingerprint("m") == "24238122a467fde11a53446c3ac630e8d96afc3c2a501d99ecfc498813d20733"
 
 
 def test_a_survey_of_millions_is_planned_in_seconds() -> None:
@@ -327,3 +328,8 @@ def test_a_plan_without_codecs_keeps_the_first_ones(plan: Plan) -> None:
     assert begun.ingest_fingerprint == plan.ingest_fingerprint
     with pytest.raises(ConfigError, match=r"plan.json codecs is 3, expected a whole number of 1 to 2"):
         Plan.from_json(canonical_json({**values, "codecs": 3}))
+
+
+def test_without_a_redshift_there_were_no_latents_in_runs_of_earlier_versions(plan: Plan) -> None:
+    assert plan.unusable == Quality.UNUSABLE
+    assert replace(plan, encoding_version=2).unusable == Quality.UNUSABLE | Quality.NO_REDSHIFT

@@ -289,3 +289,16 @@ def test_a_negative_specobjid_is_one_above_2_to_the_63(mirror: Path, catalog: Pa
     row = frame[frame["specobjid"] >= 2**63].iloc[0]
     found = make_batch(mirror, np.int64(int(row["specobjid"]) - 2**64))
     assert found[3].tolist() == [[row["plate"], row["mjd"], row["fiberid"]]]
+
+
+def test_a_spectrum_whose_file_has_no_redshift_has_none(mirror: Path, tmp_path: Path):
+    from astropy.io import fits
+
+    target = real(tmp_path, PRESENT[0])
+    target.parent.mkdir(parents=True)
+    with fits.open(real(mirror, PRESENT[0])) as hdus:
+        hdus[2].data["Z"] = np.nan
+        hdus.writeto(target)
+    spec, w, z, *_ = make_batch(tmp_path, PRESENT[:1])
+    assert torch.isnan(z).all()
+    assert torch.median(spec[w > 0]) == pytest.approx(1)

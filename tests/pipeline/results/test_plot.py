@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from pipeline.cli.main import main
 from pipeline.errors import ConfigError
 from pipeline.results import plot as report
+from pipeline.results.attention import read_attention
 from pipeline.results.run import Run, open_run
 from pipeline.spectra.quality import Quality
 from tests.running import random_checkpoint
@@ -112,6 +113,33 @@ def test_a_spectrum_without_a_file_says_so(run: Run, tmp_path: Path) -> None:
     assert "no latents: no file" in shown
     assert "no restframe" in shown
     report.plot_spectrum(run, row, str(tmp_path / "none.png"))
+
+
+def test_a_spectrum_without_a_redshift_says_so(run: Run) -> None:
+    spectrum = report.read_spectrum(run, 0)
+    nothing = np.full_like(spectrum.reconstruction, np.nan)
+    blank = {"reconstruction": nothing, "wave_rest": np.empty(0), "restframe": np.empty(0)}
+    shown = texts(report.draw(replace(spectrum, z=np.nan, quality=int(Quality.NO_REDSHIFT), **blank)))
+    assert "no restframe: no redshift" in shown
+    assert any(text.startswith("z unknown ") for text in shown)
+
+
+def test_attention_adds_a_panel_on_the_observed_wavelengths(run: Run, tmp_path: Path) -> None:
+    spectrum, attention = report.read_spectrum(run, 0), read_attention(run, 0)
+    assert attention is not None
+    observed, _, _, looks = report.draw(spectrum, attention).axes
+    assert looks.get_xlim() == observed.get_xlim()
+    filled, (change,) = looks.collections[0], [line for line in looks.lines if len(line.get_xdata()) == 3921]
+    corners = filled.get_paths()[0].vertices
+    mean = attention.weights.mean(axis=0) * len(attention.wavelength)
+    assert corners[:, 1].max() == pytest.approx(mean.max())
+    most = np.argmax((attention.sensitivity**2).sum(axis=0))
+    assert np.argmax(change.get_ydata()) == most
+    assert looks.get_xlabel() == r"observed wavelength  [$\mathrm{\AA}$, vacuum]"
+    output = tmp_path / "attention.png"
+    assert main(["plot", run.root, "--row", "0", "--attention", "--output", str(output)]) == 0
+    height, width, _ = matplotlib.image.imread(output).shape
+    assert (width, height) == (pytest.approx(2000, abs=1), pytest.approx(1365, abs=1))
 
 
 def test_limits_of_a_spectrum_that_is_all_nan_are_finite(run: Run) -> None:

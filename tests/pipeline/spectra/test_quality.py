@@ -13,7 +13,7 @@ def test_bits_keep_the_values_of_the_stored_format():
     stored = (
         "not_processed no_file bad_file wrong_file fiber_masked truncated off_grid bad_pixels few_pixels no_pixels "
         "no_redshift no_norm negative_norm zero_flux out_of_range no_overlap not_finite amplitude_fitted "
-        "negative_amplitude"
+        "negative_amplitude needs_redshift out_of_domain"
     )
     assert flag_attributes()["flag_meanings"] == stored
 
@@ -36,7 +36,8 @@ def test_a_spectrum_that_was_never_written_is_unusable():
 
 def test_remarks_on_a_usable_spectrum_do_not_make_it_unusable():
     remarks = Quality.FIBER_MASKED | Quality.TRUNCATED | Quality.NO_NORM | Quality.NEGATIVE_NORM | Quality.FEW_PIXELS
-    assert not remarks & Quality.UNUSABLE
+    assert not (remarks | Quality.NO_REDSHIFT | Quality.OUT_OF_DOMAIN) & Quality.UNUSABLE
+    assert Quality.NEEDS_REDSHIFT & Quality.UNUSABLE
 
 
 def test_describe_names_the_bits_in_order():

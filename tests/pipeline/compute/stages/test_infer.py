@@ -112,14 +112,54 @@ def test_unusable_rows_are_nan_and_harm_no_neighbour(bit: Quality) -> None:
     assert not np.delete(encoded.quality, 2).any()
 
 
-@pytest.mark.parametrize("z_bad", [np.nan, np.inf, -1.0, -2.5])
-def test_a_redshift_that_moves_nothing_is_told_by_a_bit(z_bad: float) -> None:
+NO_REDSHIFTS = [np.nan, np.inf, -1.0, -2.5]
+
+
+@pytest.mark.parametrize("z_bad", NO_REDSHIFTS)
+@pytest.mark.parametrize("bits", [Quality.GOOD, Quality.NO_REDSHIFT, Quality.NEGATIVE_NORM], ids=str)
+def test_without_a_redshift_a_model_gives_latents_alone(z_bad: float, bits: Quality) -> None:
+    model, (flux, ivar, z, quality) = make_model(), make_spectra(3)
+    known = encode(model, (flux, ivar, z, quality))
+    z[1], quality[1] = z_bad, bits
+    encoded = encode(model, (flux, ivar, z, quality))
+    assert encoded.quality.tolist() == [0, Quality.NO_REDSHIFT | bits, 0]
+    np.testing.assert_array_equal(encoded.outputs["latents"], known.outputs["latents"])
+    for name, values in encoded.outputs.items():
+        np.testing.assert_array_equal(np.delete(values, 1, 0), np.delete(known.outputs[name], 1, 0), err_msg=name)
+        if name != "latents":
+            np.testing.assert_array_equal(values[1], OUTPUTS[name].fill, err_msg=name)
+    assert quality[1] == bits, "the caller's array is left alone"
+
+
+@pytest.mark.parametrize("z_bad", NO_REDSHIFTS)
+def test_a_model_that_takes_the_redshift_gives_nothing_without(z_bad: float) -> None:
     flux, ivar, z, quality = make_spectra(2)
     z[1] = z_bad
-    encoded = encode(make_model(), (flux, ivar, z, quality))
-    assert encoded.quality.tolist() == [0, Quality.NO_REDSHIFT]
-    assert np.isnan(encoded.outputs["latents"][1]).all()
+    encoded = encode(make_model(n_aux=1), (flux, ivar, z, quality))
+    assert encoded.quality.tolist() == [0, Quality.NO_REDSHIFT | Quality.NEEDS_REDSHIFT]
+    for name, values in encoded.outputs.items():
+        np.testing.assert_array_equal(values[1], OUTPUTS[name].fill, err_msg=name)
+    assert np.isfinite(encoded.outputs["latents"][0]).all()
     assert quality.tolist() == [0, 0], "the caller's array is left alone"
+
+
+def test_latents_that_are_not_finite_have_a_bit_without_a_redshift_too() -> None:
+    model, (flux, ivar, z, quality) = make_model(), make_spectra(1)
+    z[0] = np.nan
+    with torch.no_grad():
+        model.encoder.mlp[0].bias[0] = torch.nan
+    assert encode(model, (flux, ivar, z, quality)).quality.tolist() == [Quality.NO_REDSHIFT | Quality.NOT_FINITE]
+
+
+def test_spectra_out_of_the_domain_are_encoded_with_a_remark() -> None:
+    model, (flux, ivar, z, quality) = make_model(), make_spectra(3)
+    inside = encode(model, (flux, ivar, z, quality))
+    quality[2] = Quality.NO_PIXELS
+    outside = np.array([False, True, True])
+    encoded = encode_spectra(model, flux, ivar, z, quality, outputs=OUTPUTS, micro_batch=4, device=CPU, outside=outside)
+    assert encoded.quality.tolist() == [0, Quality.OUT_OF_DOMAIN, Quality.NO_PIXELS]
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(encoded.outputs[name][:2], inside.outputs[name][:2], err_msg=name)
 
 
 def test_chi2_is_taken_over_weighted_pixels_inside_of_the_model() -> None:

@@ -123,4 +123,4 @@ def test_missing_redshifts_have_no_part_in_the_median(tmp_path: Path, missing: o
 def test_a_table_without_any_redshift_known_keeps_its_z(tmp_path: Path) -> None:
     selection = find_targets(csv(tmp_path, Z=[None, None, None]))
     assert selection.frame["z"].isna().all()
-    assert selection.remarks == {"without a usable redshift: they get no latents": 3}
+    assert selection.remarks == {"without a usable redshift; some models need it": 3}
