@@ -48,7 +48,7 @@ INSTRUMENTS = {
 }
 REST = (3602.0, 4125.0)  # all that the instruments see, and a margin
 SN = 30.0
-BATCH = 48
+BATCH = 32
 N_LATENT = 3
 SEED = 2
 
@@ -246,7 +246,7 @@ def main() -> None:
     """Train twice, and compare with the truth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spectra", type=int, default=1536, help="of each instrument")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder for checkpoints")
     parser.add_argument("--figure", type=Path, help="file to draw the doublet into")
@@ -256,7 +256,7 @@ def main() -> None:
         arguments.work.mkdir(parents=True, exist_ok=True)
     settings = Settings(epochs=arguments.epochs, batch_size=BATCH, lr=2e-3, lsf_lr=1e-2, seed=SEED)
     found = {}
-    for key, names in (("alone", ["blended"]), ("together", ["blended", "sharp"])):
+    for key, names in (("together", ["blended", "sharp"]), ("alone", ["blended"])):
         rng = np.random.default_rng(SEED)  # the blended sample is the same in both
         samples = [Sample.draw(name, arguments.spectra, rng) for name in names]
         print(f"blended {key}", flush=True)

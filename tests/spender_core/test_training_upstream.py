@@ -141,7 +141,8 @@ def require_the_same(model: SpectrumAutoencoder, losses: Losses, rtol: float) ->
     other.to(dtype).load_state_dict(model.state_dict())
     mocks = Mocks(model.encoder.instrument, dtype)
     found, expected = ours(model, mocks, losses), theirs(other, mocks, losses)
-    assert np.mean(expected[-10:]) < 0.7 * np.mean(expected[:10])  # it has learned something by then
+    # the same spectra in both epochs: something was learned
+    assert np.mean(expected[PER_EPOCH:]) < 0.95 * np.mean(expected[:PER_EPOCH])
     np.testing.assert_allclose(found, expected, rtol=rtol)
 
 
@@ -150,15 +151,14 @@ def new_model(instrument: Instrument, dtype: torch.dtype) -> SpectrumAutoencoder
     return SpectrumAutoencoder(instrument, torch.linspace(2400.0, 9400.0, 300), n_latent=6).to(dtype)
 
 
-@pytest.mark.parametrize("losses", [FIDELITY, ALL], ids=["fidelity", "all"])
-def test_a_hundred_steps_have_upstreams_losses(losses):
-    # In float64: all losses compare latents, which new weights make nearly equal. Rounding to float32 is enough to lead
-    # such a run, upstream's as well as ours, a few percent away within a hundred steps.
-    require_the_same(new_model(coarse(step=20), torch.float64), losses, rtol=1e-6)
-
-
-def test_a_hundred_steps_in_float32_have_upstreams_losses():
+def test_a_hundred_steps_have_upstreams_losses():
     require_the_same(new_model(coarse(step=20), torch.float32), FIDELITY, rtol=1e-3)
+
+
+def test_a_hundred_steps_with_similarity_and_consistency_have_upstreams_losses():
+    # In float64: these compare latents, which new weights make nearly equal. Rounding to float32 alone leads a run,
+    # upstream's as well as ours, a few percent away within a hundred steps.
+    require_the_same(new_model(coarse(step=20), torch.float64), ALL, rtol=1e-6)
 
 
 @pytest.mark.long
@@ -169,7 +169,7 @@ def test_a_hundred_steps_on_the_grid_of_sdss_have_upstreams_losses():
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_hundred_steps_from_trained_weights_have_upstreams_losses():
+def test_a_hundred_steps_of_a_trained_model_have_upstreams_losses():
     model, _ = load_model("sdss-galaxies", SDSS())
     require_the_same(model.train(), ALL, rtol=1e-3)
 
