@@ -35,11 +35,11 @@ Array = NDArray[np.float64]
 
 STEP = 1e-4  # bins in log10(wavelength)
 DOUBLET = (3727.09, 3729.88)  # [O II], Angstrom in vacuum
-# A core and wings, by which the lines blend, and that damp nothing by more than a factor of nine: scales that a kernel
+# A core and wings, by which the lines blend, and that damp nothing by more than a factor of seven: scales that a kernel
 # extinguishes could not be restored.
-KERNEL = np.array([0.12, 0.17, 0.42, 0.17, 0.12])
+KERNEL = np.array([0.11, 0.17, 0.44, 0.17, 0.11])
 REACH = len(KERNEL) // 2
-DISPERSION = 69 / 299792.458  # of the lines, in units of c
+DISPERSION = 72 / 299792.458  # of the lines, in units of c
 LINES = (*DOUBLET, 3836.48, 3869.86, 3890.16, 3968.59, 3971.20)  # H9, [Ne III], H8, [Ne III], H epsilon
 STRENGTH = (5.0, 5.0, 2.0, 4.0, 3.0, 1.5, 3.0)  # of their peaks, the continuum is 1
 Z = (0.08, 0.11)
@@ -51,7 +51,7 @@ REST = (3602.0, 4125.0)  # all that the instruments see, and a margin
 SN = 30.0
 BATCH = 32
 LR = 2e-3
-LSF_LR = 2e-3
+LSF_LR = 5e-3
 N_LATENT = 3
 SEED = 2
 
@@ -249,7 +249,7 @@ def main() -> None:
     """Train twice, and compare with the truth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spectra", type=int, default=1536, help="of each instrument")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder for checkpoints")
     parser.add_argument("--figure", type=Path, help="file to draw the doublet into")

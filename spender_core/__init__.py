@@ -3,7 +3,7 @@
 from .architectures import describe, get_architecture
 from .augment import Augmentation
 from .autoencoder import SpectrumAutoencoder, fit_amplitude
-from .dataset import Batch, Batches, Pooled, SpectrumDataset
+from .dataset import Batch, Pooled, SpectrumDataset
 from .decoder import SpectrumDecoder
 from .encoder import SpectrumEncoder
 from .instrument import BOSS, DESI, LSF, SDSS, Instrument, get_instrument
@@ -16,7 +16,6 @@ __all__ = [
     "Augmentation",
     "BOSS",
     "Batch",
-    "Batches",
     "DESI",
     "Decoder",
     "Encoder",
