@@ -8,7 +8,7 @@ from .decoder import SpectrumDecoder
 from .encoder import SpectrumEncoder
 from .instrument import BOSS, DESI, LSF, SDSS, Instrument, get_instrument
 from .model import Decoder, Encoder, Memory, SpectrumModel
-from .objective import Losses, Moment, Objective, Own, Slope
+from .objective import Losses, Moment, Own, Slope
 from .training import Settings, Stopped, fit
 from .weights import PUBLISHED, WeightsError, checkpoint_sha256, load_model
 
@@ -24,7 +24,6 @@ __all__ = [
     "Losses",
     "Memory",
     "Moment",
-    "Objective",
     "Own",
     "PUBLISHED",
     "Pooled",
