@@ -7,7 +7,8 @@ r"""Train the embedded model `galaxies`, and one model per fold to judge it by.
 First what all folds share, on mocks of broad priors that know no real galaxy: the decoder learns through a bottleneck
 what mixtures of stars, dust and lines look like; the encoder learns to find its latents in noisy spectra at any
 redshift; then both go on together. Then, for every fold, mocks made of its training galaxies and these galaxies
-themselves, moved in redshift and with more noise. Each phase goes on where it stopped.
+themselves, moved in redshift and with more noise; last, pairs of which the latents shall be the same. Each phase goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from altered import Pairs, RealAndMock
 from galaxies import Galaxies, rest_grid
+from guided import Basis, Guided, Lines, Mixed, Paired, Shares, Teacher, normed
 from mocks import SN, Z_MAX, Fits, Fitted, Mocks, Noise, Prior
 from numpy.typing import NDArray
 from stars import Stars
@@ -29,13 +32,9 @@ from torch import Tensor, nn
 
 from spender_core.architectures import describe
 from spender_core.autoencoder import SpectrumAutoencoder
-from spender_core.convolution import first_stage, second_stage, third_stage
-from spender_core.dataset import Batch, Split
-from spender_core.encoder import KERNELS, N_FEATURE, SpectrumEncoder, _blocks
 from spender_core.instrument import SDSS
 from spender_core.objective import Own
 from spender_core.settings import EpochReport, Settings
-from spender_core.sharing import share
 from spender_core.training import fit
 from spender_core.weights import checkpoint_sha256, load_model
 
@@ -45,14 +44,14 @@ N_KEPT = 16  # galaxies that the shipped model never sees
 SEED = 18
 JITTER = 0.05  # noise of the latents, in their standard deviations, while the decoder learns
 SAVE = 600.0  # seconds between checkpoints
-FLOOR = 0.05  # of a chi2 excess per bin below which there is little to gain
+SUFFIXES = {"mixed": "-shown", "mixed hidden": "-hidden", "pairs": ""}  # of a model's files, by phase
 
 
 @dataclass(frozen=True)
 class Plan:
     """Lengths of the phases: 12 hours of two cores for what folds share, one hour for each fold.
 
-    decoder: steps of the first. steps: per epoch of the others. hidden: the last, with steps of its own.
+    decoder: steps of the first. steps: per epoch of the others. hidden, pairs: the last, with steps of their own.
     """
 
     decoder: int = 8000
@@ -60,8 +59,10 @@ class Plan:
     joint: Settings = Settings(epochs=5, batch_size=256, lr=3e-4, seed=SEED, bf16=True, clip=10.0)
     real: Settings = Settings(epochs=2, batch_size=256, lr=2e-4, seed=SEED, bf16=True, clip=10.0)
     hidden: Settings = Settings(epochs=8, batch_size=80, lr=4e-4, seed=SEED, clip=10.0)
+    pairs: Settings = Settings(epochs=30, batch_size=Shares().total, lr=5e-4, seed=SEED, clip=10.0)
     steps: int = 400
     hidden_steps: int = 50
+    pair_steps: int = 30
 
 
 @dataclass(frozen=True)
@@ -112,55 +113,6 @@ def kept_aside(galaxies: Galaxies, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     return np.array([name in kept for name in names])
 
 
-class Teacher(nn.Module):
-    """Noise-free restframe -> the latents that the encoder shall find from noisy spectra.
-
-    They begin as the principal components of mocks, compressed: a line may be a thousand times as strong in one
-    galaxy as in another.
-    """
-
-    def __init__(self, basis: Basis) -> None:
-        super().__init__()
-        n_rest = basis.response.shape[1]
-        self.register_buffer("center", basis.center)
-        self.register_buffer("project", basis.project)
-        self.layers = nn.Sequential(nn.Linear(n_rest, 256), nn.GELU(), nn.Linear(256, 128), nn.GELU())
-        self.last = nn.Linear(128, N_LATENT)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, truth: Tensor) -> Tensor:
-        """Latents, shape (N, R) -> (N, S)."""
-        components = torch.asinh((truth - self.center) @ self.project)
-        s: Tensor = components + self.last(self.layers(torch.asinh(truth)))
-        return s
-
-
-@dataclass(frozen=True)
-class Basis:
-    """Principal components of restframes, each spectrum weighted by how far it is from the median one.
-
-    center: shape (R,). project: shape (R, S), to coefficients of robust standard deviation 1. response: shape (S, R).
-    """
-
-    center: Tensor
-    project: Tensor
-    response: Tensor
-
-    @classmethod
-    def of(cls, mocks: Mocks, n: int = 12288) -> Basis:
-        """Analyze n mocks."""
-        rng = mocks.generator((SEED, 0, 9))
-        rest = torch.cat([_normed(mocks, mocks.restframes(512, rng)) for _ in range(n // 512)])
-        center = rest.median(dim=0).values
-        apart = rest - center
-        weight = 1 / (apart.square().mean(1, keepdim=True).sqrt() + 0.05)
-        torch.manual_seed(SEED)
-        directions = torch.svd_lowrank(apart * weight, q=2 * N_LATENT, niter=6)[2][:, :N_LATENT]
-        spread = 1.4826 * (apart @ directions).abs().median(dim=0).values
-        return cls(center, directions / spread, directions.T * spread[:, None])
-
-
 def start_decoder(model: SpectrumAutoencoder, basis: Basis) -> None:
     """Make the decoder the affine map of the basis; units it has no use for wait behind weights of 0."""
     n = len(basis.response)
@@ -187,7 +139,7 @@ def new_model(seed: int = SEED) -> SpectrumAutoencoder:
 def train_decoder(model: SpectrumAutoencoder, mocks: Mocks, plan: Plan, file: Path) -> Teacher:
     """Teach the decoder restframes through a bottleneck; the file keeps both ends of it."""
     device = mocks.device
-    basis = Basis.of(mocks)
+    basis = Basis.of(mocks, N_LATENT, SEED)
     torch.manual_seed(SEED + 1)
     teacher = Teacher(basis).to(device)
     start_decoder(model, basis)
@@ -202,7 +154,7 @@ def train_decoder(model: SpectrumAutoencoder, mocks: Mocks, plan: Plan, file: Pa
     history = []
     for step in range(plan.decoder):
         rng = mocks.generator((SEED, step, 7))
-        truth = _normed(mocks, mocks.restframes(plan.encoder.batch_size, rng))
+        truth = normed(mocks, mocks.restframes(plan.encoder.batch_size, rng))
         s = teacher(truth)
         s = s + JITTER * torch.randn(s.shape, generator=rng, device=device)
         error = (model.decode(s) - truth).square().mean(1)
@@ -218,165 +170,6 @@ def train_decoder(model: SpectrumAutoencoder, mocks: Mocks, plan: Plan, file: Pa
     state = {"decoder": model.decoder.state_dict(), "teacher": teacher.state_dict(), "history": torch.tensor(history)}
     torch.save(state, file)
     return teacher.eval()
-
-
-def _normed(mocks: Mocks, rest: Tensor) -> Tensor:
-    window = (mocks._rest > 5300) & (mocks._rest < 5850)
-    return rest / rest[:, window].median(dim=1, keepdim=True).values
-
-
-class Guided:
-    """The loss on mocks: log of the chi2 excess where observed, of the deviation anywhere, and from the teacher.
-
-    whole: weight of the deviation over the whole restframe; floor: mean square deviation with little to gain below.
-    """
-
-    def __init__(self, teacher: Teacher, whole: float, floor: float) -> None:
-        self._teacher, self._whole, self._floor = teacher, whole, floor
-
-    def __call__(self, model: SpectrumAutoencoder, batch: Batch) -> Tensor:
-        """Mean loss of a batch."""
-        assert batch.truth is not None
-        s = encode(model, batch.spec)
-        with torch.autocast(batch.spec.device.type, enabled=False):
-            with torch.no_grad():
-                wanted = self._teacher(batch.truth)
-            difference = model.decode(s) - batch.truth
-            observed = model.decoder.transform(difference, model.encoder.instrument, batch.z)
-            excess = (batch.w * observed.square()).sum(1) / (batch.w > 0).sum(1).clamp_min(1)
-            whole = difference.square().mean(1)
-            apart = (s - wanted).square().mean(1)
-            terms = (
-                torch.log(excess + FLOOR) + self._whole * torch.log(whole + self._floor) + 0.3 * torch.log(apart + 0.02)
-            )
-        return terms.mean()
-
-
-def encode(model: SpectrumAutoencoder, spec: Tensor) -> Tensor:
-    """Encode with the perceptron in full precision, whatever the convolutions have."""
-    encoder = model.encoder
-    is_first_frozen = not encoder.conv2.weight.requires_grad and encoder.conv3.weight.requires_grad
-    x = (_features_of_last(encoder, spec) if is_first_frozen else encoder.features(spec)).float()
-    with torch.autocast(spec.device.type, enabled=False):
-        s: Tensor = encoder.mlp(x)
-    return s
-
-
-def _features_of_last(encoder: SpectrumEncoder, spec: Tensor) -> Tensor:
-    """Features with gradients for the third convolution alone, at half the cost; shape (N, L) -> (N, 256)."""
-    if not encoder._is_tiled(spec):
-        with torch.no_grad():
-            x = encoder.pool2(encoder.conv2(encoder.pool1(encoder.conv1(spec.unsqueeze(1)))))
-        value, key = torch.split(encoder.conv3(x), N_FEATURE, dim=1)
-        return torch.sum(value * torch.softmax(key, dim=-1), dim=2)
-    with torch.no_grad():
-        second = encoder.conv2.convolution.spectra()
-
-        def lower(part: Tensor) -> Tensor:
-            x = first_stage(part, encoder.conv1.weight, encoder.conv1.slope, KERNELS[0])
-            return second_stage(encoder.conv2.convolution.tiled(x, second), encoder.conv2.slope, KERNELS[1])
-
-        x = torch.cat(list(share(lower, _blocks(spec))), dim=1)
-    convolution = encoder.conv3.convolution
-    x = third_stage(convolution.tiled(x, convolution.spectra()), encoder.conv3.slope)
-    value, key = torch.split(x, N_FEATURE, dim=2)
-    return torch.sum(value * torch.softmax(key, dim=0), dim=0)
-
-
-class Mixed:
-    """The loss on half mocks, half real galaxies in two copies each, moved differently.
-
-    Real galaxies: log of chi2, and `together` times the log of how far the two copies' latents are apart.
-    """
-
-    def __init__(self, mock: Guided, together: float) -> None:
-        self._mock, self._together = mock, together
-
-    def __call__(self, model: SpectrumAutoencoder, batch: Batch) -> Tensor:
-        """Mean loss of a batch: its first half mocks, then one copy of each galaxy, then the other."""
-        assert batch.truth is not None
-        m = len(batch.truth)
-        mock = self._mock(model, Batch(batch.spec[:m], batch.w[:m], batch.z[:m], truth=batch.truth))
-        s = encode(model, batch.spec[m:])
-        with torch.autocast(batch.spec.device.type, enabled=False):
-            spec, w, z = batch.spec[m:], batch.w[m:], batch.z[m:]
-            reconstruction, valid = model.decoder.observe(model.decode(s), model.encoder.instrument, z)
-            w = w * valid
-            chi2 = (w * (spec - reconstruction).square()).sum(1) / (w > 0).sum(1).clamp_min(1)
-            first, second = s.chunk(2)
-            apart = (first - second).square().mean(1)
-            real = torch.log(chi2 + 0.1).mean() + self._together * torch.log(apart + 0.02).mean()
-        return mock + real
-
-
-class RealAndMock:
-    """Half mocks of the training galaxies, half these galaxies, each in two altered copies.
-
-    hidden: share of the mocks and of the second copies that lose a part of their spectrum.
-    """
-
-    def __init__(
-        self, galaxies: Galaxies, rows: NDArray[np.intp], mocks: Mocks, prior: Mocks, hidden: float = 0.0
-    ) -> None:
-        device = mocks.device
-        self._flux, self._ivar, self._z = (
-            torch.from_numpy(a[rows]).to(device) for a in (galaxies.flux, galaxies.ivar, galaxies.z)
-        )
-        self._mocks, self._prior, self._hidden = mocks, prior, hidden
-        names = " ".join(galaxies.names[i] for i in rows)
-        self.identity = f"{hidden} hidden, galaxies {names} and {mocks.identity}, {prior.identity}"
-
-    def steps(self, split: Split, batch_size: int) -> int:
-        """Batches per epoch; nothing is held back for validation."""
-        return self._mocks.steps(split, batch_size) if split == "train" else 0
-
-    def batches(self, split: Split, epoch: int, batch_size: int, begin: int = 0) -> Iterator[Batch]:
-        """Yield mixed batches: mocks, then the galaxies' first copies, then their second ones."""
-        for i in range(begin, self.steps(split, batch_size)):
-            rng = self._mocks.generator((SEED, epoch, i, 3))
-            half, quarter = batch_size // 2, batch_size // 4
-            mock = [self._mocks.draw(half - half // 4, rng), self._prior.draw(half // 4, rng)]
-            take = torch.randint(len(self._z), (quarter,), generator=rng, device=rng.device)
-            first, second = self._altered(take, rng), self._altered(take, rng)
-            if self._hidden:
-                *mock, second = (hide(part, self._hidden, rng) for part in (*mock, second))
-            parts = [*mock, first, second]
-            spec, w, z = (torch.cat([getattr(p, k) for p in parts]) for k in ("spec", "w", "z"))
-            yield Batch(spec, w, z, truth=torch.cat([p.truth for p in mock if p.truth is not None]))
-
-    def _altered(self, take: Tensor, rng: torch.Generator) -> Batch:
-        """Add noise and shift by whole bins, which is a change of redshift on a logarithmic grid."""
-        spec, w, z = self._flux[take], self._ivar[take], self._z[take]
-        n, n_bin = spec.shape
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=rng, device=rng.device)
-
-        extra = 1.2 * uniform(n, 1) * (uniform(n, 1) < 0.6)
-        sigma = torch.where(w > 0, w.clamp_min(1e-12).rsqrt(), 0) * extra
-        spec = spec + sigma * torch.randn(spec.shape, generator=rng, device=rng.device)
-        w = w / (1 + extra**2)
-        low, high = (1 + (z - 0.1).clamp(min=0)) / (1 + z), (1 + (z + 0.1).clamp(max=0.5)) / (1 + z)
-        wanted = (low + (high - low) * uniform(n)).log10() / 1e-4
-        shift = torch.where(uniform(n) < 0.85, wanted, 0.0).round().long()
-        place = torch.arange(n_bin, device=spec.device) - shift[:, None]
-        inside = (place >= 0) & (place < n_bin)
-        place = place.clamp(0, n_bin - 1)
-        spec, w = spec.gather(1, place) * inside, w.gather(1, place) * inside
-        return Batch(spec, w, (1 + z) * (10 ** (1e-4 * shift.double())).float() - 1)
-
-
-def hide(batch: Batch, share: float, rng: torch.Generator) -> Batch:
-    """Hide a part of some spectra as if it had not been observed: the blue half, an end, or a gap."""
-    n, n_bin = batch.spec.shape
-    place = torch.arange(n_bin, device=rng.device)
-    kind = torch.randint(4, (n, 1), generator=rng, device=rng.device)
-    cut = 0.6 * n_bin * torch.rand((n, 1), generator=rng, device=rng.device)
-    gap = (place > 1.4 * cut) & (place < 1.4 * cut + 0.15 * n_bin)
-    ends = torch.where(kind == 1, place < cut, place > n_bin - cut)
-    part = torch.where(kind == 0, place < n_bin // 2, torch.where(kind == 3, gap, ends))
-    part = part & (torch.rand((n, 1), generator=rng, device=rng.device) < share)
-    return Batch(batch.spec.masked_fill(part, 0), batch.w.masked_fill(part, 0), batch.z, truth=batch.truth)
 
 
 def pretrain(prepared: Prepared, plan: Plan, work: Path, device: torch.device) -> tuple[SpectrumAutoencoder, Teacher]:
@@ -403,7 +196,7 @@ def _report(phase: str) -> Callable[[EpochReport], None]:
 def finetune(
     prepared: Prepared, which: NDArray[np.bool_], model: SpectrumAutoencoder, teacher: Teacher, plan: Plan, file: Path
 ) -> None:
-    """Go on with the galaxies marked in `which`, shape (64,), and mocks made of them; then with parts hidden.
+    """Go on with the galaxies marked in `which`, shape (64,), and mocks made of them; then hide parts; then pairs.
 
     Meanwhile the first two convolutions stay: they see lines, not where these are, and are most of the work.
     """
@@ -411,33 +204,35 @@ def finetune(
     rows = prepared.rows[which]
     noise, fits = Noise.of(prepared.galaxies, rows), prepared.fits.of(np.flatnonzero(which))
 
-    def data(steps: int, hidden: float) -> RealAndMock:
-        mocks = Fitted(prepared.stars, noise, fits, steps, SEED, device)
+    def mocks(steps: int) -> tuple[Mocks, Mocks]:
         prior = Prior(prepared.stars, noise, steps, SEED, device)
-        return RealAndMock(prepared.galaxies, rows, mocks, prior, hidden)
+        return Fitted(prepared.stars, noise, fits, steps, SEED, device), prior
 
-    shown = file.with_name(f"{file.stem}-shown.pt")
-    fit(
-        [(model, data(plan.steps, 0.0))],
-        plan.real,
-        shown,
-        Own("mixed", Mixed(Guided(teacher, 0.15, 1e-3), 0.1)),
-        on_epoch=_report(shown.stem),
-    )
+    def run(phase: str, data: RealAndMock | Pairs, settings: Settings, objective: Guided | Mixed | Paired) -> None:
+        own = Own(phase, objective)
+        path = file.with_name(f"{file.stem}{SUFFIXES[phase]}.pt")
+        fit([(model, data)], settings, path, own, on_epoch=_report(path.stem), save_every=SAVE)
+
+    shown = RealAndMock(prepared.galaxies, rows, *mocks(plan.steps), SEED)
+    run("mixed", shown, plan.real, Mixed(Guided(teacher, 0.15, 1e-3), 0.1))
     first = [model.encoder.conv1, model.encoder.conv2]
     for stage in first:
         stage.requires_grad_(False)
-    objective = Own("mixed hidden", Mixed(Guided(teacher, 0.3, 1e-4), 0.3))
-    fit(
-        [(model, data(plan.hidden_steps, 0.8))],
-        plan.hidden,
-        file,
-        objective,
-        on_epoch=_report(file.stem),
-        save_every=SAVE,
-    )
+    hidden = RealAndMock(prepared.galaxies, rows, *mocks(plan.hidden_steps), SEED, hidden=0.8)
+    run("mixed hidden", hidden, plan.hidden, Mixed(Guided(teacher, 0.3, 1e-4), 0.3))
+    pairs = Pairs(prepared.galaxies, rows, *mocks(plan.pair_steps), SEED, Shares())
+    guided, lines = Guided(teacher, 0.3, 1e-4), Lines(model.wave_rest)
+    run("pairs", pairs, plan.pairs, Paired(guided, lines, Shares(), variance(model, prepared.galaxies, rows)))
     for stage in first:
         stage.requires_grad_(True)
+
+
+@torch.no_grad()
+def variance(model: SpectrumAutoencoder, galaxies: Galaxies, rows: NDArray[np.intp]) -> Tensor:
+    """Robust variance of each latent of galaxies, shape (S,)."""
+    s = model.encode(torch.from_numpy(galaxies.flux[rows]).to(model.wave_rest.device))
+    spread: Tensor = 1.4826 * (s - s.median(dim=0).values).abs().median(dim=0).values
+    return spread.square()
 
 
 def parts(prepared: Prepared) -> dict[str, NDArray[np.bool_]]:
@@ -461,7 +256,8 @@ PHASES = {
     "encoder": "1-encoder.pt",
     "joint": "2-joint.pt",
     "galaxies": "shipped-shown.pt",
-    "hidden parts": "shipped.pt",
+    "hidden parts": "shipped-hidden.pt",
+    "pairs": "shipped.pt",
 }
 DOMAIN = {"classes": ["GALAXY"], "z": [0.0, Z_MAX], "sn": list(SN)}
 LICENCE = "MIT, as this package; made from SDSS data and templates of sdss-mangadap (BSD-3-Clause), see the card"

@@ -13,9 +13,11 @@ import pytest
 import science_training
 import torch
 import train_galaxies
+from altered import Pairs
 from fits import fit_galaxies
 from galaxies import read_components, read_galaxies, rest_grid
-from mocks import Fits, Noise, Prior
+from guided import Basis, Guided, Lines, Paired, Shares, Teacher
+from mocks import Fits, Fitted, Noise, Prior
 from stars import Stars, _continuation
 from train_galaxies import Plan, Prepared, folds, kept_aside
 
@@ -110,6 +112,73 @@ def test_lines_that_a_galaxy_does_not_show_are_filled_up_to_their_limit():
     assert torch.equal(filled[:9, oii], flux[:9, oii])
 
 
+def test_lines_measure_widths_over_the_true_continuum():
+    wave = torch.from_numpy(rest_grid())
+    lines = Lines(wave)
+
+    def spectrum(width: float, level: float) -> torch.Tensor:
+        profile = torch.exp(-0.5 * ((wave - 3728.5) / 2.5) ** 2) / (2.5 * (2 * torch.pi) ** 0.5)
+        return (level * (1 + 0.0005 * (wave - 3728.5) + width * profile))[None]
+
+    expected = np.arcsinh(10 / Lines.SOFT)
+    assert lines(spectrum(10, 1.5), spectrum(10, 1.5))[0, 0].item() == pytest.approx(expected, rel=0.02)
+    assert lines(spectrum(10, 1.5), spectrum(10, 1.5))[0, 1:].abs().max() < 0.05  # no other line
+    # a spectrum twice as bright has the widths of the truth it is compared with doubled
+    doubled = np.arcsinh(20 / Lines.SOFT)
+    assert lines(spectrum(10, 3.0), spectrum(10, 1.5))[0, 0].item() == pytest.approx(doubled, rel=0.02)
+
+
+@pytest.fixture
+def pairs(prepared):
+    rows = prepared.rows[:6]
+    noise, fits = Noise.of(prepared.galaxies, rows), prepared.fits.of(np.arange(6))
+    mocks = Fitted(prepared.stars, noise, fits, 2, 3, CPU), Prior(prepared.stars, noise, 2, 3, CPU)
+    return Pairs(prepared.galaxies, rows, *mocks, seed=3, shares=SHARES)
+
+
+SHARES = Shares(pairs=4, hidden=4, real=2)
+
+
+def test_pairs_are_the_same_spectra_at_other_redshifts(pairs):
+    batch = next(pairs.batches("train", 0, SHARES.total))
+    assert len(batch.spec) == SHARES.total == 16
+    assert batch.truth is not None
+    assert len(batch.truth) == SHARES.pairs + SHARES.hidden
+    n = SHARES.pairs
+    for i in range(n):
+        shift = round(float(torch.log10((1 + batch.z[n + i]) / (1 + batch.z[i]))) / 1e-4)
+        place = torch.arange(batch.spec.shape[1]) - shift
+        both = (place >= 0) & (place < len(place)) & (batch.w[n + i] > 0)
+        sigma = batch.w[n + i][both].rsqrt()
+        difference = batch.spec[n + i][both] - batch.spec[i][place[both]]
+        assert (difference.abs() < 6 * sigma).all()  # the noise added is at most 1.2 times what was there
+    again = list(pairs.batches("train", 0, SHARES.total, begin=1))
+    assert torch.equal(again[0].spec, list(pairs.batches("train", 0, SHARES.total))[1].spec)
+    with pytest.raises(ValueError, match="16 spectra, not 8"):
+        next(pairs.batches("train", 0, 8))
+
+
+def test_the_loss_on_pairs_falls_where_each_part_gets_better(pairs, galaxies, stars):
+    torch.manual_seed(1)
+    model, _ = load_model("sdss-galaxies", SDSS())
+    model.requires_grad_(True)
+    mocks = Prior(stars, Noise.of(galaxies, np.flatnonzero(~galaxies.clean)), 1, 5, CPU)
+    teacher = Teacher(Basis.of(mocks, model.n_latent, seed=1, n=512)).requires_grad_(False)
+    batch = next(pairs.batches("train", 0, SHARES.total))
+    lines, variance = Lines(model.wave_rest), torch.ones(model.n_latent)
+    objective = Paired(Guided(teacher, 0.3, 1e-4), lines, SHARES, variance)
+    loss = objective(model, batch)
+    loss.backward()
+    assert model.encoder.mlp[0].weight.grad.abs().max() > 0
+    assert model.decoder.mlp[0].weight.grad.abs().max() > 0
+    # latents among galaxies vary more: the same distances count less
+    assert Paired(Guided(teacher, 0.3, 1e-4), lines, SHARES, 100 * variance)(model, batch) < loss
+    # real spectra with a tenth of the weight fit better
+    m = SHARES.mocks
+    w = torch.cat([batch.w[:m], 0.1 * batch.w[m:]])
+    assert objective(model, replace(batch, w=w)) < loss
+
+
 def test_kept_aside_are_sixteen_whole_objects(galaxies):
     rows = np.flatnonzero(galaxies.clean)
     kept = kept_aside(galaxies, rows)
@@ -135,7 +204,7 @@ def test_equivalent_width_of_a_known_line():
     assert np.isnan(oxygen.equivalent_width(wave, flux, ivar))
 
 
-@pytest.mark.timeout(1200)  # six models, each with two phases of its own
+@pytest.mark.timeout(1200)  # six models, each with three phases of its own
 def test_training_and_figures_run_end_to_end(prepared, shared_data, tmp_path, monkeypatch, capsys):
     tiny = {"epochs": 1, "batch_size": 8}
     plan = Plan(
@@ -144,8 +213,10 @@ def test_training_and_figures_run_end_to_end(prepared, shared_data, tmp_path, mo
         joint=replace(Plan.joint, **tiny),
         real=replace(Plan.real, **tiny),
         hidden=replace(Plan.hidden, **tiny),
+        pairs=replace(Plan.pairs, epochs=1),
         steps=1,
         hidden_steps=1,
+        pair_steps=1,
     )
     monkeypatch.setattr(train_galaxies, "N_LATENT", 4)
     train_galaxies.train(prepared, plan, tmp_path, CPU)
