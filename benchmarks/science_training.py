@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,9 @@ FIGURES: dict[str, tuple[str, Figure, Figure | None]] = {
 def interval(table: pd.DataFrame, figure: Figure) -> tuple[float, float]:
     """68 % interval of a figure, by drawing the galaxies again."""
     rng = np.random.default_rng(0)
-    values = [figure(table.iloc[rng.integers(len(table), size=len(table))]) for _ in range(DRAWS)]
+    with warnings.catch_warnings():  # a draw may hold no galaxy with the line, or one alone: its NaN does not count
+        warnings.simplefilter("ignore")
+        values = [figure(table.iloc[rng.integers(len(table), size=len(table))]) for _ in range(DRAWS)]
     low, high = np.nanpercentile(values, [16, 84])
     return float(low), float(high)
 

@@ -53,7 +53,7 @@ class Published:
 
 
 PUBLISHED: dict[str, Published] = {
-    "sdss-galaxies": Published("sdss-galaxies.pt", "1b0f4d93", "sdss", revision=None),
+    "sdss-galaxies": Published("sdss-galaxies.pt", "05b9a7fb", "sdss", revision=None),
     "sdss-demo": Published("sdss-demo.pt", "0b12d289", "sdss", revision=None),
     "sdss_I": Published("spender.sdss.paperI-08798cbc.pt", "08798cbc", "sdss"),
     "sdss_I_superres": Published("spender.sdss.paperI.superres-0403266c.pt", "0403266c", "sdss"),
