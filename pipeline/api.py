@@ -110,7 +110,7 @@ def select_targets(
 def plan(
     root: Place,
     *,
-    targets: Targets | None = None,
+    targets: Targets | Sequence[Targets] | None = None,
     source: Place | None = None,
     models: ModelChoice | Sequence[ModelChoice] = (),
     config: Place | None = None,
@@ -135,7 +135,8 @@ def plan(
 ) -> Plan:
     """Define what a run does, or add models or targets to the plan that is there; what is left out stays as planned.
 
-    root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it. source:
+    root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it; several are
+    those that the run was planned and extended with, in any order, and restore a lost targets.parquet. source:
     release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
     "NAME=checkpoint", or ModelConfig); default for a new plan on the sdss grid: sdss-galaxies. config: TOML file
     with the same settings, instead of them. variables, precision, micro_batch: of the models named here. storage: by

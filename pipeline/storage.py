@@ -26,10 +26,12 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 
+from pipeline import disk
 from pipeline.config import StorageConfig
 from pipeline.credentials import identity
 from pipeline.errors import ConfigError
 from pipeline.version import __version__
+from pipeline.web import WebFileSystem
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -50,6 +52,8 @@ _HTTP = {**_FRESH_LISTINGS, "client_kwargs": _CLIENT}
 _S3 = {**_FRESH_LISTINGS, "max_concurrency": 1}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "http": _HTTP, "https": _HTTP}
 
+WEB = ("http", "https")
+
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 
 
@@ -57,9 +61,6 @@ def is_backend_error(error: BaseException) -> bool:
     """Tell whether a storage client raised one of its own classes; see `translated_errors`."""
     return type(error).__module__.split(".")[0] in _CLIENTS
 
-
-# Both Zarr's local store and `write_bytes` write under such a name and rename; a killed process leaves it behind.
-PARTIAL_SUFFIX = ".partial"
 
 # The plan that a task works on decides: a worker may serve two runs at once. The threads of a pool, which have no
 # own context, take the tables that this process was given last.
@@ -133,8 +134,11 @@ def filesystem(url: str, *, as_sent: bool = False) -> tuple[fsspec.AbstractFileS
     path = local_path(url)
     if path is not None:
         return fsspec.filesystem("file"), os.path.abspath(path)
+    options = _options(url, as_sent=as_sent)
+    if protocol(url) in WEB:
+        return WebFileSystem(**options), url
     try:
-        fs, inner = fsspec.url_to_fs(url, **_options(url, as_sent=as_sent))
+        fs, inner = fsspec.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise ConfigError("URL", url, "a path or a URL that fsspec opens", str(error)) from error
     return fs, inner
@@ -147,6 +151,8 @@ def zarr_store(url: str, *, read_only: bool = False) -> Store:
     path = local_path(url)
     if path is not None:
         return LocalStore(os.path.abspath(path), read_only=read_only)
+    if protocol(url) in WEB:
+        return FsspecStore(WebFileSystem(asynchronous=True, **_options(url)), path=url, read_only=read_only)
     return FsspecStore.from_url(url, storage_options=_options(url), read_only=read_only)
 
 
@@ -260,8 +266,7 @@ def write_bytes(url: str, data: bytes) -> None:
         with translated_errors(url):
             fs.pipe_file(inner, data, **_timely(fs, len(data)))
         return
-    with _beside(path, url, data) as temporary:
-        os.replace(temporary, path)
+    disk.write(path, url, data)
 
 
 def create_bytes(url: str, data: bytes) -> bool:
@@ -272,12 +277,7 @@ def create_bytes(url: str, data: bytes) -> bool:
     """
     path = local_path(url)
     if path is not None:
-        with _beside(path, url, data) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-        return True
+        return disk.create(path, url, data)
     fs, inner = filesystem(url)
     try:
         with translated_errors(url):
@@ -292,20 +292,6 @@ def create_bytes(url: str, data: bytes) -> bool:
             return True
         raise
     return True
-
-
-@contextmanager
-def _beside(path: Path, url: str, data: bytes) -> Iterator[Path]:
-    """Write data to a file beside a path, and remove it when done; errors name the URL, which the caller knows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    try:
-        temporary.write_bytes(data)
-        yield temporary
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, url) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _status(error: BaseException) -> int | None:
@@ -352,7 +338,7 @@ def modified(url: str) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for entry in entries:
         inner = str(entry["name"]).rstrip("/")
-        if inner == path.rstrip("/") or inner.endswith(PARTIAL_SUFFIX):
+        if inner == path.rstrip("/") or inner.endswith(disk.PARTIAL_SUFFIX):
             continue
         moment = next((entry[key] for key in ("mtime", "LastModified", "created") if key in entry), None)
         seconds = moment.timestamp() if isinstance(moment, datetime) else moment
@@ -377,12 +363,7 @@ def remove_partial(url: str) -> int:
     Object stores keep no such leftovers. Call it only when no other process is writing there.
     """
     folder = local_path(url)
-    if folder is None:
-        return 0
-    rests = list(folder.rglob(f"*{PARTIAL_SUFFIX}"))
-    for rest in rests:
-        rest.unlink(missing_ok=True)
-    return len(rests)
+    return 0 if folder is None else disk.remove_partial(folder)
 
 
 def require_writable(key: str, url: str, *parts: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -242,10 +243,24 @@ def _require_match(column: pa.ChunkedArray, name: str, coordinate: Coordinate, s
 
 
 @contextmanager
-def _open_table(url: str, needed: Sequence[str]) -> Iterator[pq.ParquetFile]:
+def _open_file(url: str) -> Iterator[IO[bytes]]:
+    """Open a file to be read by ranges; one of a web server that gives none is read as a whole."""
     fs, path = storage.filesystem(url)
+    with fs.open(path, "rb") as file:
+        if storage.protocol(url) in storage.WEB:
+            try:
+                file.seek(-1, io.SEEK_END)
+                file.read(1)
+                file.seek(0)
+            except ValueError:  # fsspec's word for a server that ignores ranges
+                file = io.BytesIO(storage.read_bytes(url))
+        yield file
+
+
+@contextmanager
+def _open_table(url: str, needed: Sequence[str]) -> Iterator[pq.ParquetFile]:
     try:
-        with storage.translated_errors(url), fs.open(path, "rb") as file, pq.ParquetFile(file) as table:
+        with storage.translated_errors(url), _open_file(url) as file, pq.ParquetFile(file) as table:
             missing = [name for name in needed if name not in table.schema_arrow.names]
             if missing:
                 raise ConfigError("targets", url, f"a targets table with the columns {', '.join(missing)}")

@@ -12,7 +12,6 @@ from pipeline.planning.plan import Plan
 from pipeline.storage import place
 
 _SURVEY_OPTIONS = (
-    ("--targets", "URL", "targets table, as written by the targets command"),
     (
         "--source",
         "URL",
@@ -29,6 +28,14 @@ _COMMON = {"command", "root", "verbose", "drop_model"}
 
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--config", metavar="URL", help="TOML file with the same options")
+    parser.add_argument(
+        "--targets",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="targets table, as written by the targets command; to restore a lost targets.parquet of a run that has "
+        "grown: all of its tables",
+    )
     for option, metavar, text in _SURVEY_OPTIONS:
         parser.add_argument(option, metavar=metavar, help=text)
     parser.add_argument(
@@ -107,7 +114,7 @@ def _execute(args: Namespace) -> int:
         single_client=args.single_client,
     )
     if args.extend:
-        added, given = made.n_spectra - before, count(args.targets)
+        added, given = made.n_spectra - before, count(args.targets[0])
         print(f"{added} targets added, {given - added} were in the run already")
     names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
     print(f"{made.n_spectra} spectra in {len(made.shards())} chunks of {made.shard}; models: {names}")

@@ -12,7 +12,9 @@ from pipeline.errors import ExitStatus
 
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--repair", action="store_true", help="remove the markers of damaged chunks, so that `run` does them again"
+        "--repair",
+        action="store_true",
+        help="remove stray markers and those of damaged chunks, so that `run` does them again",
     )
 
 
@@ -28,6 +30,9 @@ def _execute(args: Namespace) -> int:
         print(f"error: {args.root} is not finished; {rest}", file=sys.stderr)
         return ExitStatus.SOME_FAILED
     counted = f"{len(found.problems)} problem{'s' if len(found.problems) > 1 else ''} found in {args.root}"
+    if found.targets_lost:
+        print(f"error: {counted}; restore the targets as said above, then verify again", file=sys.stderr)
+        return ExitStatus.SOME_FAILED
     if not args.repair:
         remedy = f"to repair: spender-pipeline verify {args.root} --repair, then spender-pipeline run {args.root}"
         print(f"error: {counted}; {remedy}", file=sys.stderr)
@@ -35,6 +40,8 @@ def _execute(args: Namespace) -> int:
     repaired = [f"coordinates and metadata rewritten: {label}" for label in found.restored]
     if found.unmarked:
         repaired.append(f"{found.unmarked} chunk{'s' if found.unmarked > 1 else ''} marked as not done")
+    if found.removed:
+        repaired.append(f"{found.removed} stray marker{'s' if found.removed > 1 else ''} removed")
     what = f"{'; '.join(repaired) or 'nothing to repair'}; to do the rest: spender-pipeline run {args.root}"
     print(f"{counted}; {what}", file=sys.stderr)
     return ExitStatus.SOME_FAILED

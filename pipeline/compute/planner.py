@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from pipeline.planning.model import ModelConfig, model_name, read_toml, with_def
 from pipeline.planning.partition import Shard, choose_shard
 from pipeline.planning.plan import Kind, Plan, targets_sha256
 from pipeline.storage import Place
+from pipeline.store import generations
 from pipeline.store.arrays import encodings_url
 from pipeline.store.checkpoint import inspect
 from pipeline.store.clients import PLANNING, planning, require_writable
@@ -47,7 +48,7 @@ _NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
 def plan(
     root: str,
     *,
-    targets: Targets | None,
+    targets: Targets | Sequence[Targets] | None,
     settings: Mapping[str, Any],
     models: Sequence[ModelChoice] = (),
     config: str | None = None,
@@ -60,11 +61,14 @@ def plan(
 ) -> Plan:
     """Make the plan of a run, or add models or targets to the one that is there, and write it into ROOT.
 
-    settings: of SurveyConfig, all but the targets; those that are left out are as in the existing plan. Others as in
+    settings: of SurveyConfig, all but the targets; those left out are as in the existing plan. targets: several
+    tables are those that an existing plan was made and extended with, to restore ROOT's own. Others as in
     `pipeline.plan`. Returns the plan. Raises ConfigError, WeightsError.
     """
     require_place("ROOT", root, with_query=False)
     existing = _existing_plan(root)
+    tables = _tables(root, targets, existing, extend)
+    targets = tables[0] if tables else None
     if extend:
         _require_extendable(root, existing, targets, config)
     if existing is not None and settings.get("expect") not in (None, existing.config.expect):
@@ -81,16 +85,25 @@ def plan(
     else:
         survey_config = _survey_config(root, targets, settings, existing)
     use_storage(root, survey_config)
-    is_new = existing is None or config is not None
-    frame, kept = _rows(root, survey_config, targets, existing, is_new=is_new, keep=keep)
+    present, problem = (None, "") if existing is None else generations.read(root, existing, kept=True)
+    if existing is not None and present is None and (extend or (targets is None and config is None)):
+        raise RefusedError("targets.parquet", problem, generations.remedy(root, existing))
+    if present is not None and existing is not None and targets is None and config is None:
+        frame, kept = present, dict(existing.kept)
+    else:
+        frame, kept = _table(survey_config.targets if targets is None else targets, survey_config.survey, keep)
+    if existing is not None and (present is None or len(tables) > 1):
+        frame = generations.restored(root, existing, [frame, *_others(root, tables[1:], existing, keep)])
     _require_paths(survey_config, frame)
     if existing is None:
         made = Plan.create(survey_config, frame, kept)
     else:
-        made = _as_existing(root, survey_config, existing, frame, kept, extend)
-        if extend:
-            frame = _all_rows(root, existing, frame)
+        made = _as_existing(root, survey_config, existing, kept)
+        if present is not None and extend:
+            frame = _all_rows(present, existing, frame)
             made = growth.extended(made, frame)
+        elif present is not None:
+            _require_same_targets(root, existing, present, frame)
     for model in asked or (_default_models(made) if existing is None else []):
         made = made.with_model(_resolve(model, made))
     require_writable(root)
@@ -98,9 +111,9 @@ def plan(
     grows = existing is not None and made.n_spectra > existing.n_spectra
     with planning(root, growth.COMMAND if grows else PLANNING, single_client=single_client) as presence:
         _require_unchanged(root, existing)
-        if existing is None:
+        if present is None:
             target_table.write_targets(frame, targets_url(root), made.shard, made.survey, made.kept)
-        elif grows:
+        elif grows and existing is not None:
             growth.require_idle(root, existing, presence.id)
             growth.prepare(root, made, frame)
         # Written last: where there is a plan, its targets are there too.
@@ -247,27 +260,45 @@ def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
     )
 
 
-def _rows(
-    root: str, config: SurveyConfig, targets: Targets | None, existing: Plan | None, is_new: bool, keep: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, Coordinate]]:
-    """Return the targets' rows, and their kept columns: those given, else those of the configuration, else ROOT's."""
-    survey = get_survey(config.survey)
+def _table(targets: Targets, survey: str, keep: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Coordinate]]:
+    """Return the rows of a table of targets, and its further columns."""
+    known = get_survey(survey)
     if isinstance(targets, Selection):
         kept = dict(targets.kept)
-        return target_table.checked_frame(targets.frame, survey, kept), kept
+        return target_table.checked_frame(targets.frame, known, kept), kept
     if isinstance(targets, pd.DataFrame):
-        frame, kept = kept_columns(targets, keep, survey)
-        return target_table.checked_frame(frame, survey, kept), kept
-    if existing is not None and not is_new and targets is None:
-        # An extension that was interrupted may have left more rows there.
-        return _present_rows(root, existing), dict(existing.kept)
-    require_server(config.targets)
-    frame, kept = target_table.read_table(config.targets, survey)
+        frame, kept = kept_columns(targets, keep, known)
+        return target_table.checked_frame(frame, known, kept), kept
+    url = storage.place(targets)
+    require_server(url)
+    frame, kept = target_table.read_table(url, known)
     lacking = [name for name in keep if name not in kept]
     if lacking:
         has = ", ".join(kept) or "it has none"
-        raise ConfigError("keep", lacking[0], f"a further column of {config.targets}: {has}")
+        raise ConfigError("keep", lacking[0], f"a further column of {url}: {has}")
     return frame, kept
+
+
+def _tables(
+    root: str, targets: Targets | Sequence[Targets] | None, existing: Plan | None, extend: bool
+) -> Sequence[Targets]:
+    """Return the tables of targets that were given; refuse several, but for restoring those of a plan."""
+    if targets is None:
+        return ()
+    if isinstance(targets, str | PathLike | Selection | pd.DataFrame):
+        return (targets,)
+    if len(targets) > 1 and (existing is None or extend):
+        problem = f"{len(targets)} tables of targets are given"
+        raise RefusedError("--targets", problem, f"plan {root} with one of them, then add each other with --extend")
+    return targets
+
+
+def _others(root: str, tables: Sequence[Targets], existing: Plan, keep: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Read the other tables that an existing plan was made and extended with."""
+    for each in tables:
+        frame, own = _table(each, existing.config.survey, keep)
+        _require_kept(root, existing, own)
+        yield frame
 
 
 def _require_paths(config: SurveyConfig, frame: pd.DataFrame) -> None:
@@ -278,14 +309,7 @@ def _require_paths(config: SurveyConfig, frame: pd.DataFrame) -> None:
     survey.paths(config.layout, distinct["target"].tolist())
 
 
-def _as_existing(
-    root: str,
-    config: SurveyConfig,
-    existing: Plan,
-    frame: pd.DataFrame,
-    kept: Mapping[str, Coordinate],
-    extend: bool,
-) -> Plan:
+def _as_existing(root: str, config: SurveyConfig, existing: Plan, kept: Mapping[str, Coordinate]) -> Plan:
     """Return the existing plan with a configuration's source and rates. Raises ConfigError where it is another plan.
 
     What the existing plan has chosen stays chosen.
@@ -298,18 +322,19 @@ def _as_existing(
     differences = made.difference(existing)
     if differences:
         raise ConfigError("ROOT", root, f"a ROOT with the same plan ({'; '.join(differences)})", "choose another ROOT")
-    if dict(kept) != dict(existing.kept):
-        problem = f"the targets have the further columns {_named(kept)}, those of {root} {_named(existing.kept)}"
-        raise RefusedError("--targets", problem, "bring them to the same columns and types, or choose another ROOT")
-    if not extend:
-        _require_same_targets(root, existing, frame)
+    _require_kept(root, existing, kept)
     return made
 
 
-def _require_same_targets(root: str, existing: Plan, frame: pd.DataFrame) -> None:
+def _require_kept(root: str, existing: Plan, kept: Mapping[str, Coordinate]) -> None:
+    if dict(kept) != dict(existing.kept):
+        problem = f"the targets have the further columns {_named(kept)}, those of {root} {_named(existing.kept)}"
+        raise RefusedError("--targets", problem, "bring them to the same columns and types, or choose another ROOT")
+
+
+def _require_same_targets(root: str, existing: Plan, rows: pd.DataFrame, frame: pd.DataFrame) -> None:
     """Refuse targets that are not those of the run, in any order. Raises ConfigError."""
-    rows = _present_rows(root, existing)
-    new = growth.new_rows(rows, frame, existing.survey, existing.kept)
+    new = generations.new_rows(rows, frame, existing.survey, existing.kept)
     if len(new):
         problem = f"{root} lacks {len(new)} of these {len(frame)} targets"
         raise RefusedError("--targets", problem, "pass --extend to add them, or choose another ROOT")
@@ -322,15 +347,10 @@ def _require_same_targets(root: str, existing: Plan, frame: pd.DataFrame) -> Non
         raise RefusedError("--targets", f"{root} has these targets with other coordinates", remedy)
 
 
-def _all_rows(root: str, existing: Plan, more: pd.DataFrame) -> pd.DataFrame:
+def _all_rows(rows: pd.DataFrame, existing: Plan, more: pd.DataFrame) -> pd.DataFrame:
     """Return the targets of a run with the new ones behind them."""
-    rows = _present_rows(root, existing)
-    new = growth.new_rows(rows, more, existing.survey, existing.kept)
+    new = generations.new_rows(rows, more, existing.survey, existing.kept)
     return pd.concat([rows, new], ignore_index=True) if len(new) else rows
-
-
-def _present_rows(root: str, existing: Plan) -> pd.DataFrame:
-    return target_table.read_rows(targets_url(root), 0, existing.n_spectra, existing.survey, existing.kept)
 
 
 def _named(kept: Mapping[str, Coordinate]) -> str:

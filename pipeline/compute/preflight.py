@@ -20,7 +20,8 @@ from pipeline.compute.stages.process import wanted_device
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.partition import Shard
-from pipeline.planning.plan import Kind, Plan, targets_sha256
+from pipeline.planning.plan import Kind, Plan
+from pipeline.store import generations
 from pipeline.store.root import ingest_ledger, targets_url
 
 PROBES, KNOWN_PROBES = 50, 8
@@ -98,14 +99,9 @@ def _device_problem() -> str:
 
 def check_targets(root: str, plan: Plan) -> None:
     """Refuse a targets table that is not the planned one: rows would carry the names of others."""
-    url = targets_url(root)
-    try:
-        found = targets_sha256(targets.read_rows(url, 0, plan.n_spectra, plan.survey), plan.survey.coordinates)
-    except (OSError, ValueError, IndexError) as error:
-        raise RefusedError("targets.parquet", f"{url} cannot be read ({error})", "restore the file") from error
-    if found != plan.targets_sha256:
-        remedy = "restore the file, or plan again in another ROOT"
-        raise RefusedError("targets.parquet", f"{url} is not the table that the plan was made with", remedy)
+    rows, problem = generations.read(root, plan)
+    if rows is None:
+        raise RefusedError("targets.parquet", problem, generations.remedy(root, plan))
 
 
 def check_source(root: str, plan: Plan, pending: Sequence[Shard], ingested: Iterable[int]) -> tuple[str, ...]:

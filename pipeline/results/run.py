@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pipeline.catalog import targets
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import FIRST_VERSION
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
+from pipeline.store import generations
 from pipeline.store.arrays import encodings_url, open_dataset, read_region, spectra_url
-from pipeline.store.root import ingest_ledger, read_plan, targets_url
+from pipeline.store.root import ingest_ledger, read_plan
 
 
 def open_run(root: Place) -> Run:
@@ -111,7 +111,7 @@ class Run:
 
     @cached_property
     def _targets(self) -> pd.DataFrame:
-        return targets.read_rows(targets_url(self.root), 0, self.plan.n_spectra, self.plan.survey, self.plan.kept)
+        return generations.rows_of(self.root, self.plan)
 
     def _rows(self, target: str | int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         frame = self._targets

@@ -97,6 +97,17 @@ MEANINGS: dict[Quality, str] = {
 """What each bit means for a spectrum."""
 
 
+def counts(quality: NDArray[np.uint32], unusable: Quality = Quality.UNUSABLE) -> dict[str, int | dict[str, int]]:
+    """Count spectra: all, those without a bit ("good"), those without one of `unusable` ("usable"), and by bit."""
+    by_bit = {bit.name or "": int(np.count_nonzero(quality & np.uint32(bit))) for bit in Quality}
+    return {
+        "spectra": len(quality),
+        "good": int(np.count_nonzero(quality == 0)),
+        "usable": int(np.count_nonzero((quality & np.uint32(unusable)) == 0)),
+        "quality": {name: count for name, count in by_bit.items() if count},
+    }
+
+
 def flag_attributes() -> dict[str, NDArray[np.uint32] | str]:
     """Return the CF attributes of a `quality` variable: uint32 `flag_masks`, `flag_meanings` (CF 3.5)."""
     return {

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from pipeline import storage
@@ -30,7 +31,8 @@ _READERS = 16
 class Ledger:
     """The markers of one stage (and model) under one fingerprint. Cheap to build: no I/O until asked.
 
-    grown: chunks that had fewer rows in an earlier generation, and where their rows end now; see `Plan.grown`.
+    grown: chunks that had fewer rows in an earlier generation, and where their rows end now; see `Plan.grown`. chunks:
+    how many the plan has; None: unknown. Markers of others count for nothing; see `strays`.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Ledger:
         fingerprint: str,
         model: str | None = None,
         grown: Mapping[int, int] | None = None,
+        chunks: int | None = None,
     ) -> None:
         self.stage = stage
         self.model = model
         self.fingerprint = fingerprint
         self.grown = dict(grown or {})
+        self.chunks = chunks
         name = "-".join(part for part in (stage, model, fingerprint[:8]) if part)
         self.folder = storage.join(root, "ledger", name)
 
@@ -57,7 +61,7 @@ class Ledger:
 
         The markers of grown chunks are read: only their content tells of which generation they are.
         """
-        found = _indices(storage.modified(self.folder))
+        found = self._indices(storage.modified(self.folder))
         looked_at = sorted(found.keys() & self.grown.keys())
         with ThreadPoolExecutor(_READERS) as pool:
             full = dict(zip(looked_at, pool.map(self._is_full, looked_at), strict=True))
@@ -101,10 +105,14 @@ class Ledger:
         """Return the records of the failed chunks by index; one that another run removes meanwhile is left out."""
 
         def read(index: int) -> dict[str, Any] | None:
+            name = f"{_FAILED}/{_name(index)}"
             try:
-                return self._read(f"{_FAILED}/{_name(index)}")
+                record = self._read(name)
             except FileNotFoundError:
                 return None
+            if not isinstance(record.get("reason"), str):
+                raise _damaged(storage.join(self.folder, name))
+            return record
 
         indices = sorted(self.failed())
         with ThreadPoolExecutor(_READERS) as pool:
@@ -113,7 +121,7 @@ class Ledger:
 
     def failed(self) -> set[int]:
         """Return the indices of the chunks that have the record of a failure, from one listing."""
-        return set(_indices(storage.modified(storage.join(self.folder, _FAILED))))
+        return set(self._indices(storage.modified(storage.join(self.folder, _FAILED))))
 
     def marked(self, index: int) -> bool:
         """Tell whether a chunk has a marker now."""
@@ -121,7 +129,32 @@ class Ledger:
 
     def unmark(self, index: int) -> None:
         """Remove the marker of a chunk, so that it is done again; one that is not there is no error."""
-        storage.remove(storage.join(self.folder, _name(index)))
+        self.remove(_name(index))
+
+    def strays(self) -> dict[str, str]:
+        """Return what lies among the markers and is none of the plan's, by its name below the folder: what is wrong.
+
+        Also records of failures and of the archive that are damaged. Markers of the plan's chunks are not read.
+        """
+        found: dict[str, str] = {}
+        for name in _visible(self.folder):
+            if name not in (_STORE, _ACCESS, _FAILED) and (reason := self._is_none(name)):
+                found[name] = reason
+        for name in _visible(storage.join(self.folder, _FAILED)):
+            inner = f"{_FAILED}/{name}"
+            if reason := self._is_none(name) or self._is_unreadable(inner):
+                found[inner] = reason
+        if reason := self._is_unreadable(_ACCESS):
+            found[_ACCESS] = reason
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove what lies in the folder under a name, a folder with all that it holds; none is no error."""
+        url = storage.join(self.folder, name)
+        with suppress(IsADirectoryError, PermissionError):  # macOS refuses to unlink a folder by the latter
+            storage.remove(url)
+        if storage.exists(url):
+            storage.remove(url, recursive=True)
 
     def clear_failure(self, index: int) -> None:
         """Remove the record of a failure, once the chunk is done after all."""
@@ -163,6 +196,26 @@ class Ledger:
         except ConfigError:
             return True
 
+    def _indices(self, found: Mapping[str, float | None]) -> dict[int, float | None]:
+        indices = {name: _index(name) for name in found}
+        return {i: found[name] for name, i in indices.items() if i is not None and i < (self.chunks or i + 1)}
+
+    def _is_none(self, name: str) -> str:
+        """Say why a name is none of a marker of the plan; nothing for one that is."""
+        index = _index(name)
+        if index is None:
+            return "no chunk has a marker of this name"
+        return "" if self._indices({name: None}) else f"the run has only {self.chunks} chunks, from 0 on"
+
+    def _is_unreadable(self, name: str) -> str:
+        try:
+            record = self._read(name)
+        except FileNotFoundError:
+            return ""
+        except ConfigError:
+            return "it cannot be read, or is of other settings"
+        return "" if name == _ACCESS or isinstance(record.get("reason"), str) else "it gives no reason"
+
     def _content(self, index: int, record: Mapping[str, Any]) -> dict[str, Any]:
         return {**record, "chunk": index, "fingerprint": self.fingerprint}
 
@@ -170,23 +223,26 @@ class Ledger:
         url = storage.join(self.folder, name)
         try:
             record: dict[str, Any] = storage.read_json(url)
-        except ValueError as error:
+        except (ValueError, IsADirectoryError) as error:
             raise _damaged(url) from error
         # Folder names carry eight digits only; the marker carries them all.
-        if record.get("fingerprint") != self.fingerprint:
+        index = _index(name.removeprefix(f"{_FAILED}/"))
+        if record.get("fingerprint") != self.fingerprint or record.get("chunk", index) != index:
             raise _damaged(url)
         return record
 
 
 def is_whole(record: Mapping[str, Any]) -> bool:
     """Tell whether a chunk's marker has what is read of it, in its types."""
-    counts = (record.get(key) for key in ("spectra", "good", "usable"))
-    tables = (record.get("quality"), record.get("checksums"))
-    return all(isinstance(count, int) for count in counts) and all(isinstance(table, dict) for table in tables)
+    counts = [record.get(key) for key in ("spectra", "good", "usable")]
+    quality, checksums = record.get("quality"), record.get("checksums")
+    if not isinstance(quality, dict) or not isinstance(checksums, dict):
+        return False
+    return all(type(count) is int and count >= 0 for count in (*counts, *quality.values()))
 
 
 def _damaged(url: str) -> ConfigError:
-    remedy = "spender-pipeline verify ROOT --repair removes it, and the next run does its chunk again"
+    remedy = "spender-pipeline verify ROOT --repair removes it, and the next run does what is missing"
     return RefusedError("ledger", f"the marker {url} is damaged", remedy)
 
 
@@ -194,6 +250,13 @@ def _name(index: int) -> str:
     return f"{index:06d}.json"
 
 
-def _indices(found: Mapping[str, float | None]) -> dict[int, float | None]:
-    stems = {name.removesuffix(".json"): moment for name, moment in found.items() if name.endswith(".json")}
-    return {int(stem): moment for stem, moment in stems.items() if stem.isdecimal()}
+def _index(name: str) -> int | None:
+    """Return the chunk whose marker has this name; None for another name, such as a copy's."""
+    stem = name.removesuffix(".json")
+    index = int(stem) if stem.isascii() and stem.isdecimal() else None
+    return index if index is not None and name == _name(index) else None
+
+
+def _visible(folder: str) -> list[str]:
+    """List a folder, but for what file systems and desktops keep there for themselves."""
+    return [name for name in storage.list_names(folder) if not name.startswith(".")]

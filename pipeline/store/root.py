@@ -42,12 +42,12 @@ def targets_url(root: str) -> str:
 
 def ingest_ledger(root: str, plan: Plan) -> Ledger:
     """Return the markers of the ingest stage."""
-    return Ledger(root, "ingest", plan.ingest_fingerprint, grown=plan.grown())
+    return Ledger(root, "ingest", plan.ingest_fingerprint, None, plan.grown(), len(plan.shards()))
 
 
 def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
     """Return the markers of the encode stage of a model."""
-    return Ledger(root, "encode", plan.encode_fingerprint(model), model, plan.grown())
+    return Ledger(root, "encode", plan.encode_fingerprint(model), model, plan.grown(), len(plan.shards()))
 
 
 def ledgers(root: str, plan: Plan) -> list[Ledger]:

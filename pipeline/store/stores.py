@@ -14,15 +14,15 @@ import pandas as pd
 import xarray as xr
 
 from pipeline import storage
-from pipeline.catalog import targets as target_table
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Kind, Plan
 from pipeline.store import arrays as dataset
+from pipeline.store import generations
 from pipeline.store.arrays import METADATA, encodings_url, spectra_url
 from pipeline.store.checkpoint import grid, inspect
 from pipeline.store.ledger import Ledger
-from pipeline.store.root import encode_ledger, ingest_ledger, read_plan, targets_url
+from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
 from pipeline.store.template import Encoding, encodings_template, spectra_template
 from pipeline.surveys.survey import Survey
 
@@ -104,7 +104,7 @@ def _template(
 ) -> tuple[xr.Dataset, Encoding]:
     wavelength = grid(plan.config.instrument).wavelength
     if rows is None:
-        rows = target_table.read_rows(targets_url(root), 0, plan.n_spectra, plan.survey, plan.kept)
+        rows = generations.rows_of(root, plan)
     if model is None:
         return spectra_template(plan, rows, wavelength)
     wave_rest = inspect(model.checkpoint, plan.config.instrument, model.sha256).wave_rest

@@ -14,17 +14,18 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.catalog import targets
 from pipeline.errors import ConfigError
 from pipeline.planning import schema
 from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Plan, targets_sha256
-from pipeline.store import stores
+from pipeline.spectra.quality import counts
+from pipeline.store import generations, stores
 from pipeline.store.arrays import METADATA, checksum, digest, read_region
 from pipeline.store.ledger import is_whole
-from pipeline.store.root import targets_url
+from pipeline.store.root import read_plan
 from pipeline.store.stores import Store
 
 # Chunks read at once: each holds one variable of one shard, 64 MB and as much again while it is decoded.
@@ -38,13 +39,16 @@ class Findings:
     """What is wrong with a run, one sentence each, and what was done about it.
 
     restored: the stores whose coordinates and metadata were rewritten; unmarked: how many chunks are to be done again.
-    pending: how many of the problems only say that something is not done yet.
+    pending: how many of the problems only say that something is not done yet. targets_lost: whether one of them is that
+    the table of targets is not the planned one, which no repair can restore. removed: how many stray markers were.
     """
 
     problems: tuple[str, ...]
     restored: tuple[str, ...] = ()
     unmarked: int = 0
     pending: int = 0
+    targets_lost: bool = False
+    removed: int = 0
 
 
 def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | None = None) -> Findings:
@@ -55,16 +59,19 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     iterator over a store's chunks, for a progress bar. Raises OSError when storage does not answer or refuses, and
     removes no marker then.
     """
-    rows, problems = _targets_problems(root, plan)
-    restorable = repair and not problems
+    rows, wrong = generations.read(root, plan)
+    problems = [f"targets: {wrong}; {generations.remedy(root, plan)}"] if wrong else []
+    restorable = repair and not wrong
     restored: list[str] = []
     pending = 0
     bad: list[tuple[Store, Shard]] = []
     spectra, *encodings = stores.stores_of(root, plan)
 
     def judge(store: Store, shard: Shard) -> list[str]:
-        return _shard_problems(store, None if store is spectra else spectra, shard, rows)
+        return _shard_problems(plan, store, None if store is spectra else spectra, shard, rows)
 
+    strays = _strays(root, plan, (spectra, *encodings))
+    problems += [f"{store.label}: {store.ledger.folder}/{name} is stray: {why}" for store, name, why in strays]
     for store in (spectra, *encodings):
         marked = store.ledger.done()
         if not marked and not store.ledger.store_created():
@@ -92,11 +99,23 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
                 if some and shard.index in marked and not damaged:
                     bad.append((store, shard))
     unmarked = 0
+    for store, name, _ in strays if repair else ():
+        store.ledger.remove(name)
     for store, shard in bad if repair else ():
         if judge(store, shard):  # still: another run may have repaired it
             store.ledger.unmark(shard.index)
             unmarked += 1
-    return Findings(tuple(problems), tuple(restored), unmarked, pending)
+    removed = len(strays) if repair else 0
+    return Findings(tuple(problems), tuple(restored), unmarked, pending, bool(wrong), removed)
+
+
+def _strays(root: str, plan: Plan, found: Iterable[Store]) -> list[tuple[Store, str, str]]:
+    """List what lies among the markers and is none: store, name, what is wrong."""
+    strays = [(store, *each) for store in found for each in store.ledger.strays().items()]
+    if not strays:
+        return []
+    now = read_plan(root)  # a chunk that was added since has a marker, too
+    return strays if now.generations == plan.generations else _strays(root, now, stores.stores_of(root, now))
 
 
 def _half_grown(plan: Plan, store: Store) -> list[str]:
@@ -120,7 +139,7 @@ def recheck_grown(root: str, plan: Plan) -> int:
     unmarked = 0
     for store in (spectra, *encodings) if plan.grown() else ():
         for index in sorted(plan.grown().keys() & store.ledger.done()):
-            if _shard_problems(store, None if store is spectra else spectra, shards[index]):
+            if _shard_problems(plan, store, None if store is spectra else spectra, shards[index]):
                 store.ledger.unmark(index)
                 unmarked += 1
     return unmarked
@@ -183,32 +202,27 @@ def _description_problems(store: Store, expected: Mapping[str, str | None], attr
 
 
 def _array_problems(
-    where: str, url: str, expected: Mapping[str, str], start: int = 0, stop: int | None = None
+    where: str,
+    url: str,
+    expected: Mapping[str, str],
+    start: int = 0,
+    stop: int | None = None,
+    quality: dict[str, NDArray[Any]] | None = None,
 ) -> list[str]:
-    """Compare rows of arrays with the checksums that they had when they were written."""
+    """Compare rows of arrays with the checksums that they had when they were written. quality: gets that array."""
     problems = []
     for name in sorted(expected):
         try:
-            found = checksum(read_region(url, [name], start, stop))[name]
+            arrays = read_region(url, [name], start, stop)
+            found = checksum(arrays)[name]
         except Exception as error:  # Codecs and stores raise what they like for damaged bytes.
             problems.append(f"{where} {name} cannot be read ({_damage(error)})")
             continue
         if found != expected[name]:
             problems.append(f"{where} {name} is not what was written")
+        elif quality is not None and name == "quality":
+            quality |= arrays
     return problems
-
-
-def _targets_problems(root: str, plan: Plan) -> tuple[pd.DataFrame | None, list[str]]:
-    """Return the targets, None where they cannot be read or are others, and what is wrong with them."""
-    url = targets_url(root)
-    try:
-        rows = targets.read_rows(url, 0, plan.n_spectra, plan.survey)
-    except (OSError, ValueError, IndexError) as error:
-        # pyarrow raises OSError for damaged files, too; where storage does not answer, the next look says so
-        return None, [f"targets: {url} cannot be read ({error})"]
-    if targets_sha256(rows, plan.survey.coordinates) == plan.targets_sha256:
-        return rows, []
-    return None, [f"targets: {url} is not the table that the plan was made with"]
 
 
 def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], where: str) -> list[str]:
@@ -225,7 +239,9 @@ def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], whe
     return [f"{where}: its spectra were ingested again after it was encoded"] if stale else []
 
 
-def _shard_problems(store: Store, spectra: Store | None, shard: Shard, rows: pd.DataFrame | None = None) -> list[str]:
+def _shard_problems(
+    plan: Plan, store: Store, spectra: Store | None, shard: Shard, rows: pd.DataFrame | None = None
+) -> list[str]:
     """Compare a chunk with its marker. spectra: of an encoding. rows: the run's targets, to compare its own with."""
     where = f"{store.label} chunk {shard.index}"
     try:
@@ -237,7 +253,9 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard, rows: pd.
     if not is_whole(record):
         return [f"{where}: the marker that says it is done is incomplete"]
     if record.get("stop", shard.stop) != shard.stop:
-        return [f"{where}: not done since targets were added"]
+        if shard.index in plan.grown():
+            return [f"{where}: not done since targets were added"]
+        return [f"{where}: its marker is of other rows than {shard.start} to {shard.stop}"]
     problems = []
     made_of = record.get("targets_sha256")  # markers of the first version have none
     if rows is not None and made_of is not None:
@@ -248,7 +266,17 @@ def _shard_problems(store: Store, spectra: Store | None, shard: Shard, rows: pd.
     problems += [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
     if spectra is not None:
         problems += _stale_problems(spectra, shard, record, where)
-    return problems + _array_problems(f"{where}:", store.url, expected, shard.start, shard.stop)
+    arrays: dict[str, NDArray[Any]] = {}
+    problems += _array_problems(f"{where}:", store.url, expected, shard.start, shard.stop, arrays)
+    return problems or _count_problems(where, record, counts(arrays["quality"], plan.unusable))
+
+
+def _count_problems(where: str, record: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Compare the counts in a marker, which `status` adds up, with those of the data."""
+    wrong = [name for name in ("spectra", "good", "usable") if record[name] != found[name]]
+    named, own = record["quality"], found["quality"]
+    wrong += sorted(name for name in {*named, *own} if named.get(name, 0) != own.get(name, 0))
+    return [f"{where}: its marker counts other spectra than its data have: {', '.join(wrong)}"] if wrong else []
 
 
 def _damage(error: Exception) -> str:

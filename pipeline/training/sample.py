@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.catalog import targets
 from pipeline.catalog import where as condition
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.plan import Plan
 from pipeline.spectra.quality import Quality
+from pipeline.store import generations
 from pipeline.store.arrays import open_handle, read_region, spectra_url
-from pipeline.store.root import ingest_ledger, read_plan, targets_url
+from pipeline.store.root import ingest_ledger, read_plan
 from spender_core.dataset import Batches, Pooled, SpectrumDataset, validation
 from spender_core.instrument import get_instrument
 
@@ -110,7 +110,7 @@ def read_part(root: str, where: str | None = None) -> Part:
     missing = len(plan.shards()) - len(ingest_ledger(root, plan).done())
     if missing:
         raise ConfigError("ROOT", root, "a run whose spectra are ingested", f"{missing} chunks are not: run ingest")
-    rows = targets.read_rows(targets_url(root), 0, plan.n_spectra, plan.survey, plan.kept)
+    rows = generations.rows_of(root, plan)
     url = spectra_url(root)
     quality = read_region(url, ["quality"], 0, plan.n_spectra)["quality"]
     usable = (quality & np.uint32(EXCLUDED_FROM_TRAINING)) == 0

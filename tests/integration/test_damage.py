@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+import pipeline
 from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.cli import main as cli
@@ -45,6 +49,30 @@ def test_another_targets_table_is_refused(tmp_path: Path, mirror: Path, capsys: 
     assert "targets.parquet" in refused(capsys, "run", root, "--serial")
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_lost_targets_are_restored_from_the_original(
+    run: tuple[Path, Plan], tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    table, original, before = root / "targets.parquet", tmp_path / "original.parquet", file_hashes(root)
+    content = table.read_bytes()
+    shutil.copy(table, original)
+    (root / "spectra.zarr" / "norm" / "c" / "1").unlink()
+    table.write_bytes(content[: len(content) // 2])
+    if damage == "gone":
+        table.unlink()
+    remedy = f"restore it: spender-pipeline plan {root} --targets ORIGINAL"
+    for command, status in (("verify", 3), ("verify --repair", 3), ("run", 1), ("plan", 1)):
+        verb, *options = command.split()
+        assert remedy in refused(capsys, verb, str(root), *options, status=status)
+    assert remedy in refused(capsys, "plot", str(root), "--id", "1", "--output", str(tmp_path / "x.png"))
+    assert cli.main(["plan", str(root), "--targets", str(original)]) == 0
+    assert table.read_bytes() == content
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert cli.main(["verify", str(root)]) == 0
+    assert file_hashes(root) == before
+
+
 def test_a_mirror_that_vanished_makes_no_empty_spectra(
     run: tuple[Path, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +93,27 @@ def test_spectra_ingested_anew_are_encoded_anew(run: tuple[Path, Plan]) -> None:
     dataset.write_region(url, shard, {"latents": wrong})
     assert cli.main(["run", str(root), "--serial"]) == 0
     assert file_hashes(root) == before
+
+
+def test_a_web_server_that_ignores_ranges_is_no_damage(
+    run: tuple[Path, Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = re.search(r"port (\d+)", server.stdout.readline())
+            assert port is not None
+            url = f"http://127.0.0.1:{port[1]}"
+            assert cli.main(["verify", url]) == 0, capsys.readouterr()
+            np.testing.assert_array_equal(
+                pipeline.open_run(url).encodings("random").latents, pipeline.open_run(root).encodings("random").latents
+            )
+            (root / "spectra.zarr" / "norm" / "c" / "1").unlink()
+            assert "chunk 1: norm is not what was written" in refused(capsys, "verify", url, status=3)
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("store", ["spectra.zarr/flux", "encodings/random.zarr/latents"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import storage
+from pipeline import disk, storage
 from pipeline.config import StorageConfig
 from pipeline.errors import ConfigError
 
@@ -116,7 +116,7 @@ def test_the_rests_of_a_killed_zarr_write_carry_the_name_we_look_for(tmp_path: P
     from zarr.storage import _local
 
     with _local._atomic_write(tmp_path / "0", "wb") as file:
-        assert file.name.endswith(storage.PARTIAL_SUFFIX)
+        assert file.name.endswith(disk.PARTIAL_SUFFIX)
 
 
 def test_readers_see_the_old_or_the_new_content_but_no_part(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compute.stages import metrics
 from pipeline.errors import ConfigError
 from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Plan
-from pipeline.spectra.quality import Quality
+from pipeline.spectra.quality import counts
 from pipeline.store.arrays import AlignmentError, checksum, read_region, write_region
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import read_plan
@@ -148,16 +147,11 @@ def record_of(shard: Shard, targets: str, arrays: Mapping[str, NDArray[Any]]) ->
 
     targets: hash of the rows of the targets that the chunk was made of.
     """
-    quality = arrays["quality"]
-    counts = {bit.name: int(np.count_nonzero(quality & np.uint32(bit))) for bit in Quality}
     return {
         "start": shard.start,
         "stop": shard.stop,
         "targets_sha256": targets,
-        "spectra": len(shard),
-        "good": int(np.count_nonzero(quality == 0)),
-        "usable": int(np.count_nonzero((quality & np.uint32(Quality.UNUSABLE)) == 0)),
-        "quality": {name: count for name, count in counts.items() if count},
+        **counts(arrays["quality"]),
         "checksums": checksum(arrays),
     }
 
