@@ -112,13 +112,23 @@ class ChunksFailed(RuntimeError):  # noqa: N818 - what failed is named, not the 
         return f"{len(self.reasons)} of {self.total} chunks failed"
 
 
+# What moves a terminal's cursor, colors it, renames its window or turns the direction of writing; halves of characters,
+# which file names of other encodings hold, cannot be written at all. Lines and tabs stay.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters written as escapes: it may come from files of others."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def redacted(text: str) -> str:
-    """Return a URL, or text that holds some, without the user names, passwords and signatures in it."""
+    """Return a URL, or text that holds some, without the user names, passwords and signatures in it, and printable."""
 
     def shortened(found: re.Match[str]) -> str:
         return f"{found['url'] or ''}{found['mark'] or found['bare']}***"
 
-    return _QUERY_IN_TEXT.sub(shortened, _USER.sub("//***@", text))
+    return printable(_QUERY_IN_TEXT.sub(shortened, _USER.sub("//***@", text)))
 
 
 def require_place(key: str, url: str, with_query: bool = True) -> None:

@@ -54,7 +54,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "http": _HTTP, "https": _HTTP}
 
 WEB = ("http", "https")
 
-_CLIENTS = ("aiobotocore", "aiohttp", "botocore")
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore", "httpx", "httpx2", "huggingface_hub", "requests")
 
 
 def is_backend_error(error: BaseException) -> bool:

@@ -128,7 +128,7 @@ def _read(name: str) -> bytes:
         raise WeightsError(
             f"model {name!r} is neither a file nor a published model; the published models are {', '.join(PUBLISHED)}"
         ) from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # every kind of storage has its own classes
         raise WeightsError(f"model {name!r} cannot be read: {error or type(error).__name__}") from error
     return data
 
@@ -155,7 +155,7 @@ def _fetch(name: str, published: Published) -> bytes:
     try:
         with fsspec.open(published.url, "rb") as stream:
             data: bytes = stream.read()
-    except (OSError, ValueError, ImportError) as error:  # FileNotFoundError, too: fsspec's for a network that is down
+    except Exception as error:  # every kind of storage has its own classes; FileNotFoundError: a network that is down
         reason = str(error.__cause__ or error) or type(error).__name__
         raise WeightsError(
             f"model {name!r} could not be fetched from {published.url} ({reason}): try again, or give its file"

@@ -22,6 +22,7 @@ from pipeline.cli.spelling import Parser
 from pipeline.cli.status import STATUS
 from pipeline.cli.submit import SCALE, SUBMIT
 from pipeline.cli.targets import TARGETS
+from pipeline.cli.terminal import printable_output
 from pipeline.cli.train import TRAIN
 from pipeline.cli.verify import VERIFY
 from pipeline.errors import ExitStatus, redacted
@@ -49,6 +50,11 @@ VERBS: tuple[Verb, ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; argv: default the process's own arguments. Returns the exit status."""
+    with printable_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     _configure_logging(args.verbose)
     try:

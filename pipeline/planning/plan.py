@@ -254,7 +254,8 @@ class Plan:
         try:
             values: dict[str, Any] = json.loads(text)
             version = values["plan_version"]
-        except (ValueError, KeyError, TypeError) as error:
+            canonical_json(values)  # what cannot be written has no fingerprint: NaN, halves of characters
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RefusedError("plan.json", f"plan.json is not a plan of this program: {error}") from error
         if version not in (FIRST_VERSION, PLAN_VERSION):
             remedy = "use the version of this package that wrote it, or plan again in another ROOT"

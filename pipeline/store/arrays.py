@@ -6,13 +6,15 @@ shard reads, changes and writes back the whole of it, and two of them at once lo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import tempfile
 import threading
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +116,11 @@ def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, dict
     time, or one after the other has begun to fill it, do no harm. The group's metadata, by which a store is found,
     come last.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with _temporary_folder_named():
+        scratch = tempfile.TemporaryDirectory(prefix="spender-pipeline-")
+    with scratch as folder:
         # one chunk after the other: while one of text is written, its million strings are Python's own
-        with zarr.config.set({"async.concurrency": 1}):
+        with _temporary_folder_named(), zarr.config.set({"async.concurrency": 1}):
             template.to_zarr(
                 folder,
                 mode="w",
@@ -131,6 +135,17 @@ def create(url: str, template: xr.Dataset, encoding: Encoding) -> dict[str, dict
         _upload(Path(folder), url)
     coordinates = {str(name): variable.to_numpy() for name, variable in template.coords.items()}
     return {"checksums": checksum(coordinates), "metadata": metadata, "attributes": attributes}
+
+
+@contextmanager
+def _temporary_folder_named() -> Iterator[None]:
+    """Let errors of a disk say that it is the temporary folder's, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        why = f"the temporary folder cannot be written ({reason}): set TMPDIR to a folder on another disk"
+        raise OSError(error.errno or errno.EIO, why, tempfile.tempdir) from error
 
 
 def _upload(folder: Path, url: str) -> None:

@@ -356,3 +356,25 @@ def test_train_writes_a_model_that_plan_takes(planned: Path, tmp_path: Path) -> 
 def test_a_look_at_a_run_does_not_wait_for_what_computes() -> None:
     code = "import sys, pipeline.cli.main; sys.exit(bool({'torch', 'distributed'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status hf://datasets/a/b",
+        "targets hf://datasets/a/b/c.fits --output {folder}/t.parquet",
+        "plan {folder}/run --targets hf://datasets/a/b/t.parquet --source {folder}",
+        "plan hf://datasets/a/b --targets {table} --source {folder}",
+        "plan {folder}/run --targets {table} --source {folder} --model hf://a/b/model.pt",
+    ],
+)
+def test_hugging_face_without_a_network_is_said_in_one_line(tmp_path: Path, table: Path, command: str) -> None:
+    """Its client has error classes of its own; it reads its endpoint when it is imported."""
+    words = command.format(folder=tmp_path, table=table).split()
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    process = [sys.executable, "-m", "pipeline", *words]
+    done = subprocess.run(process, capture_output=True, text=True, check=False, timeout=200, env=environment)
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "hf://" in line

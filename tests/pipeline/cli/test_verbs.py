@@ -45,7 +45,7 @@ def test_its_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_every_module_of_the_command_line_has_its_verbs_in_the_table() -> None:
-    modules = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "arguments", "main", "spelling"}
+    modules = {file.stem for file in FOLDER.glob("*.py")} - {"__init__", "arguments", "main", "spelling", "terminal"}
     assert {verb.execute.__module__.rsplit(".", 1)[-1] for verb in command_line.VERBS} == modules
 
 

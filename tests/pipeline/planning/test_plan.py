@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -333,3 +335,33 @@ def test_a_plan_without_codecs_keeps_the_first_ones(plan: Plan) -> None:
 def test_without_a_redshift_there_were_no_latents_in_runs_of_earlier_versions(plan: Plan) -> None:
     assert plan.unusable == Quality.UNUSABLE
     assert replace(plan, encoding_version=2).unusable == Quality.UNUSABLE | Quality.NO_REDSHIFT
+
+
+NONSENSE = [None, "", -1, 0, 10**30, 1e308, True, [], {}, "x", [None], [{}], float("nan"), float("inf"), "\ud800"]
+
+
+def _places(value: object, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if place:
+        yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _places(inner, (*place, key))
+
+
+def test_a_nonsensical_plan_is_refused_or_read_but_never_breaks(make_targets: MakeTargets) -> None:
+    text = Plan.create(survey(), make_targets(8)).with_model(model()).to_json()
+    for place in _places(json.loads(text)):
+        for value in NONSENSE:
+            values = json.loads(text)
+            inner = values
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = value
+            with suppress(ConfigError):
+                Plan.from_json(json.dumps(values)).shards()
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"\0", b"[" * 100_000, b"9" * 5000, b"null", b'"plan_version"'])
+def test_what_is_no_plan_is_refused(text: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"plan\.json is not a plan of this program"):
+        Plan.from_json(text)

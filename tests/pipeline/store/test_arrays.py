@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,3 +273,16 @@ def test_opened_dataset_is_lazy_in_blocks_of_one_shard(store: str, plan: Plan) -
     np.testing.assert_array_equal(opened["flux"][8:16], arrays(shard)["flux"])
     assert opened["flux"].attrs["units"] == "1"
     xr.testing.assert_identical(opened.isel(spectrum=slice(8, 16)).load(), opened.load().isel(spectrum=slice(8, 16)))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_temporary_folder_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Zarr gives the disk's own word, which names a folder that is gone when it is read."""
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", full)
+    with pytest.raises(OSError, match=f"the temporary folder cannot be written .{os.strerror(number)}.: set TMPDIR"):
+        dataset.create(str(tmp_path / "a.zarr"), xr.Dataset(), {})
+    assert not (tmp_path / "a.zarr").exists()
