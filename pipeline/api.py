@@ -82,14 +82,14 @@ def select_targets(
     from pipeline.compute.settle import settling
     from pipeline.surveys.registry import get_survey
 
-    if output is not None and place(catalog) == place(output):
+    if output is not None and place(catalog, "CATALOG") == place(output, "--output"):
         raise ConfigError("--output", str(output), "a file other than the catalog", "the catalog would be overwritten")
     if output is not None:
-        require_ending("--output", place(output), ".parquet")
+        require_ending("--output", place(output, "--output"), ".parquet")
     known = get_survey(survey)
     if layout is not None:
         require_choice("layout", layout, tuple(known.layouts))
-    require_server(place(catalog))
+    require_server(place(catalog, "CATALOG"))
     condition = combined(known.selections, _listed(select), where)
     found = targets.find_targets(
         os.fspath(catalog),
@@ -99,11 +99,11 @@ def select_targets(
         keep=_listed(keep),
         unique=unique,
         skip_incomplete=skip_incomplete,
-        settle=settling(known, run2d, None if source is None else place(source), layout, fetch, progress),
+        settle=settling(known, run2d, None if source is None else place(source, "--source"), layout, fetch, progress),
         check=source is not None and fetch,
     )
     if output is not None:
-        targets.write_targets(found.frame, place(output), survey=known, kept=found.kept)
+        targets.write_targets(found.frame, place(output, "--output"), survey=known, kept=found.kept)
     return found
 
 
@@ -156,7 +156,7 @@ def plan(
 
     settings = {
         "survey": survey,
-        "source": None if source is None else place(source),
+        "source": None if source is None else place(source, "--source"),
         "layout": layout,
         "instrument": instrument,
         "shard": shard,
@@ -166,15 +166,15 @@ def plan(
         "max_requests": max_requests,
         "max_requests_per_second": max_requests_per_second,
         "retries": retries,
-        "cache": None if cache is None else place(cache),
+        "cache": None if cache is None else place(cache, "--cache"),
         "storage": storage,
     }
     return planner.plan(
-        place(root),
+        place(root, "ROOT"),
         targets=targets,
         settings={key: value for key, value in settings.items() if value is not None},
         models=_listed(models),
-        config=None if config is None else place(config),
+        config=None if config is None else place(config, "--config"),
         variables=variables,
         precision=precision,
         micro_batch=micro_batch,
@@ -191,7 +191,7 @@ def estimate(root: Place) -> Estimate:
     """
     from pipeline.compute.planner import estimate_of
 
-    url = place(root)
+    url = place(root, "ROOT")
     return estimate_of(url, read_plan(url))
 
 
@@ -203,7 +203,7 @@ def drop_model(root: Place, model: str) -> Plan:
     """
     from pipeline.compute import planner
 
-    return planner.drop_model(place(root), model)
+    return planner.drop_model(place(root, "ROOT"), model)
 
 
 def run(
@@ -246,7 +246,7 @@ def run(
     from pipeline.monitor.progress import SchedulerCounters, Tee, make_progress
     from pipeline.monitor.run_log import Journal
 
-    url = place(root)
+    url = place(root, "ROOT")
     stages, models = _listed(stages), None if models is None else _listed(models)
     for stage in stages:
         require_choice("stages", stage, STAGES)
@@ -329,7 +329,7 @@ def finalize(root: Place) -> list[str]:
     from pipeline.store import finalize as closing
     from pipeline.store.verify import recheck_grown
 
-    url = place(root)
+    url = place(root, "ROOT")
     made = read_plan(url)
     made.require_current()
     clients.require_writable(url)
@@ -346,7 +346,7 @@ def status(root: Place) -> RunStatus:
 
     >>> status("s3://bucket/dr17").stages[0].done
     """
-    url = place(root)
+    url = place(root, "ROOT")
     made = read_plan(url)
     return RunStatus(url, made.n_spectra, tuple(read_status(url, made)), tuple(clients.alive(url)))
 
@@ -360,7 +360,7 @@ def verify(root: Place, *, repair: bool = False) -> Findings:
     """
     from pipeline.store import verify as verification
 
-    url = place(root)
+    url = place(root, "ROOT")
     made = read_plan(url)
     if not repair:
         return verification.verify(url, made)
@@ -376,9 +376,9 @@ def report(root: Place, output: Place) -> str:
     """
     from pipeline.monitor.report import write_page
 
-    require_ending("--output", place(output), ".html", ".htm")
-    write_page(place(root), place(output))
-    return place(output)
+    require_ending("--output", place(output, "--output"), ".html", ".htm")
+    write_page(place(root, "ROOT"), place(output, "--output"))
+    return place(output, "--output")
 
 
 def _listed(several: T | Sequence[T]) -> tuple[T, ...]:

@@ -30,6 +30,7 @@ from pipeline import disk
 from pipeline.config import StorageConfig
 from pipeline.credentials import identity
 from pipeline.errors import ConfigError
+from pipeline.places import require_usable
 from pipeline.version import __version__
 from pipeline.web import WebFileSystem
 
@@ -98,10 +99,11 @@ Place = str | os.PathLike[str]
 """Where something is: a URL that fsspec opens, or a path."""
 
 
-def place(url: Place) -> str:
-    """Return a place as a URL or an absolute path; an empty place stays empty, for callers to refuse."""
+def place(url: Place, key: str = "path") -> str:
+    """Return a place as a URL or an absolute path. Raises ConfigError, about the key, for one that cannot be used."""
     text = os.fspath(url)
-    return absolute(text) if text else ""
+    require_usable(key, text)
+    return absolute(text)
 
 
 def protocol(url: str) -> str:

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # A room imports rooms of the lines above its own, and no other. Rooms of one line do not know each other.
 ORDER = (
     {"version", "errors", "signals", "retry", "credentials", "disk", "web"},
-    {"spectra", "config"},
+    {"spectra", "config", "places"},
     {"surveys", "storage"},
     {"catalog", "archive", "planning", "mock"},
     {"store"},

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.places import require_short
 from pipeline.surveys.columns import Attributes, Coordinate
 from pipeline.surveys.survey import Survey
 
@@ -63,6 +64,7 @@ def require_free(name: object, survey: Survey) -> None:
     """Refuse a name that the run uses itself, or that no variable may have. Raises ConfigError."""
     if not isinstance(name, str) or not name or "/" in name or name.startswith((".", "_")):
         raise ConfigError("keep", name, "the name of a column without / that begins with a letter")
+    require_short("keep", name)
     if name.lower() in survey.coordinates:
         raise RefusedError("keep", f"{name} is a column that every run has", "leave it out of what is kept")
 

@@ -32,7 +32,15 @@ class Verb:
 def root_of(args: Namespace) -> str:
     """Return a ROOT as given, or as an absolute path; refuse one with a secret in it before anybody opens it."""
     require_place("ROOT", args.root, with_query=False)
-    return storage.absolute(args.root)
+    return place_of("ROOT", args.root)
+
+
+def place_of(key: str, url: str) -> str:
+    """Return a place that a command works with; refuse this process's memory, which nobody would find again."""
+    if storage.protocol(url) == "memory":
+        remedy = "memory:// ends with the command, and workers have their own: use a path or a bucket"
+        raise ConfigError(key, url, "a place that other processes find, too", remedy)
+    return storage.place(url, key)
 
 
 def add_rate(parser: ArgumentParser) -> None:

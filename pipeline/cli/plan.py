@@ -6,10 +6,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
 from pipeline import api
-from pipeline.cli.arguments import Verb, add_rate
+from pipeline.cli.arguments import Verb, add_rate, place_of, root_of
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.plan import Plan
-from pipeline.storage import place
 
 _SURVEY_OPTIONS = (
     (
@@ -81,18 +80,22 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
+    root = root_of(args)
+    for key, url in (("--cache", args.cache), *(("--targets", each) for each in args.targets)):
+        if url is not None:
+            place_of(key, url)
     if args.drop_model is not None:
         _require_alone(args)
-        left = api.drop_model(args.root, args.drop_model)
+        left = api.drop_model(root, args.drop_model)
         names = ", ".join(model.name for model in left.models) or "none"
         print(f"dropped {args.drop_model} and its encodings; models left: {names}")
         return 0
     from pipeline.catalog.targets import count
     from pipeline.planning.estimate import lines
 
-    before = _spectra_of(args.root) if args.extend else 0
+    before = _spectra_of(root) if args.extend else 0
     made = api.plan(
-        args.root,
+        root,
         targets=args.targets,
         source=args.source,
         models=args.model,
@@ -118,9 +121,9 @@ def _execute(args: Namespace) -> int:
         print(f"{added} targets added, {given - added} were in the run already")
     names = ", ".join(model.name for model in made.models) or "none: only ingest can be run"
     print(f"{made.n_spectra} spectra in {len(made.shards())} chunks of {made.shard}; models: {names}")
-    for line in lines(api.estimate(args.root)):
+    for line in lines(api.estimate(root)):
         print(line)
-    for line in _outside(args.root, made):
+    for line in _outside(root, made):
         print(line)
     print(f"next: spender-pipeline run {args.root}")
     return 0
@@ -130,7 +133,7 @@ def _outside(root: str, made: Plan) -> Iterator[str]:
     """Say in a line for each model how many targets are not like what it was trained on."""
     from pipeline.compute.planner import out_of_domain
 
-    for name, count in out_of_domain(place(root)).items():
+    for name, count in out_of_domain(root).items():
         if count:
             yield (
                 f"warning: {count} of {made.n_spectra} targets lie outside of what {name} was trained on "
@@ -151,7 +154,7 @@ def _spectra_of(root: str) -> int:
     from pipeline.store.root import read_plan
 
     try:
-        return read_plan(place(root)).n_spectra
+        return read_plan(root).n_spectra
     except ConfigError:
         return 0
 

@@ -9,8 +9,7 @@ import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import storage
-from pipeline.cli.arguments import Verb
+from pipeline.cli.arguments import Verb, place_of
 from pipeline.errors import ConfigError, ExitStatus, RefusedError, redacted, require_place
 from pipeline.signals import Terminated
 
@@ -171,7 +170,7 @@ def _execute(args: Namespace) -> int:
     )
     try:
         trained = train(
-            [storage.absolute(root) for root in args.roots],
+            [place_of("ROOT", root) for root in args.roots],
             args.output,
             settings,
             losses,

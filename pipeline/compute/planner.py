@@ -196,9 +196,11 @@ def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]
         config, written = read_toml(storage.read_bytes(url).decode())
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigError("--config", url, "a TOML file that exists") from error
-    cache = config.cache and storage.absolute(config.cache)
     config = replace(
-        config, targets=storage.absolute(config.targets), source=storage.absolute(config.source), cache=cache
+        config,
+        targets=storage.place(config.targets, "targets"),
+        source=storage.place(config.source, "source"),
+        cache=config.cache and storage.place(config.cache, "cache"),
     )
     return config, [replace(model, checkpoint=_checkpoint(model.checkpoint)) for model in written]
 
@@ -209,7 +211,7 @@ def _survey_config(
     """Build the configuration from settings; settings not given are taken from the existing plan."""
     said = dict(settings)
     if isinstance(targets, str | PathLike):
-        said["targets"] = storage.place(targets)
+        said["targets"] = storage.place(targets, "--targets")
     elif targets is not None:
         said["targets"] = targets_url(root)
     if existing is not None:
@@ -240,7 +242,7 @@ def _model(choice: ModelChoice, wishes: Mapping[str, Any]) -> ModelConfig:
 
 
 def _checkpoint(text: str) -> str:
-    return text if text in PUBLISHED else storage.absolute(text)
+    return text if text in PUBLISHED else storage.place(text, "--model")
 
 
 def _default_models(made: Plan) -> list[ModelConfig]:
@@ -269,7 +271,7 @@ def _table(targets: Targets, survey: str, keep: Sequence[str]) -> tuple[pd.DataF
     if isinstance(targets, pd.DataFrame):
         frame, kept = kept_columns(targets, keep, known)
         return target_table.checked_frame(frame, known, kept), kept
-    url = storage.place(targets)
+    url = storage.place(targets, "--targets")
     require_server(url)
     frame, kept = target_table.read_table(url, known)
     lacking = [name for name in keep if name not in kept]

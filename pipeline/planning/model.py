@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pipeline.config import SurveyConfig, checked_keys, require_choice, require_count, require_text
 from pipeline.errors import ConfigError, RefusedError, require_place
+from pipeline.places import require_short
 from pipeline.planning.domain import Domain
 from pipeline.planning.schema import OUTPUTS, default_outputs
 from pipeline.surveys.registry import DEFAULT, get_survey
@@ -52,6 +53,7 @@ class ModelConfig:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
             expected = "letters, digits, '.', '_' and '-', starting with a letter or digit"
             raise ConfigError("model.name", self.name, expected, "it names the folder of the encodings")
+        require_short("model.name", self.name)
         object.__setattr__(self, "variables", _ordered(self.variables))
         require_choice("model.precision", self.precision, PRECISIONS)
         if self.micro_batch is not None:

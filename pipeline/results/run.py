@@ -30,7 +30,7 @@ class Run:
     """
 
     def __init__(self, root: Place) -> None:
-        self.root = place(root)
+        self.root = place(root, "ROOT")
         self.plan = read_plan(self.root)
 
     def __repr__(self) -> str:

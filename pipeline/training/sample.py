@@ -85,7 +85,7 @@ def read_samples(roots: Sequence[str], where: str | None = None) -> list[Sample]
     where: condition on the columns of the runs' targets. Samples come in the order in which their instruments do.
     Raises ConfigError for runs that are not ingested, have no usable spectra, or are named twice, and for conditions.
     """
-    places = [storage.place(root).rstrip("/") for root in roots]
+    places = [storage.place(root, "ROOT").rstrip("/") for root in roots]
     twice = next((root for root in places if places.count(root) > 1), None)
     if twice is not None:
         raise ConfigError("ROOT", twice, "each run once", "its spectra would count twice")

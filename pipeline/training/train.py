@@ -61,7 +61,7 @@ def train(
     runs that are not ingested or have no usable spectra, for a checkpoint of another training run, and for choices that
     contradict each other; WeightsError for a checkpoint that cannot be read.
     """
-    file = Output(storage.place(output))
+    file = Output(storage.place(output, "--output"))
     if settings.epochs < 1:
         raise ConfigError("--epochs", settings.epochs, "at least 1")
     if save_every is not None and not save_every > 0:
@@ -69,7 +69,7 @@ def train(
     with joined() as world, _translated(roots):
         if world.is_first:
             file.require_writable()
-        samples = read_samples([storage.place(root) for root in roots], where)
+        samples = read_samples([storage.place(root, "ROOT") for root in roots], where)
         begun = _start_of(model.start)
         if world.is_first:
             _require_same_start(file, begun)

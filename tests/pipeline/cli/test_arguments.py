@@ -34,7 +34,7 @@ def test_a_root_below_a_home_is_found_there(tmp_path: Path, monkeypatch: pytest.
     assert root_of(Namespace(root="~/run")) == str(tmp_path / "run")
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/dr17", "s3://bucket/dr17/", "memory://run", "https://host/run"])
+@pytest.mark.parametrize("root", ["s3://bucket/dr17", "s3://bucket/dr17/", "https://host/run"])
 def test_a_url_stays_as_it_is(root: str) -> None:
     assert root_of(Namespace(root=root)) == root
 
