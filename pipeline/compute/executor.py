@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distributed import Client, Future, KilledWorker
+from distributed.comm.core import CommClosedError
 
 from pipeline.archive.quota import Quota, divide
 from pipeline.compute import preflight, scheduler
@@ -251,7 +252,7 @@ def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
 
 
 def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
-    """Take a task's outcome from its future; None when workers died while they did it.
+    """Take a task's outcome from its future; None when workers died, or connections closed, while they did it.
 
     Raises TimeoutError when the worker that held the outcome is gone and the task has not been rerun yet.
     """
@@ -259,6 +260,11 @@ def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
         outcome = future.result(timeout=LOOK)
     except KilledWorker:
         return None
+    except CommClosedError as error:  # of the cluster's connections; tasks never raise one
+        if future.status == "error":
+            return None
+        time.sleep(1.0)
+        raise TimeoutError("a connection closed while the outcome came") from error
     except Exception as error:  # whatever the scheduler says about the task, the others go on
         if isinstance(error, TimeoutError) and future.status != "error":
             raise
@@ -269,9 +275,11 @@ def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
 
 
 def _killed_reason(future: Future[Outcome]) -> str:
-    """Say that a task killed its workers even when it was alone on them."""
+    """Say that a task killed its workers, or lost its connection, even when it was alone on them."""
     error = future.exception()  # type: ignore[no-untyped-call]
-    deaths = 2 * (error.allowed_failures + 1) if isinstance(error, KilledWorker) else 0
+    if not isinstance(error, KilledWorker):
+        return reason_of(error)
+    deaths = 2 * (error.allowed_failures + 1)
     return (
         f"quarantined: {deaths} worker processes died while processing it, in the end without any other task"
         " beside it: probably it needs more memory than a worker has, or crashes in compiled code"

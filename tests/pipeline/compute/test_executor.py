@@ -6,11 +6,13 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client, Future, Worker, WorkerPlugin
+from distributed.comm.core import CommClosedError
 
 from pipeline import storage
 from pipeline.archive.quota import divide
@@ -20,7 +22,7 @@ from pipeline.compute import cluster, executor, job
 from pipeline.compute.executor import Summary
 from pipeline.compute.stages import ingest as stage
 from pipeline.compute.stages.record import Record
-from pipeline.compute.stages.tasks import Task, attempt
+from pipeline.compute.stages.tasks import Outcome, Task, attempt
 from pipeline.errors import ConfigError
 from pipeline.planning import memory
 from pipeline.planning.partition import Shard
@@ -305,3 +307,57 @@ def test_a_chunk_that_kills_its_workers_is_quarantined_and_all_others_are_done(t
     record = runs.ingest_ledger(root, plan).failures()[2]
     assert record["reason"] == reasons["ingest"]
     assert run(root, plan).failed == ()
+
+
+class Closing:
+    """Do tasks, but for some tries of chunk 1: these end as when the scheduler loses a connection."""
+
+    def __init__(self, folder: Path, tries: int) -> None:
+        self.folder, self.tries = folder, tries
+
+    def __call__(self, root: str, fingerprint: str, task: Task, *more: Any) -> Outcome:  # noqa: ANN401
+        tried = len(list(self.folder.glob("try-*")))
+        if task.shard.index == 1 and task.model is None and tried < self.tries:
+            (self.folder / f"try-{tried}").touch()
+            raise CommClosedError("in <TCP (closed) Scheduler local=tcp://10.0.0.1:8786>: Stream is closed")
+        return attempt(root, fingerprint, task, *more)
+
+
+def test_a_connection_that_closes_once_fails_no_chunk(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, threads: Client
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    monkeypatch.setattr(executor, "attempt", Closing(tmp_path, 1))
+    summary = run(root, plan, threads)
+    assert (summary.failed, summary.done) == ((), 6)
+    assert (tmp_path / "try-0").exists()
+    assert all(not ledger.failures() for ledger in runs.ledgers(root, plan))
+
+
+def test_a_connection_that_closes_every_time_is_the_reason(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, threads: Client
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    monkeypatch.setattr(executor, "attempt", Closing(tmp_path, 9))
+    summary = run(root, plan, threads)
+    assert [str(outcome.task) for outcome in summary.failed] == ["encode random 000001", "ingest 000001"]
+    assert all("CommClosedError: in <TCP (closed)" in str(outcome.reason) for outcome in summary.failed)
+    assert summary.done == 4
+
+
+def test_an_outcome_whose_connection_closes_on_its_way_is_asked_for_again(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, threads: Client
+) -> None:
+    root, plan = make_root(tmp_path, mirror)
+    result, closed = Future.result, list[str]()
+
+    def once_closed(future: Future[Any], timeout: float | None = None) -> object:
+        if not closed:
+            closed.append(future.status)
+            raise CommClosedError("in <TCP (closed) Client->Scheduler>: Stream is closed")
+        return result(future, timeout)
+
+    monkeypatch.setattr(Future, "result", once_closed)
+    summary = run(root, plan, threads)
+    assert closed == ["finished"]
+    assert (summary.failed, summary.done) == ((), 6)
