@@ -39,8 +39,12 @@ def read(root: str, plan: Plan, *, kept: bool = False) -> tuple[pd.DataFrame | N
 
 
 def _unreadable(url: str, error: Exception) -> str:
-    absent = isinstance(error.__cause__, FileNotFoundError)
-    return f"{url} cannot be read ({'it is not there' if absent else ' '.join(str(error).split())})"
+    reason = " ".join(str(error).split())
+    if isinstance(error.__cause__, FileNotFoundError):
+        reason = "it is not there"
+    elif isinstance(error, ConfigError) and error.expected:  # its remedy is that of a table that a user gives
+        reason = f"expected {error.expected}"
+    return f"{url} cannot be read ({reason})"
 
 
 def remedy(root: str, plan: Plan) -> str:

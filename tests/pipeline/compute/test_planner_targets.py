@@ -70,8 +70,9 @@ def test_a_lost_table_is_restored_from_the_original(
     make_plan(targets=original)
     before = content(root)
     damage(root, how)
-    with pytest.raises(ConfigError, match=f"restore it: spender-pipeline plan {root} --targets ORIGINAL"):
+    with pytest.raises(ConfigError, match=f"restore it: spender-pipeline plan {root} --targets ORIGINAL") as caught:
         replan(root)
+    assert "targets CATALOG" not in str(caught.value)  # another table than the original would be refused
     with pytest.raises(ConfigError, match="restore it"):
         replan(root, targets=original, extend=True)
     replan(root, targets=original)
