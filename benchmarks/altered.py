@@ -15,7 +15,28 @@ from torch import Tensor
 from spender_core.dataset import Batch, Split
 
 
-class RealAndMock:
+class _Blend:
+    """Batches of mocks of the training galaxies, mocks of broad priors, and these galaxies."""
+
+    def __init__(
+        self, galaxies: Galaxies, rows: NDArray[np.intp], mocks: Mocks, prior: Mocks, seed: int, what: str
+    ) -> None:
+        spec, w, z = (torch.from_numpy(a[rows]).to(mocks.device) for a in (galaxies.flux, galaxies.ivar, galaxies.z))
+        self._real = Batch(spec, w, z)
+        self._mocks, self._prior, self._seed = mocks, prior, seed
+        names = " ".join(galaxies.names[i] for i in rows)
+        self.identity = f"{what}, galaxies {names} and {mocks.identity}, {prior.identity}"
+
+    def steps(self, split: Split, batch_size: int) -> int:
+        """Batches per epoch; nothing is held back for validation."""
+        return self._mocks.steps(split, batch_size) if split == "train" else 0
+
+    def _galaxies(self, n: int, rng: torch.Generator) -> Batch:
+        take = torch.randint(len(self._real), (n,), generator=rng, device=rng.device)
+        return Batch(self._real.spec[take], self._real.w[take], self._real.z[take])
+
+
+class RealAndMock(_Blend):
     """Half mocks of the training galaxies, half these galaxies, each in two altered copies.
 
     hidden: share of the mocks and of the second copies that lose a part of their spectrum.
@@ -24,17 +45,8 @@ class RealAndMock:
     def __init__(
         self, galaxies: Galaxies, rows: NDArray[np.intp], mocks: Mocks, prior: Mocks, seed: int, hidden: float = 0.0
     ) -> None:
-        device = mocks.device
-        self._flux, self._ivar, self._z = (
-            torch.from_numpy(a[rows]).to(device) for a in (galaxies.flux, galaxies.ivar, galaxies.z)
-        )
-        self._mocks, self._prior, self._seed, self._hidden = mocks, prior, seed, hidden
-        names = " ".join(galaxies.names[i] for i in rows)
-        self.identity = f"{hidden} hidden, galaxies {names} and {mocks.identity}, {prior.identity}"
-
-    def steps(self, split: Split, batch_size: int) -> int:
-        """Batches per epoch; nothing is held back for validation."""
-        return self._mocks.steps(split, batch_size) if split == "train" else 0
+        super().__init__(galaxies, rows, mocks, prior, seed, f"{hidden} hidden")
+        self._hidden = hidden
 
     def batches(self, split: Split, epoch: int, batch_size: int, begin: int = 0) -> Iterator[Batch]:
         """Yield mixed batches: mocks, then the galaxies' first copies, then their second ones."""
@@ -42,8 +54,7 @@ class RealAndMock:
             rng = self._mocks.generator((self._seed, epoch, i, 3))
             half, quarter = batch_size // 2, batch_size // 4
             mock = [self._mocks.draw(half - half // 4, rng), self._prior.draw(half // 4, rng)]
-            take = torch.randint(len(self._z), (quarter,), generator=rng, device=rng.device)
-            real = Batch(self._flux[take], self._ivar[take], self._z[take])
+            real = self._galaxies(quarter, rng)
             first, second = altered(real, rng), altered(real, rng)
             if self._hidden:
                 *mock, second = (hide(part, self._hidden, rng) for part in (*mock, second))
@@ -85,22 +96,14 @@ def altered(batch: Batch, rng: torch.Generator) -> Batch:
     return Batch(spec, w, (1 + z) * (10 ** (1e-4 * shift.double())).float() - 1)
 
 
-class Pairs:
+class Pairs(_Blend):
     """Mocks in pairs, mocks with a part hidden, real galaxies in pairs; a fourth of the mocks are of broad priors."""
 
     def __init__(
         self, galaxies: Galaxies, rows: NDArray[np.intp], mocks: Mocks, prior: Mocks, seed: int, shares: Shares
     ) -> None:
-        device = mocks.device
-        spec, w, z = (torch.from_numpy(a[rows]).to(device) for a in (galaxies.flux, galaxies.ivar, galaxies.z))
-        self._real = Batch(spec, w, z)
-        self._mocks, self._prior, self._seed, self._shares = mocks, prior, seed, shares
-        names = " ".join(galaxies.names[i] for i in rows)
-        self.identity = f"{shares} of galaxies {names} and {mocks.identity}, {prior.identity}"
-
-    def steps(self, split: Split, batch_size: int) -> int:
-        """Batches per epoch; nothing is held back for validation."""
-        return self._mocks.steps(split, batch_size) if split == "train" else 0
+        super().__init__(galaxies, rows, mocks, prior, seed, str(shares))
+        self._shares = shares
 
     def batches(self, split: Split, epoch: int, batch_size: int, begin: int = 0) -> Iterator[Batch]:
         """Yield batches: mocks, the same moved, others with a part hidden, galaxies moved, the same moved differently.
@@ -114,8 +117,7 @@ class Pairs:
             mock = self._mixed(self._shares.pairs, rng)
             copy = altered(mock, rng)
             hidden = hide(self._mixed(self._shares.hidden, rng), 1.0, rng)
-            take = torch.randint(len(self._real), (self._shares.real,), generator=rng, device=rng.device)
-            real = Batch(self._real.spec[take], self._real.w[take], self._real.z[take])
+            real = self._galaxies(self._shares.real, rng)
             yield joined([mock, copy, hidden, altered(real, rng), altered(real, rng)], [mock, hidden])
 
     def _mixed(self, n: int, rng: torch.Generator) -> Batch:

@@ -73,6 +73,12 @@ def encode(model: SpectrumModel, spec: Tensor, z: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def robust_variance(s: Tensor) -> Tensor:
+    """(1.48 MAD)^2 of each latent, (N, S) -> (S,): the units that distances between galaxies are measured in."""
+    spread: Tensor = 1.4826 * (s - s.median(dim=0).values).abs().median(dim=0).values
+    return spread.square()
+
+
 def measure(
     model: SpectrumModel,
     galaxies: Galaxies,
@@ -85,7 +91,7 @@ def measure(
     flux, z = galaxies.flux[rows], galaxies.z[rows]
     assert flux.shape[1] == len(SDSS().wave_obs)
     own = encode(model, torch.from_numpy(flux), torch.from_numpy(z))
-    scale = (1.4826 * (own - own.median(dim=0).values).abs().median(dim=0).values).square()
+    scale = robust_variance(own)
     everyone = torch.cat([own, encode(model, *mocks)])
     place = torch.from_numpy(judged)
 

@@ -25,6 +25,7 @@ import torch
 from altered import Pairs, RealAndMock
 from galaxies import Galaxies, rest_grid
 from guided import Basis, Guided, Lines, Mixed, Paired, Shares, Teacher, normed
+from invariance import robust_variance
 from mocks import SN, Z_MAX, Fits, Fitted, Mocks, Noise, Prior
 from numpy.typing import NDArray
 from stars import Stars
@@ -198,7 +199,8 @@ def finetune(
 ) -> None:
     """Go on with the galaxies marked in `which`, shape (64,), and mocks made of them; then hide parts; then pairs.
 
-    Meanwhile the first two convolutions stay: they see lines, not where these are, and are most of the work.
+    From the hidden parts on the first two convolutions stay: they see lines, not where these are, and are most of the
+    work.
     """
     device = model.wave_rest.device
     rows = prepared.rows[which]
@@ -221,18 +223,12 @@ def finetune(
     hidden = RealAndMock(prepared.galaxies, rows, *mocks(plan.hidden_steps), SEED, hidden=0.8)
     run("mixed hidden", hidden, plan.hidden, Mixed(Guided(teacher, 0.3, 1e-4), 0.3))
     pairs = Pairs(prepared.galaxies, rows, *mocks(plan.pair_steps), SEED, Shares())
+    with torch.no_grad():
+        variance = robust_variance(model.encode(torch.from_numpy(prepared.galaxies.flux[rows]).to(device)))
     guided, lines = Guided(teacher, 0.3, 1e-4), Lines(model.wave_rest)
-    run("pairs", pairs, plan.pairs, Paired(guided, lines, Shares(), variance(model, prepared.galaxies, rows)))
+    run("pairs", pairs, plan.pairs, Paired(guided, lines, Shares(), variance))
     for stage in first:
         stage.requires_grad_(True)
-
-
-@torch.no_grad()
-def variance(model: SpectrumAutoencoder, galaxies: Galaxies, rows: NDArray[np.intp]) -> Tensor:
-    """Robust variance of each latent of galaxies, shape (S,)."""
-    s = model.encode(torch.from_numpy(galaxies.flux[rows]).to(model.wave_rest.device))
-    spread: Tensor = 1.4826 * (s - s.median(dim=0).values).abs().median(dim=0).values
-    return spread.square()
 
 
 def parts(prepared: Prepared) -> dict[str, NDArray[np.bool_]]:

@@ -204,7 +204,7 @@ def test_equivalent_width_of_a_known_line():
     assert np.isnan(oxygen.equivalent_width(wave, flux, ivar))
 
 
-@pytest.mark.timeout(1200)  # six models, each with three phases of its own
+@pytest.mark.timeout(1200)  # six models of three phases each
 def test_training_and_figures_run_end_to_end(prepared, shared_data, tmp_path, monkeypatch, capsys):
     tiny = {"epochs": 1, "batch_size": 8}
     plan = Plan(
