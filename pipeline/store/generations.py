@@ -43,7 +43,8 @@ def _unreadable(url: str, error: Exception) -> str:
     if isinstance(error.__cause__, FileNotFoundError):
         reason = "it is not there"
     elif isinstance(error, ConfigError) and error.expected:  # its remedy is that of a table that a user gives
-        reason = f"expected {error.expected}"
+        what = "" if error.key == "targets" else f"{error.key} is {error.value!r}, "
+        reason = f"{what}expected {error.expected}"
     return f"{url} cannot be read ({reason})"
 
 

@@ -129,7 +129,11 @@ class Ledger:
 
     def unmark(self, index: int) -> None:
         """Remove the marker of a chunk, so that it is done again; one that is not there is no error."""
-        self.remove(_name(index))
+        name = _name(index)
+        try:
+            storage.remove(storage.join(self.folder, name))
+        except (IsADirectoryError, PermissionError):  # a folder of this name, which macOS refuses by the latter
+            self.remove(name)
 
     def strays(self) -> dict[str, str]:
         """Return what lies among the markers and is none of the plan's, by its name below the folder: what is wrong.
@@ -151,7 +155,7 @@ class Ledger:
     def remove(self, name: str) -> None:
         """Remove what lies in the folder under a name, a folder with all that it holds; none is no error."""
         url = storage.join(self.folder, name)
-        with suppress(IsADirectoryError, PermissionError):  # macOS refuses to unlink a folder by the latter
+        with suppress(IsADirectoryError, PermissionError):
             storage.remove(url)
         if storage.exists(url):
             storage.remove(url, recursive=True)
