@@ -218,6 +218,7 @@ def run(
     memory_limit: str | int | None = None,
     wait: float | None = None,
     gpu: bool = False,
+    kinds: str | Sequence[str] | None = None,
     max_requests_per_second: float | None = None,
     only: Only | None = None,
     retry: str | Sequence[str] = (),
@@ -229,20 +230,22 @@ def run(
 
     root: folder of the run. client: any Dask client, which stays open; or scheduler: the address of a cluster; or
     workers: processes on this machine (default one per core); or serial: in this process. stages, models: only these.
-    memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there.
-    max_requests_per_second: instead of the plan's. gpu: require a GPU to encode. only: ids of targets, or a slice of
-    rows; just their chunks are done, to try a run. retry: "no_file", "bad_file", "wrong_file": chunks with such spectra
-    are done again. accept_missing: go on where more than half of the spectra have no file, or a bad one: else the run
-    is refused, once, when 500 spectra are there. single_client: nobody else works on the run, on a server without
-    conditional writes. progress: True for a bar on a terminal or in a notebook and lines in a log, False for none, or
-    an object of your own. Returns how it ended. Raises ConfigError for what can be refused, ChunksFailed when chunks
-    failed after all others were done, Unfinished when targets were added meanwhile, ConnectionError when the scheduler
-    is lost.
+    memory_limit: of each worker on this machine, such as "4 GB". wait: seconds for a cluster to be there, and for its
+    first worker; default 50, and no limit where the cluster of the client grows by itself. max_requests_per_second:
+    instead of the plan's. gpu: require a GPU to encode. kinds: of workers that the cluster will have, "CPU" and "GPU",
+    where both will come: then these only encode, those only ingest, whoever comes first; default: as they come.
+    only: ids of targets, or a slice of rows; just their chunks are done, to try a run. retry: "no_file", "bad_file",
+    "wrong_file": chunks with such spectra are done again. accept_missing: go on where more than half of the spectra
+    have no file, or a bad one: else the run is refused, once, when 500 spectra are there. single_client: nobody else
+    works on the run, on a server without conditional writes. progress: True for a bar on a terminal or in a notebook
+    and lines in a log, False for none, or an object of your own. Returns how it ended. Raises ConfigError for what can
+    be refused, ChunksFailed when chunks failed after all others were done, Unfinished when targets were added
+    meanwhile, ConnectionError when the scheduler is lost.
 
     >>> run("s3://bucket/dr17", client=client)
     """
-    from pipeline.compute import scheduler as asked
     from pipeline.compute import work
+    from pipeline.compute.workers import scheduler as asked
     from pipeline.monitor.progress import SchedulerCounters, Tee, make_progress
     from pipeline.monitor.run_log import Journal
 
@@ -254,6 +257,9 @@ def run(
         raise ConfigError("stages", stages, f"some of {', '.join(STAGES)}")
     if wait is not None:
         require_positive("wait", wait)
+    kinds = None if kinds is None else _listed(kinds)
+    for kind in kinds or ():
+        require_choice("kinds", kind, ("CPU", "GPU"))
     made = read_plan(url)
     made.require_current()
     names = [made.model(name).name for name in models] if models else [model.name for model in made.models]
@@ -282,7 +288,7 @@ def run(
     clients.require_writable(url)
     return work.do(
         wanted,
-        work.Place(client, scheduler, workers, serial, memory_limit, wait, gpu),
+        work.Place(client, scheduler, workers, serial, memory_limit, wait, gpu, kinds),
         progress_of,
         say,
         closes=set(stages) == set(STAGES) and only is None,

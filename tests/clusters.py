@@ -31,12 +31,12 @@ class Cluster:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def add_worker(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start one more worker with its nanny; gives the nanny's process."""
+    def add_worker(self, *options: str, dask: tuple[str, ...] = _DASK) -> subprocess.Popen[bytes]:
+        """Start one more worker with its nanny; gives the nanny's process. dask: the command, of any environment."""
         name = f"worker-{len(self.workers)}"
         arguments = ["worker", self.address, "--name", name, "--host", "127.0.0.1", "--nthreads", "4", "--no-dashboard"]
         arguments += ["--local-directory", str(self.folder / "scratch"), *options]
-        self.workers.append(_start(self.folder / f"{name}.txt", arguments, self.environment))
+        self.workers.append(_start(self.folder / f"{name}.txt", arguments, self.environment, dask))
         return self.workers[-1]
 
     def output(self) -> str:
@@ -82,10 +82,12 @@ def start(folder: Path, workers: int = 2, port: int = 0, **environment: str) -> 
             _stop(process)
 
 
-def _start(output: Path, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    output: Path, arguments: list[str], environment: Mapping[str, str], dask: tuple[str, ...] = _DASK
+) -> subprocess.Popen[bytes]:
     with output.open("wb") as file:
         return subprocess.Popen(
-            [*_DASK, *arguments], stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+            [*dask, *arguments], stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
         )
 
 

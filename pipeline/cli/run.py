@@ -24,6 +24,8 @@ def _add_options(parser: ArgumentParser, *, models: bool = True, fetches: bool =
     parser.add_argument("--memory-limit", metavar="SIZE", help="memory of each worker on this machine, such as '4 GB'")
     text = "how long to wait for a scheduler, its first worker and, with --gpu, its first GPU (default 50 s in total)"
     parser.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
+    kinds = "kinds of workers that the cluster will have, CPU,GPU where both will come: then those only ingest and"
+    parser.add_argument("--kinds", metavar="KINDS", help=f"{kinds} these only encode, whoever comes first")
     parser.add_argument("--only", metavar="IDS|A:B", help="do only the chunks of these targets, or of these rows")
     parser.add_argument(
         "--single-client",
@@ -79,6 +81,7 @@ def _execute(args: Namespace) -> int:
             memory_limit=args.memory_limit,
             wait=args.wait,
             gpu=getattr(args, "gpu", False),
+            kinds=None if args.kinds is None else [kind.strip().upper() for kind in args.kinds.split(",")],
             max_requests_per_second=getattr(args, "max_requests_per_second", None),
             only=None if args.only is None else _only(args.only),
             retry=args.retry.split(",") if getattr(args, "retry", None) else (),

@@ -8,7 +8,7 @@ import os
 import signal
 import ssl
 import tempfile
-import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,10 +24,9 @@ from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.core import connect as open_comm
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
+from distributed.versions import VersionMismatchWarning
 
-from pipeline.compute import preflight
 from pipeline.compute.job import Job
-from pipeline.compute.scheduler import workers_of
 from pipeline.errors import ConfigError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.signals import held
@@ -66,6 +65,28 @@ _LOCAL_SETTINGS = {
 
 # Dask reports at these names what the executor handles and reports itself: restarts, lost connections.
 _NOISY = ("distributed", "tornado", "asyncio", "bokeh")
+
+
+class OwnCluster(SpecCluster):
+    """The worker processes that a run starts on this machine, in this process's own environment."""
+
+
+def is_own(client: Client) -> bool:
+    """Say whether a client's workers are a run's own, on this machine."""
+    return isinstance(client.cluster, OwnCluster)
+
+
+def grows(client: Client) -> bool:
+    """Say whether a cluster gets workers by itself: it is adaptive, or has asked a queue for workers that are to come.
+
+    A cluster of which only the scheduler's address is known does not say so. A dask-gateway's is scaled by its server.
+    """
+    cluster = client.cluster
+    if cluster is None or isinstance(cluster, OwnCluster):
+        return False
+    if type(cluster).__module__.partition(".")[0] == "dask_gateway" or getattr(cluster, "_adaptive", None) is not None:
+        return True
+    return bool(set(getattr(cluster, "plan", ())) - set(getattr(cluster, "observed", ())))
 
 
 @contextmanager
@@ -122,9 +143,9 @@ def connect(
     workers: processes on this machine; default as many as cores and `memory_needed` (bytes per process) allow. Each has
     one thread, or THREADS (GPU_THREADS with a GPU) where its memory is at least `memory_to_overlap`. memory_limit:
     bytes per local worker, or text such as "4 GB"; default an equal share of the machine's memory. scheduler: address
-    such as tcp://host:8786; it is used as it is and left running. wait: seconds for it to answer and for its first
-    worker to come; default CONNECT_TIMEOUT to answer and preflight.PATIENCE in all, for a cluster that is there.
-    Raises ConfigError for settings that contradict each other, and for a scheduler or workers that do not answer.
+    such as tcp://host:8786; it is used as it is and left running. wait: seconds for it to answer; default
+    CONNECT_TIMEOUT. Raises ConfigError for settings that contradict each other, and for a scheduler that does not
+    answer.
     """
     _require_one_place(workers, scheduler, serial)
     if serial:
@@ -185,7 +206,7 @@ def _local(workers: int, threads: int, memory_limit: int) -> Iterator[Client]:
             # If interrupted half-way, a cluster would only close at interpreter exit, with a lot of log output.
             with held(), _inherited_by_workers():
                 specs = _worker_specs(workers, threads, memory_limit, torch.cuda.device_count(), security)
-                cluster = SpecCluster(  # type: ignore[no-untyped-call]
+                cluster = OwnCluster(  # type: ignore[no-untyped-call]
                     scheduler={"cls": Scheduler, "options": {**_SCHEDULER_OPTIONS, **_encrypted(security)}},
                     workers=specs,
                     security=security,
@@ -264,8 +285,6 @@ def _inherited_by_workers() -> Iterator[None]:
 
 @contextmanager
 def _remote(address: str, wait: float | None) -> Iterator[Client]:
-    in_all = wait or preflight.PATIENCE
-    deadline = time.monotonic() + in_all
     expected = "the address of a running Dask scheduler, such as tcp://host:8786"
     try:
         # Looked at first: a client that never got an address waits 40 s when it is thrown away, and one that talks to
@@ -277,7 +296,10 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
             raise ConfigError(
                 "--scheduler", address, expected, f"a {found} answers there: give its scheduler's address"
             )
-        client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # A table of what differs; what matters of it is said of each worker (`workers.admission`).
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except ConfigError:
         raise
     except (OSError, ValueError, ImportError, TypeError, MemoryError) as error:  # TypeError: ucx:// without its library
@@ -290,15 +312,6 @@ def _remote(address: str, wait: float | None) -> Iterator[Client]:
             remedy = "start one with: dask scheduler; with TLS certificates its address begins with tls://"
         raise ConfigError("--scheduler", address, expected, f"{reason}; {remedy}") from error
     with client:
-        while not workers_of(client):
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    "--scheduler",
-                    address,
-                    f"a scheduler that has workers ({in_all:.0f} s waited)",
-                    f"start some with: dask worker {address} --nthreads 2",
-                )
-            time.sleep(0.2)
         yield client
 
 

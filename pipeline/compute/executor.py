@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,12 +13,16 @@ from distributed import Client, Future, KilledWorker
 from distributed.comm.core import CommClosedError
 
 from pipeline.archive.quota import Quota, divide
-from pipeline.compute import preflight, scheduler
+from pipeline.compute import preflight
 from pipeline.compute.access import Access
+from pipeline.compute.cluster import is_own
 from pipeline.compute.job import Job
 from pipeline.compute.stages.process import deterministic
 from pipeline.compute.stages.tasks import Outcome, Task, attempt, reason_of
-from pipeline.compute.watch import LOOK, Watch, lost
+from pipeline.compute.workers.admission import Admission
+from pipeline.compute.workers.scheduler import workers_of
+from pipeline.compute.workers.watch import LOOK, Watch, lost
+from pipeline.planning.memory import memory_needed
 from pipeline.planning.plan import Kind
 from pipeline.signals import check
 from pipeline.store import clients, stores
@@ -26,6 +30,9 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.root import ingest_ledger
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN = 8
+"""Tasks that a cluster is taken to do at once, for sharing a rate of requests, as long as it has no workers."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +68,31 @@ def run(
     progress: Progress,
     *,
     gpu: bool = False,
-    wait: float = preflight.PATIENCE,
+    kinds: Collection[str] | None = None,
+    wait: float | None = preflight.PATIENCE,
     prepared: Callable[[], None] = lambda: None,
     accept_missing: bool = False,
 ) -> Summary:
     """Do a job, chunk by chunk, whatever fails on the way.
 
     client: of the cluster that does the work; None does it here. gpu: encode on workers that offer a GPU, or not at
-    all; wait: seconds to wait for the first of them. prepared: is called when the stores stand; those that do not exist
-    yet are made first. accept_missing: go on where most spectra have no file (`Access`). Encoding a chunk follows its
-    ingest. A chunk that fails is recorded in the ledger with its reason and the others go on; the summary names it.
-    Raises ConfigError for what can be refused before any work (see `preflight`), for a store of another plan and for an
-    archive that has too little, ConnectionError when the cluster's scheduler is lost.
+    all. kinds: of workers that there will be, "CPU" and "GPU"; None: those that come decide (`Admission`). wait:
+    seconds to wait for the first worker; None: no limit. prepared: is called when the stores stand; those that do not
+    exist yet are made first. accept_missing: go on where most spectra have no file (`Access`). Encoding a chunk follows
+    its ingest. A chunk that fails is recorded in the ledger with its reason and the others go on; the summary names it.
+    Raises ConfigError for what can be refused before any work (see `preflight`), for workers that cannot do it, for a
+    store of another plan and for an archive that has too little, ConnectionError when the cluster's scheduler is lost.
     """
     start = time.monotonic()
     access = Access(job, accept_missing)
     access.judge()
     witnesses: tuple[str, ...] = ()
+    admission: Admission | None = None
     if job.tasks:
+        if client is not None:
+            needed = memory_needed(job.plan, job.kinds)
+            admission = Admission(client, kinds, demanded=gpu, needed=needed, trusted=is_own(client))
+            admission.open()
         witnesses = _prepare(job, client, gpu, wait)
         access.reopen()
         prepared()
@@ -87,7 +101,13 @@ def run(
     failed: list[Outcome] = []
     progress.start(job.total, job.done_before)
     try:
-        for outcome in _outcomes(job, client, progress, gpu, witnesses):
+        if client is None or admission is None:
+            outcomes = _serial(job, witnesses)
+        else:
+            at_once = sum(info["nthreads"] for info in workers_of(client).values()) or UNKNOWN
+            quota = divide(job.plan.config, at_once=min(at_once, len(job.tasks)), witnesses=witnesses)
+            outcomes = _distributed(_Cluster(job, client, quota, admission), progress, wait)
+        for outcome in outcomes:
             if outcome.reason is not None:
                 failed.append(outcome)
             else:
@@ -103,15 +123,7 @@ def run(
     return Summary(job.total, job.done_before, done, tuple(failed), time.monotonic() - start)
 
 
-def _outcomes(
-    job: Job, client: Client | None, progress: Progress, gpu: bool, witnesses: tuple[str, ...]
-) -> Iterator[Outcome]:
-    if client is None:
-        return _serial(job, witnesses)
-    return _distributed(job, client, progress, gpu, witnesses)
-
-
-def _prepare(job: Job, client: Client | None, gpu: bool, wait: float) -> tuple[str, ...]:
+def _prepare(job: Job, client: Client | None, gpu: bool, wait: float | None) -> tuple[str, ...]:
     """Refuse what can be refused now, and make the stores; return files that the source gave."""
     clients.require_writable(job.root)
     preflight.check_targets(job.root, job.plan)
@@ -172,25 +184,17 @@ def _serial(job: Job, witnesses: tuple[str, ...]) -> Iterator[Outcome]:
 
 @dataclass(frozen=True)
 class _Cluster:
-    """A job on a cluster: how its tasks are submitted.
-
-    encode_on, ingest_on: the resource of the only workers that do so, "GPU" and "CPU"; None for all workers.
-    """
+    """A job on a cluster: how its tasks are submitted."""
 
     job: Job
     client: Client
     quota: Quota
-    encode_on: str | None
-    ingest_on: str | None
-
-    def place(self, kind: Kind) -> str | None:
-        """Name the resource that tasks of a kind ask for."""
-        return self.ingest_on if kind[1] is None else self.encode_on
+    admission: Admission
 
     def submit(self, task: Task, upstream: Future[Outcome] | Outcome | None, label: str = "") -> Future[Outcome]:
         fingerprint = self.job.fingerprint(task)
-        name = "-".join(part for part in (task.stage, task.model or "spectra", fingerprint[:8], label) if part)
-        place = self.place(task.kind)
+        place = self.admission.place(task.kind)
+        name = "-".join(part for part in (place or task.stage, task.model or "spectra", fingerprint[:8], label) if part)
         return self.client.submit(
             attempt,
             self.job.root,
@@ -205,26 +209,32 @@ class _Cluster:
             priority=-task.shard.index,
         )
 
+    def submit_all(
+        self, tasks: Iterable[Task], ingested: Mapping[int, Future[Outcome] | Outcome]
+    ) -> dict[Future[Outcome], Task]:
+        """Submit tasks. ingested: outcomes of earlier ingests, by chunk."""
+        futures: dict[Future[Outcome], Task] = {}
+        ingests = dict(ingested)
+        for task in tasks:
+            future = self.submit(task, ingests.get(task.shard.index) if task.model else None)
+            futures[future] = task
+            if task.model is None:
+                ingests[task.shard.index] = future
+        return futures
 
-def _distributed(
-    job: Job, client: Client, progress: Progress, gpu: bool, witnesses: tuple[str, ...]
-) -> Iterator[Outcome]:
+
+def _distributed(cluster: _Cluster, progress: Progress, wait: float | None) -> Iterator[Outcome]:
     """Do the tasks on a cluster; a task whose worker dies is given to another by the scheduler.
 
     After some such deaths the scheduler gives a task up. It may only have shared its worker with the one that kills
     workers: when all others have ended, those given up are tried once more, one at a time, to find out which.
     """
-    scheduler.stop_profiling(client)
-    workers = scheduler.workers_of(client)
-    threads = sum(info["nthreads"] for info in workers.values())
-    quota = divide(job.plan.config, at_once=max(1, min(threads, len(job.tasks))), witnesses=witnesses)
-    # If some workers encode and others ingest, neither group takes the other's tasks, even when idle.
-    encode_on = "GPU" if gpu or scheduler.offering(workers, "GPU") else None
-    ingest_on = "CPU" if scheduler.offering(workers, "CPU") else None
-    cluster = _Cluster(job, client, quota, encode_on, ingest_on)
+    job = cluster.job
+    watch = Watch(cluster.client, cluster.admission, progress.say, wait)
     ingested: dict[int, Outcome] = {}
     given_up: list[Task] = []
-    for task, _, outcome in _as_completed(cluster, _submit(cluster), progress):
+    futures = cluster.submit_all(job.tasks, ingested)
+    for task, _, outcome in _as_completed(cluster, futures, watch, ingested):
         if outcome is None:
             given_up.append(task)
             continue
@@ -233,22 +243,11 @@ def _distributed(
         yield outcome
     for task in sorted(given_up, key=job.tasks.index):
         upstream = ingested.get(task.shard.index) if task.model else None
-        for _, future, found in _as_completed(cluster, {cluster.submit(task, upstream, "alone"): task}, progress):
+        for _, future, found in _as_completed(cluster, {cluster.submit(task, upstream, "alone"): task}, watch, {}):
             outcome = found or Outcome(task, None, _killed_reason(future))
             if task.model is None:
                 ingested[task.shard.index] = outcome
             yield outcome
-
-
-def _submit(cluster: _Cluster) -> dict[Future[Outcome], Task]:
-    futures: dict[Future[Outcome], Task] = {}
-    ingests: dict[int, Future[Outcome]] = {}
-    for task in cluster.job.tasks:
-        future = cluster.submit(task, ingests.get(task.shard.index) if task.model else None)
-        futures[future] = task
-        if task.model is None:
-            ingests[task.shard.index] = future
-    return futures
 
 
 def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
@@ -287,31 +286,52 @@ def _killed_reason(future: Future[Outcome]) -> str:
 
 
 def _as_completed(
-    cluster: _Cluster, futures: dict[Future[Outcome], Task], progress: Progress
+    cluster: _Cluster, futures: dict[Future[Outcome], Task], watch: Watch, ingested: Mapping[int, Outcome]
 ) -> Iterator[tuple[Task, Future[Outcome], Outcome | None]]:
-    """Yield tasks as they end, with their outcomes. Raises ConnectionError when the scheduler is lost."""
+    """Yield tasks as they end, with their outcomes. ingested: outcomes of the ingests that have ended, by chunk.
+
+    Raises ConnectionError when the scheduler is lost, and ConfigError when no worker comes (`Watch.look`).
+    """
     news: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    for future in futures:
-        future.add_done_callback(news.put)  # type: ignore[no-untyped-call]
-    watch = Watch(cluster.client, cluster.place, progress.say)
+
+    def follow(submitted: Iterable[Future[Outcome]]) -> None:
+        for future in submitted:
+            future.add_done_callback(news.put)  # type: ignore[no-untyped-call]
+
+    def look() -> None:
+        check()
+        if watch.look({task.kind for task in futures.values()}):
+            # Workers of another kind have come. What runs goes on, and where it ends first, is found done.
+            ended = {future for future in futures if future.done()}  # type: ignore[no-untyped-call]
+            known = dict(ingested) | {futures[each].shard.index: each for each in ended if futures[each].model is None}
+            placed = {future: task for future, task in futures.items() if future not in ended}
+            for future in placed:
+                future.release()  # type: ignore[no-untyped-call] # the scheduler forgets what nobody holds
+                del futures[future]
+            submitted = cluster.submit_all(placed.values(), known)
+            futures.update(submitted)
+            follow(submitted)
+
+    follow(futures)
+    if not workers_of(cluster.client):
+        look()  # say at once that workers are waited for
     while futures:
         try:
             future = news.get(timeout=LOOK)
         except queue.Empty:
-            check()
-            watch.look({task.kind for task in futures.values()})
+            look()
+            continue
+        if future not in futures:
             continue
         if future.status == "cancelled":
             raise lost(cluster.client)
+        watch.note_end()
         if watch.due:  # also while tasks end: ingests may go on while no worker can encode
-            watch.look({task.kind for task in futures.values()})
-        task = futures[future]
-        while True:
+            look()
+        while future in futures:
             try:
-                outcome = _outcome(task, future)
-                break
+                outcome = _outcome(futures[future], future)
             except TimeoutError:
-                check()
-                watch.look({task.kind for task in futures.values()})
-        del futures[future]
-        yield task, future, outcome
+                look()
+                continue
+            yield futures.pop(future), future, outcome

@@ -13,10 +13,10 @@ from distributed.system import MEMORY_LIMIT
 
 from pipeline import storage
 from pipeline.catalog import targets
-from pipeline.compute.scheduler import offering, on_workers, workers_of
 from pipeline.compute.stages import process
 from pipeline.compute.stages.ingest import archive_of
 from pipeline.compute.stages.process import wanted_device
+from pipeline.compute.workers.scheduler import offering, on_workers, workers_of
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.partition import Shard
@@ -58,25 +58,26 @@ def _require_memory(key: str, limit: int, needed: int) -> None:
         )
 
 
-def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE) -> None:
+def check_devices(client: Client | None, demanded: bool, wait: float | None = PATIENCE) -> None:
     """Refuse workers that offer a GPU and have none that works, and a run that demands one where there is none.
 
     demanded: whether encoding anywhere else is out of the question; a cluster's GPU workers are then waited for, for
-    so many seconds. client: None for work in this process. Raises ConfigError.
+    so many seconds; None: those that come later are looked at when they come (`workers.gate`). client: None for work in
+    this process. Raises ConfigError.
     """
     if client is None:
         if demanded and process.device().type != "cuda":
             raise ConfigError("--gpu", True, "a CUDA device in this machine", "run without --gpu to encode on the CPU")
         return
-    deadline = time.monotonic() + wait
-    while demanded and not offering(workers_of(client), "GPU"):
+    deadline = time.monotonic() + (wait or 0.0)
+    while demanded and wait is not None and not offering(workers_of(client), "GPU"):
         if time.monotonic() > deadline or (client.cluster is not None and not torch.cuda.is_available()):
             remedy = 'start some with: dask worker ADDRESS --resources "GPU=1", or run without --gpu'
             raise ConfigError("--gpu", True, "a worker that offers the resource GPU", remedy)
         time.sleep(1.0)
     with_gpu = offering(workers_of(client), "GPU")
     if with_gpu:
-        answers = on_workers(client, _device_problem, with_gpu, DEVICE_ANSWER)
+        answers = on_workers(client, device_problem, with_gpu, DEVICE_ANSWER)
         if not answers:
             problem = f"no worker with a GPU has answered for {DEVICE_ANSWER:.0f} s"
             raise RefusedError("--gpu", problem, "read the workers' logs")
@@ -88,7 +89,7 @@ def check_devices(client: Client | None, demanded: bool, wait: float = PATIENCE)
                 )
 
 
-def _device_problem() -> str:
+def device_problem() -> str:
     """Return why a worker that offers a GPU would not compute on it; nothing if it would, or is set not to."""
     try:
         device = process.device()

@@ -10,7 +10,7 @@ from functools import partial
 from distributed import Client
 
 from pipeline.compute import access, executor, job, preflight
-from pipeline.compute.cluster import place_of_work
+from pipeline.compute.cluster import grows, place_of_work
 from pipeline.compute.executor import Progress, Summary
 from pipeline.errors import ChunksFailed, Unfinished
 from pipeline.planning.plan import Plan
@@ -32,6 +32,7 @@ class Place:
     memory_limit: str | int | None = None
     wait: float | None = None
     gpu: bool = False
+    kinds: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,15 @@ def _do_pending(
         memory_limit=place.memory_limit,
         wait=place.wait,
     ) as here:
-        left = max(0.0, (place.wait or preflight.PATIENCE) - (time.monotonic() - began))
+        in_all = place.wait or (None if here is not None and grows(here) else preflight.PATIENCE)
+        left = None if in_all is None else max(0.0, in_all - (time.monotonic() - began))
         prepared = partial(presence.show, CHUNKS)
         return executor.run(
             pending,
             here,
             progress(here),
             gpu=place.gpu,
+            kinds=place.kinds,
             wait=left,
             prepared=prepared,
             accept_missing=work.accept_missing,

@@ -176,8 +176,12 @@ def _fill_driver(container: Document, request: Request, gpu: bool) -> None:
     _fill_image(container, request.image)
     _set(container, "CLUSTER", request.name)
     _set(container, "ROOT", request.root)
-    args = [argument for argument in container["args"] if gpu or argument != "--gpu"]
-    container["args"] = [*args, *request.options]
+    container["args"] = [*(container["args"] if gpu else _without_gpu(container["args"])), *request.options]
+
+
+def _without_gpu(args: list[str]) -> list[str]:
+    """Leave out what says that there will be GPU workers; where some come after all, the run follows."""
+    return [each for each in args if each not in ("--gpu", "--kinds", "CPU,GPU")]
 
 
 def _fill_image(container: Document, image: str | None) -> None:

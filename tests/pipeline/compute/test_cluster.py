@@ -12,7 +12,8 @@ from threading import Thread
 import dask
 import pytest
 import torch
-from distributed import Scheduler, SpecCluster
+from distributed import Client, Scheduler, SpecCluster, Worker
+from distributed.deploy.spec import ProcessInterface
 from distributed.security import Security
 
 from pipeline.compute import cluster
@@ -114,7 +115,6 @@ def test_a_cluster_that_is_still_starting_is_waited_for_as_long_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(cluster.preflight, "PATIENCE", 0.5)
     port = clusters.free_port()
 
     def start_later(stack: ExitStack) -> None:
@@ -129,18 +129,36 @@ def test_a_cluster_that_is_still_starting_is_waited_for_as_long_as_asked(
         try:
             with cluster.connect(scheduler=f"tcp://127.0.0.1:{port}", wait=60) as client:
                 assert client is not None
-                assert len(client.scheduler_info()["workers"]) == 1
+                client.wait_for_workers(1, timeout=60)
         finally:
             thread.join()
 
 
-def test_a_scheduler_without_workers_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.preflight, "PATIENCE", 0.5)
-    options = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
-    with SpecCluster(scheduler=options, workers={}) as empty:
-        with pytest.raises(ConfigError, match="dask worker"):  # noqa: SIM117
-            with cluster.connect(scheduler=empty.scheduler_address):
-                pass
+def test_only_a_cluster_that_may_get_workers_by_itself_grows() -> None:
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+    worker = {"cls": Worker, "options": {"host": "127.0.0.1", "dashboard": False}}
+    with SpecCluster(scheduler=scheduler, workers={}, worker=worker) as made:
+        with Client(made, set_as_default=False) as client, cluster.connect(scheduler=made.scheduler_address) as other:
+            assert not cluster.grows(client)
+            made.adapt(minimum=0, maximum=1)
+            assert cluster.grows(client)
+            assert other is not None
+            assert not cluster.grows(other), "its address does not say so"
+    with cluster.connect(workers=1, memory_limit="1 GB") as own:
+        assert own is not None
+        assert not cluster.grows(own)
+        assert cluster.is_own(own)
+
+
+def test_a_cluster_grows_while_jobs_wait_in_a_queue() -> None:
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+    queue = {"first": {"cls": Queued, "options": {}}}
+    with SpecCluster(scheduler=scheduler, workers=queue) as made, Client(made, set_as_default=False) as client:
+        assert cluster.grows(client)
+
+
+class Queued(ProcessInterface):
+    """A job that a queue has taken and not yet started, as a batch system's clusters have them."""
 
 
 @pytest.mark.parametrize(

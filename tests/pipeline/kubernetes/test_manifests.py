@@ -65,12 +65,12 @@ def test_the_driver_runs_the_root_with_the_options_asked_for(rendered: list[Docu
         "--scheduler",
         "tls://$(CLUSTER)-scheduler:8786",
     ]
-    assert driver["args"][-3:] == ["--gpu", "--max-requests-per-second", "5"]
+    assert driver["args"][-5:] == ["--gpu", "--kinds", "CPU,GPU", "--max-requests-per-second", "5"]
 
 
 def test_without_gpu_workers_nobody_waits_for_any(rendered: list[Document]) -> None:
     filled = manifests.fill(rendered, request_of(gpu_workers=0))
-    assert "--gpu" not in containers(filled)["driver"]["args"]
+    assert not {"--gpu", "--kinds", "CPU,GPU"} & set(containers(filled)["driver"]["args"])
     assert kind(filled, "DaskWorkerGroup")["spec"]["worker"]["replicas"] == 0  # may be scaled up later
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from distributed import Client, Worker
 
-from pipeline.compute import cluster, scheduler
+from pipeline.compute import cluster
+from pipeline.compute.workers import scheduler
+from pipeline.compute.workers.admission import Admission
 from tests import clusters
 
 pytestmark = pytest.mark.slow
@@ -29,7 +31,6 @@ def test_what_is_asked_of_a_stopped_scheduler_ends_in_time(tmp_path: Path, monke
                 with pytest.raises(TimeoutError, match=r"Dask scheduler tcp://.* not answered for 1 s"):
                     ask()
             assert scheduler.on_workers(client, time.time, [address], limit=1.0) == {}
-            scheduler.stop_profiling(client)
         finally:
             os.kill(running.scheduler.pid, signal.SIGCONT)
 
@@ -40,8 +41,8 @@ def test_no_worker_profiles_itself_also_none_that_comes_later(tmp_path: Path) ->
         with cluster.connect(scheduler=running.address) as client:
             assert client is not None
             assert client.run(_profiles) == dict.fromkeys(scheduler.workers_of(client), True)
-            scheduler.stop_profiling(client)
-            scheduler.stop_profiling(client)
+            Admission(client).open()
+            Admission(client).open()
             running.add_worker()
             client.wait_for_workers(2)
             assert client.run(_profiles) == dict.fromkeys(scheduler.workers_of(client), False)

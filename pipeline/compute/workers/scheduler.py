@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client, WorkerPlugin
 
 logger = logging.getLogger(__name__)
 
@@ -73,30 +72,24 @@ async def _identity(client: Client) -> Mapping[str, Any]:
     return identity
 
 
-class _Unprofiled(WorkerPlugin):
-    """Stops a worker's profiling of its threads; also on workers that join later."""
-
-    name = "spender-pipeline-unprofiled"
-    idempotent = True
-
-    def setup(self, worker: Worker) -> None:
-        """Stop the profiling, on the worker's event loop."""
-        if sys.version_info >= (3, 12):
-            return
-        callback = worker.periodic_callbacks.pop("profile", None)
-        if callback is not None:
-            callback.stop()
-
-
-def stop_profiling(client: Client) -> None:
-    """Stop present and future workers from profiling their threads.
-
-    Under Python 3.11 a thread that ends during profiling may stop the whole process (dask/distributed issue 8616). The
-    shorter the threads' turns with the interpreter (`process.TURN`), the more likely that is.
-    """
+def give_to_workers(client: Client, plugin: WorkerPlugin, name: str) -> None:
+    """Have all workers, there or to come, set up a plugin. Raises OSError when the scheduler is lost."""
     try:
-        _asked(client, client._register_worker_plugin, _Unprofiled(), _Unprofiled.name, True)
-    except Exception as error:  # of whatever kind: it is a precaution
-        logger.warning(
-            "could not switch off the profiler of the workers, which may hang: %s: %s", type(error).__name__, error
-        )
+        _asked(client, client._register_worker_plugin, plugin, name, False)
+    except TimeoutError:
+        # A worker that is stopped does not answer; the others have it, and the scheduler gives it to those that come.
+        logger.warning("not all workers have answered for %.0f s", ANSWER)
+    except OSError:
+        raise
+    except Exception as error:  # whatever one worker raises, the others have it
+        logger.warning("a worker could not set up %s: %s: %s", name, type(error).__name__, error)
+
+
+def events_of(client: Client, topic: str) -> list[dict[str, Any]]:
+    """Return what workers have reported under a topic, the oldest first. Raises TimeoutError, OSError."""
+    return [message for _, message in _asked(client, _events, client, topic)]
+
+
+async def _events(client: Client, topic: str) -> Sequence[tuple[float, dict[str, Any]]]:
+    found: Sequence[tuple[float, dict[str, Any]]] = await client.scheduler.events(topic=topic)  # type: ignore[union-attr]
+    return found
