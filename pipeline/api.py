@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from pipeline.catalog.targets import Selection
+    from pipeline.compute.choice import ModelChoice
     from pipeline.compute.executor import Progress, Summary
-    from pipeline.compute.planner import ModelChoice, Targets
+    from pipeline.compute.planner import Targets
     from pipeline.compute.units import Progress as Settling
     from pipeline.planning.estimate import Estimate
     from pipeline.planning.plan import Plan
@@ -120,6 +121,8 @@ def plan(
     variables: Sequence[str] | None = None,
     precision: str | None = None,
     micro_batch: int | None = None,
+    redshift: str | None = None,
+    redshift_window: float | None = None,
     shard: int | None = None,
     chunk: int | None = None,
     concurrency: int | None = None,
@@ -136,19 +139,20 @@ def plan(
     """Define what a run does, or add models or targets to the plan that is there; what is left out stays as planned.
 
     root: folder of the run. targets: what `select_targets` returned, its frame, or the Parquet file of it; several are
-    those that the run was planned and extended with, in any order, and restore a lost targets.parquet. source:
-    release root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names,
-    "NAME=checkpoint", or ModelConfig); default for a new plan on the sdss grid: sdss-galaxies. config: TOML file
-    with the same settings, instead of them. variables, precision, micro_batch: of the models named here. storage: by
-    prefix, how to reach buckets for which the environment is not enough, such as {"s3://bucket": {"anonymous":
-    True}}. survey, layout, instrument: whose spectra, how the source arranges its files, which wavelength grid;
-    default SDSS's spec-lite files on the sdss grid. shard, chunk: spectra per task and per unit of reading.
-    concurrency, max_requests, max_requests_per_second: files in flight of a task and of the run, and the rate of the
-    run. retries: of a file. cache: folder or bucket that is looked in before the source, and filled. expect: spectra
-    that the run will grow to, which sizes shard and chunk. keep: columns of a frame that become coordinates beside the
-    survey's; a table's further columns always do. extend: add those targets that the run does not have yet, behind the
-    others; what is done stays done. single_client: as in `run`. Returns the plan. Raises ConfigError for invalid
-    settings, and for a local disk that is too small, WeightsError for a checkpoint that cannot be used.
+    those that the run was planned and extended with, in any order, and restore a lost targets.parquet. source: release
+    root, the folder that holds sdss/ and eboss/. models: checkpoints (files, URLs, published names, "NAME=checkpoint",
+    or ModelConfig); default for a new plan on the sdss grid: sdss-galaxies. config: TOML file with the same settings,
+    instead of them. variables, precision, micro_batch: of the models named here. redshift: theirs, too, "catalog"
+    (default), "refine" within redshift_window km/s of the catalog's (default 3000), or "blind", which looks over all
+    that a model covers and asks nothing of the catalog. storage: by prefix, how to reach buckets for which the
+    environment is not enough, such as {"s3://bucket": {"anonymous": True}}. survey, layout, instrument: whose spectra,
+    how the source arranges its files, which grid; default SDSS's spec-lite files on the sdss grid. shard, chunk:
+    spectra per task and per unit of reading. concurrency, max_requests, max_requests_per_second: files in flight of a
+    task and of the run, and the rate of the run. retries: of a file. cache: folder or bucket that is looked in before
+    the source, and filled. expect: spectra that the run will grow to, which sizes shard and chunk. keep: columns of a
+    frame that become coordinates beside the survey's; a table's further columns always do. extend: add those targets
+    that the run does not have yet, behind the others; what is done stays done. single_client: as in `run`. Returns the
+    plan. Raises ConfigError for invalid settings and a full disk, WeightsError for a checkpoint that cannot be used.
 
     >>> plan("s3://bucket/dr17", targets=targets, source="https://data.sdss.org/sas/dr17", models=["sdss_II"])
     """
@@ -178,6 +182,8 @@ def plan(
         variables=variables,
         precision=precision,
         micro_batch=micro_batch,
+        redshift=redshift,
+        redshift_window=redshift_window,
         keep=_listed(keep),
         extend=extend,
         single_client=single_client,

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .instrument import get_instrument
@@ -23,10 +24,12 @@ from .weights import load_model, read_extras
 LATENTS = "sdss-galaxies"
 """The embedded model whose galaxies stand in where a checkpoint brings no latents of its own."""
 
-_GALAXIES = 400  # that are made then
+_GALAXIES = 128  # that are made then
 _SEED = 20
 _MARGIN = 600 / 299_792.458
 """What is scanned beyond a model's redshifts, so that a minimum at their end has two sides."""
+
+_NARROWEST = 0.01  # range of redshifts that is worth a scan
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,15 @@ class Basis:
         return cls(of_decoder(model, latents, kind), Prior.of(latents))
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: str, instrument: str, z_range: tuple[float, float]) -> Self:
+    def of_checkpoint(
+        cls, checkpoint: str, instrument: str, z_range: tuple[float, float], sha256: str | None = None
+    ) -> Self:
         """Make that of a checkpoint: of the latents that it brings, or of its latents of galaxies made for it.
 
-        z_range: redshifts that these are given. Raises WeightsError as `load_model` does, ValueError where the model
-        cannot be scanned with.
+        z_range: redshifts that these are given. sha256: as for `load_model`. Raises WeightsError as that does,
+        ValueError where too few latents are finite, and for a decoder that makes spectra that are not.
         """
-        model, _ = load_model(checkpoint, get_instrument(instrument))
+        model, _ = load_model(checkpoint, get_instrument(instrument), sha256=sha256)
         extras = read_extras(checkpoint)
         latents = extras.get("latents")
         if not isinstance(latents, Tensor) or len(latents) < 2 * COMPONENTS:
@@ -82,15 +87,19 @@ class Basis:
         return cls.of(model, latents, _kind(extras))
 
 
-def scannable(wave_obs: Tensor, wave_rest: Tensor, domain: tuple[float, float] | None = None) -> tuple[float, float]:
+def scannable(
+    wave_obs: NDArray[np.floating[Any]], wave_rest: NDArray[np.floating[Any]], domain: tuple[float, float] | None = None
+) -> tuple[float, float]:
     """Redshifts that a model can be scanned over: those of its domain, or where it covers a spectrum's blue end.
 
     wave_obs, wave_rest: shapes (L,) and (R,), Angstrom. ValueError where none are left.
     """
-    least, most = domain or (0.0, wave_obs[0].item() / wave_rest[0].item() - 1)
-    if not most > least:
-        reach = f"{wave_rest[0].item():.0f}-{wave_rest[-1].item():.0f} Angstrom"
-        raise ValueError(f"a restframe of {reach} covers no range of redshifts of spectra from {wave_obs[0]:.0f} on")
+    least, most = domain or (0.0, float(wave_obs[0]) / float(wave_rest[0]) - 1)
+    if most - least < _NARROWEST:
+        reach = f"{wave_rest[0]:.0f}-{wave_rest[-1]:.0f} Angstrom"
+        raise ValueError(
+            f"it covers no range of redshifts: its restframe is {reach}, spectra begin at {wave_obs[0]:.0f} Angstrom"
+        )
     return least - _MARGIN, most + _MARGIN * (1 + most)
 
 

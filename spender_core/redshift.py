@@ -51,7 +51,6 @@ class ZWarning(IntFlag):
 
     LITTLE_COVERAGE = 2
     SMALL_DELTA_CHI2 = 4
-    NEGATIVE_MODEL = 8
     Z_FITLIMIT = 32
     NODATA = 512
     BAD_MINFIT = 1024
@@ -193,7 +192,7 @@ def _shares(edges: Tensor, count: int) -> Tensor:
         columns.append(torch.arange(len(left)))
         values.append(share)
     indices = torch.stack([torch.cat(rows), torch.cat(columns)])
-    return torch.sparse_coo_tensor(indices, torch.cat(values), (count, len(left))).coalesce()
+    return torch.sparse_coo_tensor(indices, torch.cat(values), (count, len(left)), check_invariants=True).coalesce()
 
 
 @dataclass(frozen=True)

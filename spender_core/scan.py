@@ -21,6 +21,9 @@ from .templates import LOG_STEP, Templates
 _RELATIVE = 1e-8
 """Share of a template that must be left when the others are taken off it; else it is left out at this shift."""
 
+_ROUNDING = 1e-11
+"""Share of the weight that a template has elsewhere, below which it is what Fourier transforms make of none."""
+
 
 class Scan(ABC):
     """Templates of one kind in front of an observed grid.
@@ -145,8 +148,8 @@ def scan_of(templates: Templates, start: float, n_pixels: int, z_range: tuple[fl
 def explained(matrix: dict[tuple[int, int], Tensor], vector: Sequence[Tensor]) -> Tensor:
     """b^T M^-1 b of many small systems at once, by Cholesky's method.
 
-    matrix: the elements M_ij for i <= j, each of one shape. vector: the elements b_i, of that shape. A component that
-    the ones before it make up, or that has no weight, is left out.
+    matrix: the elements M_ij for i <= j, each of one shape, redshifts last. vector: the elements b_i, of that shape. A
+    component that the ones before it make up, or that has no weight at a redshift, is left out there.
     """
     n = len(vector)
     factor: dict[tuple[int, int], Tensor] = {}
@@ -161,7 +164,8 @@ def explained(matrix: dict[tuple[int, int], Tensor], vector: Sequence[Tensor]) -
         left = matrix[i, i].clone()
         for k in range(i):
             left -= factor[i, k].square()
-        is_free = left > _RELATIVE * matrix[i, i]
+        own = matrix[i, i]
+        is_free = (left > _RELATIVE * own) & (own > _ROUNDING * own.amax(dim=-1, keepdim=True))
         factor[i, i] = torch.where(is_free, left, torch.inf).rsqrt()  # the inverse of Cholesky's
         value = vector[i].clone()
         for k in range(i):

@@ -9,6 +9,7 @@ from pipeline import api
 from pipeline.cli.arguments import Verb, add_rate, place_of, root_of
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.plan import Plan
+from pipeline.planning.redshift import METHODS, WINDOW
 
 _SURVEY_OPTIONS = (
     (
@@ -50,6 +51,17 @@ def _add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), help="numerical precision of the model")
     parser.add_argument("--micro-batch", metavar="N", type=int, help="spectra per forward pass")
+    parser.add_argument(
+        "--redshift",
+        choices=METHODS,
+        help="redshifts that the model takes: the catalog's (default), the best near it, or, blind, the best of all",
+    )
+    parser.add_argument(
+        "--redshift-window",
+        metavar="KM/S",
+        type=float,
+        help=f"how far from the catalog's redshift refine looks (default {WINDOW:.0f})",
+    )
     parser.add_argument("--shard", metavar="N", type=int, help="spectra per task, at most 4096")
     parser.add_argument(
         "--chunk", metavar="N", type=int, help="spectra per Zarr chunk, the unit of reading; a divisor of --shard"
@@ -106,6 +118,8 @@ def _execute(args: Namespace) -> int:
         variables=args.variables.split(",") if args.variables else None,
         precision=args.precision,
         micro_batch=args.micro_batch,
+        redshift=args.redshift,
+        redshift_window=args.redshift_window,
         shard=args.shard,
         chunk=args.chunk,
         concurrency=args.concurrency,

@@ -67,6 +67,11 @@ def print_status(found: Sequence[StageStatus]) -> None:
             for name, count in each.quality.items():
                 print(f"  {name.lower():<18}{count:>10}{'   no latents' if Quality[name] & each.unusable else ''}")
     for each in found:
+        if each.warnings:
+            print(f"\nredshifts by warning, {label(each.stage, each.model)}:")
+            for name, count in each.warnings.items():
+                print(f"  {name.lower():<18}{count:>10}")
+    for each in found:
         if each.rate is not None and each.eta is not None:
             print(f"\n{label(each.stage, each.model)}: {each.rate:.1f} spectra/s, {duration(each.eta)} left")
 

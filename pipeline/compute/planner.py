@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -16,33 +15,26 @@ from pipeline.catalog import targets as target_table
 from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
+from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.estimate import Estimate, estimate, require_space
-from pipeline.planning.model import ModelConfig, model_name, read_toml, with_defaults
+from pipeline.planning.model import ModelConfig, read_toml, with_defaults
 from pipeline.planning.partition import Shard, choose_shard
 from pipeline.planning.plan import Kind, Plan, targets_sha256
+from pipeline.planning.redshift import CATALOG
 from pipeline.storage import Place
 from pipeline.store import generations
 from pipeline.store.arrays import encodings_url
-from pipeline.store.checkpoint import inspect
 from pipeline.store.clients import PLANNING, planning, require_writable
 from pipeline.store.root import encode_ledger, read_plan, targets_url, use_storage
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import get_survey
-from spender_core.weights import PUBLISHED
-
-DEFAULT_MODEL = "sdss-galaxies"
 
 Targets: TypeAlias = Selection | pd.DataFrame | Place
 """Targets in memory, or the Parquet file of them."""
 
-ModelChoice: TypeAlias = ModelConfig | Place
-"""A model as it is asked for: a checkpoint, "NAME=checkpoint", or all of its settings."""
-
 _ROWS = 2**20  # of targets read at once
-
-_NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
 
 
 def plan(
@@ -55,6 +47,8 @@ def plan(
     variables: Sequence[str] | None = None,
     precision: str | None = None,
     micro_batch: int | None = None,
+    redshift: str | None = None,
+    redshift_window: float | None = None,
     keep: Sequence[str] = (),
     extend: bool = False,
     single_client: bool = False,
@@ -74,8 +68,14 @@ def plan(
     if existing is not None and settings.get("expect") not in (None, existing.config.expect):
         problem = f"the chunks of {root} are sized already: {existing.shard} spectra each"
         raise RefusedError("--expect", problem, "leave --expect out, or plan all targets in another ROOT")
-    wishes = {"variables": variables, "precision": precision, "micro_batch": micro_batch}
-    asked = [_model(choice, {key: value for key, value in wishes.items() if value is not None}) for choice in models]
+    wishes = {
+        "variables": variables,
+        "precision": precision,
+        "micro_batch": micro_batch,
+        "redshift": redshift,
+        "redshift_window": redshift_window,
+    }
+    asked = [named(choice, {key: value for key, value in wishes.items() if value is not None}) for choice in models]
     for key, value in wishes.items():
         if not models and value is not None:
             option = f"--{key.replace('_', '-')}"
@@ -104,8 +104,9 @@ def plan(
             made = growth.extended(made, frame)
         elif present is not None:
             _require_same_targets(root, existing, present, frame)
-    for model in asked or (_default_models(made) if existing is None else []):
-        made = made.with_model(_resolve(model, made))
+    bases: dict[str, bytes] = {}
+    for model in asked or (default_models(made) if existing is None else []):
+        made = made.with_model(resolved(root, model, made, bases))
     require_writable(root)
     require_space(root, estimate_of(root, made, frame))
     grows = existing is not None and made.n_spectra > existing.n_spectra
@@ -116,6 +117,8 @@ def plan(
         elif grows and existing is not None:
             growth.require_idle(root, existing, presence.id)
             growth.prepare(root, made, frame)
+        for url, data in bases.items():
+            storage.write_bytes(url, data)
         # Written last: where there is a plan, its targets are there too.
         storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
     return made
@@ -136,12 +139,16 @@ def estimate_of(root: str, plan: Plan, frame: pd.DataFrame | None = None) -> Est
 
 
 def out_of_domain(root: str) -> dict[str, int]:
-    """Return how many targets of a run lie outside of the domain of each of its models that have one."""
+    """Return how many targets of a run lie outside of the domain of each of its models that have one.
+
+    By the catalog: of models that do not take its redshifts it is not known before they have run.
+    """
     plan = read_plan(root)
-    found = {model.name: 0 for model in plan.models if model.domain is not None}
+    judged = [model for model in plan.models if model.domain is not None and model.redshift == CATALOG]
+    found = {model.name: 0 for model in judged}
     for start in range(0, plan.n_spectra if found else 0, _ROWS):
         rows = target_table.read_rows(targets_url(root), start, min(start + _ROWS, plan.n_spectra), plan.survey)
-        for model in plan.models:
+        for model in judged:
             if model.domain is not None:
                 found[model.name] += int(model.domain.outside(rows).sum())
     return found
@@ -202,7 +209,7 @@ def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]
         source=storage.place(config.source, "source"),
         cache=config.cache and storage.place(config.cache, "cache"),
     )
-    return config, [replace(model, checkpoint=_checkpoint(model.checkpoint)) for model in written]
+    return config, [replace(model, checkpoint=checkpoint_place(model.checkpoint)) for model in written]
 
 
 def _survey_config(
@@ -230,36 +237,6 @@ def _release(source: str | None, config: SurveyConfig) -> str:
         remedy = "another release has other spectra: plan it in another ROOT"
         raise ConfigError("source", source, f"a mirror of {config.release}, the release of the plan", remedy)
     return new or config.release
-
-
-def _model(choice: ModelChoice, wishes: Mapping[str, Any]) -> ModelConfig:
-    if isinstance(choice, ModelConfig):
-        return replace(choice, checkpoint=_checkpoint(choice.checkpoint), **wishes)
-    text = str(choice)
-    named = _NAMED_MODEL.match(text)
-    name, checkpoint = (named[1], named[2]) if named else (model_name(text), text)
-    return ModelConfig(name=name, checkpoint=_checkpoint(checkpoint), **wishes)
-
-
-def _checkpoint(text: str) -> str:
-    return text if text in PUBLISHED else storage.place(text, "--model")
-
-
-def _default_models(made: Plan) -> list[ModelConfig]:
-    if made.models or made.config.instrument != PUBLISHED[DEFAULT_MODEL].instrument:
-        return []
-    return [ModelConfig(name=DEFAULT_MODEL, checkpoint=DEFAULT_MODEL)]
-
-
-def _resolve(model: ModelConfig, made: Plan) -> ModelConfig:
-    facts = inspect(model.checkpoint, made.config.instrument)
-    return model.resolve(
-        sha256=facts.sha256,
-        n_latent=facts.n_latent,
-        n_rest=len(facts.wave_rest),
-        architecture=facts.architecture,
-        domain=facts.domain,
-    )
 
 
 def _table(targets: Targets, survey: str, keep: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Coordinate]]:

@@ -19,6 +19,7 @@ from pipeline.monitor.status import StageStatus, read_status
 from pipeline.monitor.throughput import Throughput, seconds_of, throughput
 from pipeline.monitor.units import duration, label, number, size
 from pipeline.planning.plan import Plan
+from pipeline.planning.redshift import WARNINGS
 from pipeline.spectra.quality import MEANINGS, Quality
 from pipeline.store.root import read_plan
 from pipeline.version import __version__
@@ -68,6 +69,7 @@ def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Lo
         chart=None if rates is None else _chart(rates),
         phases=_phases(lines),
         bits=_bits(stages, plan.unusable),
+        warnings=_warnings(stages),
         slowest=_slowest(lines),
         recovered=_recovered(stages, logs),
     )
@@ -150,6 +152,15 @@ def _bits(stages: Sequence[StageStatus], unusable: Quality) -> list[dict[str, An
         }
         for bit, meaning in MEANINGS.items()
         if any(each.quality.get(bit.name or "") for each in stages)
+    ]
+
+
+def _warnings(stages: Sequence[StageStatus]) -> list[dict[str, Any]]:
+    """Rows of the table of warnings of redshifts: those that some spectrum has."""
+    return [
+        {"name": name.lower(), "meaning": meaning, "counts": [each.warnings.get(name, 0) for each in stages]}
+        for name, meaning in WARNINGS.values()
+        if any(each.warnings.get(name) for each in stages)
     ]
 
 

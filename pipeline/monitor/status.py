@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.planning.plan import Plan
+from pipeline.planning.redshift import WARNINGS
 from pipeline.spectra.quality import Quality
 from pipeline.store.clients import ClientRecord
 from pipeline.store.ledger import Ledger
@@ -34,8 +35,9 @@ class StageStatus:
     """How far one stage is; model is None for ingest.
 
     failed: reason by chunk, of chunks that are still to be done. spectra, good, usable: counts in the chunks done; good
-    has no quality bit at all. quality: spectra by bit. rate: spectra per second, and eta: seconds left, None unless the
-    stage is going on. unusable: bits that mean "no latents" in this run.
+    has no quality bit at all. quality: spectra by bit; warnings: by bit of z_fit_warning, where redshifts are found.
+    rate: spectra per second, and eta: seconds left, None unless the stage is going on. unusable: bits that mean "no
+    latents" in this run.
     """
 
     stage: str
@@ -51,6 +53,7 @@ class StageStatus:
     rate: float | None
     eta: float | None
     unusable: Quality = Quality.UNUSABLE
+    warnings: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values."""
@@ -99,8 +102,10 @@ def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
     by_index = ledger.records(written)
     done, records = set(by_index), by_index.values()
     quality: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
     for record in records:
         quality.update(record["quality"])
+        warnings.update(record.get("redshift_warnings", {}))
     spectra = sum(record["spectra"] for record in records)
     rate = _rate(written, {index: int(record["spectra"]) for index, record in by_index.items()}, now)
     chunks = len(plan.shards())
@@ -120,6 +125,7 @@ def _read_stage(plan: Plan, ledger: Ledger, now: float) -> StageStatus:
         rate=rate if running else None,
         eta=(plan.n_spectra - spectra) / rate if running and rate else None,
         unusable=plan.unusable,
+        warnings={name: warnings[name] for name, _ in WARNINGS.values() if warnings[name]},
     )
 
 

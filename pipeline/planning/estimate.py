@@ -97,12 +97,12 @@ def _stored(plan: Plan, kind: Kind) -> float:
     if name is None:
         return _compressed(plan, schema.SPECTRA_VARIABLES)
     model = plan.model(name)
-    return _compressed(plan, schema.variables_of(model.variables), model)
+    return _compressed(plan, model.stored, model)
 
 
 def _compressed(plan: Plan, variables: Mapping[str, schema.Variable], model: ModelConfig | None = None) -> float:
     n_latent, n_rest = (model.n_latent or 0, model.n_rest or 0) if model else (0, 0)
-    lengths = {"spectrum": 1, "wavelength": plan.n_pixels, "latent": n_latent, "wavelength_rest": n_rest}
+    lengths = schema.lengths(1, plan.n_pixels, n_latent, n_rest)
     return sum(
         COMPRESSED.get(name, 1.0)
         * np.dtype(variable.dtype).itemsize

@@ -18,6 +18,10 @@ from pipeline.planning.plan import Kind, Plan
 # of the array itself (benchmarks/RESULTS.md, "Plans of five million spectra").
 RESERVED = 450 * 2**20
 WRITE_COPIES = 2.5
+# Measured: templates of redshifts, transformed; correlations of the spectra that are scanned at once, or their
+# derivatives by all latents (benchmarks/RESULTS.md, "Redshifts").
+FITTING_KEPT = 32 * 2**20
+FITTING_AT_ONCE = 96 * 2**20
 
 
 def projected_memory(plan: Plan, stage: str, model: ModelConfig | None = None) -> int:
@@ -31,9 +35,11 @@ def projected_memory(plan: Plan, stage: str, model: ModelConfig | None = None) -
         return RESERVED + sum(inputs) + max(int(WRITE_COPIES * max(inputs)), _files_in_memory(plan)) + _kept(plan)
     if model is None:
         raise ValueError("the memory of an encode task is not known without its model")
-    outputs = _sizes(plan, {**schema.OUTPUTS, "quality": schema.ENCODING_QUALITY}, model)
+    outputs = _sizes(plan, {**schema.OUTPUTS, **model.stored}, model)
     # The inputs stay until the outputs are written; activations and copies never meet.
     kept, at_once = _of_model(plan, model)
+    if model.needs_basis:
+        kept, at_once = kept + FITTING_KEPT, max(at_once, FITTING_AT_ONCE)
     copies = max(at_once, int(WRITE_COPIES * max(outputs)))
     return RESERVED + _kept(plan) + kept + sum(inputs) + sum(outputs) + copies
 
@@ -71,7 +77,7 @@ def _kept(plan: Plan) -> int:
 def _sizes(plan: Plan, variables: Mapping[str, schema.Variable], model: ModelConfig | None = None) -> list[int]:
     """Bytes of one chunk of each variable; of a model's, also of those that a plan may not ask for."""
     n_latent, n_rest = (model.n_latent or 0, model.n_rest or 0) if model else (0, 0)
-    lengths = {"spectrum": plan.shard, "wavelength": plan.n_pixels, "latent": n_latent, "wavelength_rest": n_rest}
+    lengths = schema.lengths(plan.shard, plan.n_pixels, n_latent, n_rest)
     return [
         math.prod({**lengths, **variable.sizes}[dim] for dim in variable.dims) * np.dtype(variable.dtype).itemsize
         for variable in variables.values()

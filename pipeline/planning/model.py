@@ -13,7 +13,8 @@ from pipeline.config import SurveyConfig, checked_keys, require_choice, require_
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.places import require_short
 from pipeline.planning.domain import Domain
-from pipeline.planning.schema import OUTPUTS, default_outputs
+from pipeline.planning.redshift import CATALOG, METHODS, REDSHIFT_VARIABLES, REFINE, WINDOW
+from pipeline.planning.schema import OUTPUTS, Variable, default_outputs, variables_of
 from pipeline.surveys.registry import DEFAULT, get_survey
 
 DEFAULT_ARCHITECTURE = "spender"
@@ -31,9 +32,11 @@ class ModelConfig:
 
     name: label of the encodings store. checkpoint: path, fsspec URL or published name.
     variables: what lands in the store. precision: numerical precision of the model.
-    micro_batch: spectra per forward pass; None lets the plan choose.
+    micro_batch: spectra per forward pass; None lets the plan choose. redshift: one of `redshift.METHODS`;
+    redshift_window: km/s, of "refine" alone.
     sha256, n_latent, n_rest, architecture, domain: of the checkpoint, filled in by `resolve`; the domain is None where
-    the checkpoint has none.
+    the checkpoint has none. redshift_range, basis: what is scanned, and the SHA-256 of what it is scanned with
+    (`store.root.basis_url`), None where neither redshifts nor latents are fitted.
     """
 
     name: str
@@ -41,11 +44,15 @@ class ModelConfig:
     variables: tuple[str, ...] = dataclasses.field(default_factory=default_outputs)
     precision: str = "float32"
     micro_batch: int | None = None
+    redshift: str = CATALOG
+    redshift_window: float | None = None
     sha256: str | None = None
     n_latent: int | None = None
     n_rest: int | None = None
     architecture: str = DEFAULT_ARCHITECTURE
     domain: Domain | None = None
+    redshift_range: tuple[float, float] | None = None
+    basis: str | None = None
 
     def __post_init__(self) -> None:
         require_text("model.checkpoint", self.checkpoint, "a path, URL or published name", "pass --model M")
@@ -58,8 +65,14 @@ class ModelConfig:
         require_choice("model.precision", self.precision, PRECISIONS)
         if self.micro_batch is not None:
             require_count("model.micro_batch", self.micro_batch, 1)
-        if self.sha256 is not None and not (isinstance(self.sha256, str) and _SHA256.match(self.sha256)):
-            raise ConfigError("model.sha256", self.sha256, "64 lower-case hexadecimal digits")
+        require_choice("model.redshift", self.redshift, METHODS)
+        _require_window(self.redshift, self.redshift_window)
+        for key in ("sha256", "basis"):
+            value = getattr(self, key)
+            if value is not None and not (isinstance(value, str) and _SHA256.match(value)):
+                raise ConfigError(f"model.{key}", value, "64 lower-case hexadecimal digits")
+        if self.redshift_range is not None:
+            object.__setattr__(self, "redshift_range", _range(self.redshift_range))
         for key in ("n_latent", "n_rest"):
             if getattr(self, key) is not None:
                 require_count(f"model.{key}", getattr(self, key), 1)
@@ -69,7 +82,24 @@ class ModelConfig:
     @property
     def resolved(self) -> bool:
         """Whether everything a plan needs to know of the checkpoint is known."""
-        return None not in (self.sha256, self.n_latent, self.n_rest, self.micro_batch)
+        needed = (self.basis, self.redshift_range) if self.needs_basis else ()
+        return None not in (self.sha256, self.n_latent, self.n_rest, self.micro_batch, *needed)
+
+    @property
+    def needs_basis(self) -> bool:
+        """Whether redshifts or latents are fitted."""
+        return self.redshift != CATALOG or any(OUTPUTS[name].of_fit for name in self.variables)
+
+    @property
+    def window(self) -> float | None:
+        """How far from the catalog's redshift another is looked for, km/s; None where it is not."""
+        return (self.redshift_window or WINDOW) if self.redshift == REFINE else None
+
+    @property
+    def stored(self) -> dict[str, Variable]:
+        """The variables of its store: the outputs asked for, what is found of redshifts, and quality."""
+        variables = variables_of(self.variables)
+        return variables if self.redshift == CATALOG else {**variables, **REDSHIFT_VARIABLES}
 
     def resolve(
         self,
@@ -80,6 +110,8 @@ class ModelConfig:
         architecture: str = DEFAULT_ARCHITECTURE,
         domain: Domain | None = None,
         micro_batch: int | None = None,
+        redshift_range: tuple[float, float] | None = None,
+        basis: str | None = None,
     ) -> Self:
         """Return the model with the facts of its checkpoint; `micro_batch` only fills in an open choice."""
         chosen = self.micro_batch if self.micro_batch is not None else micro_batch
@@ -91,11 +123,15 @@ class ModelConfig:
             architecture=architecture,
             domain=domain,
             micro_batch=chosen,
+            redshift_range=redshift_range,
+            basis=basis,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON-ready values."""
-        return {**dataclasses.asdict(self), "variables": list(self.variables)}
+        """Return the model as JSON-ready values; what says how redshifts are found, where they are."""
+        values = {**dataclasses.asdict(self), "variables": list(self.variables)}
+        of_redshift = {key: values.pop(key) for key in ("redshift", "redshift_window", "redshift_range", "basis")}
+        return {**values, **of_redshift} if self.needs_basis else values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -149,3 +185,22 @@ def _ordered(variables: object) -> tuple[str, ...]:
     if not variables:
         raise ConfigError("model.variables", variables, f"at least one of {', '.join(OUTPUTS)}")
     return tuple(name for name in OUTPUTS if name in variables)
+
+
+def _require_window(method: str, window: object) -> None:
+    if window is None:
+        return
+    if method != REFINE:
+        remedy = "leave it out, or plan with --redshift refine"
+        raise ConfigError("model.redshift_window", window, "nothing, for redshift is not refined", remedy)
+    if isinstance(window, bool) or not isinstance(window, int | float) or not 100 <= window <= 100_000:
+        raise ConfigError("model.redshift_window", window, "100 to 100000 km/s")
+
+
+def _range(values: object) -> tuple[float, float]:
+    """Return a range of redshifts as it is read from a plan. Raises ConfigError."""
+    if isinstance(values, list | tuple) and len(values) == 2 and all(isinstance(each, int | float) for each in values):
+        low, high = float(values[0]), float(values[1])
+        if -1 < low < high < float("inf"):
+            return low, high
+    raise ConfigError("model.redshift_range", values, "two redshifts, the lower one first")

@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard, choose_micro_batch, choose_shard, partition
+from pipeline.planning.redshift import REDSHIFT_VERSION
 from pipeline.spectra.quality import Quality
 from pipeline.storage import canonical_json
 from pipeline.surveys.columns import Coordinate
@@ -338,12 +339,27 @@ def _encode_facts(model: ModelConfig) -> dict[str, Any]:
         "variables": list(model.variables),
         "precision": model.precision,
         "micro-batch": model.micro_batch,
+        **(_fit_facts(model) if model.needs_basis else {}),
+    }
+
+
+def _fit_facts(model: ModelConfig) -> dict[str, Any]:
+    return {
+        "redshift": model.redshift,
+        "redshift window": model.window,
+        "redshifts scanned": model.redshift_range and list(model.redshift_range),
+        "templates": model.basis,
+        "redshift version": REDSHIFT_VERSION,
     }
 
 
 def _model_differences(mine: ModelConfig, theirs: ModelConfig) -> list[str]:
     new, old = _encode_facts(mine), _encode_facts(theirs)
-    return [_sentence(f"{key} of model {mine.name}", new[key], old[key]) for key in new if new[key] != old[key]]
+    return [
+        _sentence(f"{key} of model {mine.name}", new.get(key), old.get(key))
+        for key in new | old
+        if new.get(key) != old.get(key)
+    ]
 
 
 def _sentence(what: str, mine: object, theirs: object) -> str:

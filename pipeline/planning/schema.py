@@ -59,6 +59,7 @@ class Decoded:
     the model. valid: shape (M, L), bool, the pixels that the model covers. chi2: shape (M,), NaN without pixels.
     n_pixels: shape (M,), pixels in chi2. amplitude: shape (M,), the factor in restframe and reconstruction.
     rest_first, rest_last: shape (M,), the restframe bins between the first and the last pixel in chi2, -1 for none.
+    fit: spender_core's LatentFit, where an output is `of_fit`.
     """
 
     flux: Any
@@ -73,6 +74,7 @@ class Decoded:
     amplitude: Any
     rest_first: Any
     rest_last: Any
+    fit: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +83,15 @@ class Output(Variable):
 
     compute: what a model made of M spectra -> the tensor, shape (M, ...). by_default: whether plans that choose nothing
     have it. of_latents: whether it is a result wherever the latents are finite; others are blank, too, where the
-    decoded spectrum does not describe the data.
+    decoded spectrum does not describe the data. of_fit: whether latents must be fitted for it. in_flux: whether it is
+    in units of the flux, and is scaled as that is.
     """
 
     compute: Callable[[Decoded], Any]
     by_default: bool = True
     of_latents: bool = False
+    of_fit: bool = False
+    in_flux: bool = False
 
 
 def _covered(which: str, compute: Callable[[Decoded], Any]) -> Output:
@@ -171,6 +176,7 @@ OUTPUTS: dict[str, Output] = {
             "ancillary_variables": "quality",
         },
         compute=lambda decoded: decoded.restframe,
+        in_flux=True,
     ),
     "reconstruction": Output(
         dims=("spectrum", "wavelength"),
@@ -183,6 +189,7 @@ OUTPUTS: dict[str, Output] = {
             "comment": "NaN where the model does not reach",
         },
         compute=lambda decoded: decoded.reconstruction,
+        in_flux=True,
         by_default=False,
     ),
     "chi2": Output(
@@ -215,9 +222,47 @@ OUTPUTS: dict[str, Output] = {
             "comment": "1; fitted to the observed flux where the norm window had no valid pixel",
         },
         compute=lambda decoded: decoded.amplitude,
+        in_flux=True,
     ),
     "rest_first": _covered("first", lambda decoded: decoded.rest_first),
     "rest_last": _covered("last", lambda decoded: decoded.rest_last),
+    "latents_fit": Output(
+        dims=("spectrum", "latent"),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "latent parameters that fit the spectrum best, beginning with those of the encoder",
+            "units": "1",
+            "comment": "amplitude, and z where it is not the catalog's, are fitted with them; see latents_cov",
+            "ancillary_variables": "quality chi2_fit latents_cov",
+        },
+        compute=lambda decoded: decoded.fit.latents,
+        by_default=False,
+        of_fit=True,
+    ),
+    "latents_cov": Output(
+        dims=("spectrum", "latent_pair"),
+        dtype="float32",
+        fill=np.nan,
+        attributes={
+            "long_name": "covariance of latents_fit, the lower triangle row by row",
+            "units": "1",
+            "ucd": "stat.covariance",
+            "comment": "of the latents after a spectrum and the model's own distribution are known",
+        },
+        compute=lambda decoded: decoded.fit.packed,
+        by_default=False,
+        of_fit=True,
+    ),
+    "chi2_fit": Output(
+        dims=("spectrum",),
+        dtype="float32",
+        fill=np.nan,
+        attributes={"long_name": "chi2 at latents_fit", "units": "1", "ucd": "stat.fit.chi2"},
+        compute=lambda decoded: decoded.fit.chi2,
+        by_default=False,
+        of_fit=True,
+    ),
 }
 """The outputs, in the order in which they are stored."""
 
@@ -235,6 +280,17 @@ def default_outputs() -> tuple[str, ...]:
     The reconstruction can be computed from the restframe and the redshift, and is as large: off unless asked for.
     """
     return tuple(name for name, output in OUTPUTS.items() if output.by_default)
+
+
+def lengths(n_spectra: int, n_pixels: int, n_latent: int, n_rest: int) -> dict[str, int]:
+    """Return the length of each dimension; latent_pair: the pairs of latents, each with itself, too."""
+    return {
+        "spectrum": n_spectra,
+        "wavelength": n_pixels,
+        "latent": n_latent,
+        "latent_pair": n_latent * (n_latent + 1) // 2,
+        "wavelength_rest": n_rest,
+    }
 
 
 def variables_of(wanted: Collection[str]) -> dict[str, Variable]:

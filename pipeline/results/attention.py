@@ -49,7 +49,8 @@ def read_attention(run: Run, row: int, model: str | None = None) -> Attention | 
     if int(encoding["quality"]) & int(run.plan.unusable):
         return None
     spec = torch.from_numpy(encoding["flux"].to_numpy().astype(np.float32)[None])
-    aux = torch.tensor([[float(encoding["z"])]]) if encoder.n_aux else None
+    z = "z_fit" if "z_fit" in encoding else "z"
+    aux = torch.tensor([[float(encoding[z])]]) if encoder.n_aux else None
     with torch.no_grad():
         weights = encoder.attention(spec)[0]
     sensitivity = torch.cat([encoder.sensitivity(spec, latent, aux) for latent in range(encoder.n_latent)])

@@ -14,6 +14,7 @@ from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.planning.redshift import CATALOG
 from pipeline.results.lines import ABSORPTION_LINES, EMISSION_LINES, Lines
 from pipeline.spectra.quality import Quality
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pipeline.results.attention import Attention
+    from pipeline.results.redshift import Scanned
     from pipeline.results.run import Run
 
 Floats = NDArray[np.floating[Any]]
@@ -29,6 +31,7 @@ Floats = NDArray[np.floating[Any]]
 _INK, _DATA, _NOISE, _MODEL, _MASK, _GUIDE = "#1f2933", "#34495e", "#9cc3e6", "#d1384b", "#edebe6", "#8a94a0"
 _LEFT, _WIDTH = 0.075, 0.91  # of all panels, in parts of the figure
 _ATTENTION_HEIGHT = 1.6  # inches, which its panel adds to the figure
+_SCAN_HEIGHT = 2.2
 _RESIDUAL_LIMIT = 5.0  # sigma
 _NO_RESTFRAME = Quality.NO_REDSHIFT | Quality.NO_OVERLAP | Quality.NEGATIVE_AMPLITUDE
 _FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
@@ -84,7 +87,7 @@ def read_spectrum(run: Run, row: int, model: str | None = None) -> Spectrum:
         observed[:] = np.isfinite(flux) & (flux != 0)
     with np.errstate(divide="ignore"):
         sigma = np.where(ivar > 0, scale * ivar**-0.5, np.inf)
-    z = float(encoding["z"])
+    z = float(encoding["z_fit"] if "z_fit" in encoding else encoding["z"])
     wave_rest, restframe = np.empty(0), np.empty(0)
     if "restframe" in encoding and np.isfinite(encoding["restframe"].to_numpy()).any():
         wave_rest = encoding["wavelength_rest"].to_numpy().astype(np.float64)
@@ -131,26 +134,34 @@ def plot_spectrum(run: Run, row: int, output: str, model: str | None = None, att
         raise ConfigError(
             "output", str(output), f"a file ending in one of {', '.join(sorted(formats))}", "name it *.png"
         )
-    spectrum, looks = read_spectrum(run, row, model), None
+    spectrum, looks, scanned = read_spectrum(run, row, model), None, None
     if attention:
         from pipeline.results.attention import read_attention  # torch: not for every figure
 
         looks = read_attention(run, row, model)
+    if run.model(model).redshift != CATALOG:
+        from pipeline.results.redshift import read_scan
+
+        scanned = read_scan(run, row, model)
     with matplotlib.rc_context({"font.size": 13, "axes.edgecolor": _INK, "axes.labelcolor": _INK}):
-        figure = draw(spectrum, looks)
+        figure = draw(spectrum, looks, scanned)
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=150)
 
 
-def draw(spectrum: Spectrum, attention: Attention | None = None) -> Figure:
-    """Make the figure of a spectrum, 16:9, to be read from the last row; higher with where the encoder looks."""
+def draw(spectrum: Spectrum, attention: Attention | None = None, scanned: Scanned | None = None) -> Figure:
+    """Make the figure of a spectrum, 16:9, to be read from the last row.
+
+    Higher with where the encoder looks, and with how the redshift was found.
+    """
     added = 0.0 if attention is None else _ATTENTION_HEIGHT
-    height = 7.5 + added
+    below = 0.0 if scanned is None else _SCAN_HEIGHT
+    height = 7.5 + added + below
     figure = Figure(figsize=(13.333, height), facecolor="white")
     FigureCanvasAgg(figure)
 
     def panel(bottom: float, size: float) -> Axes:
-        return figure.add_axes((_LEFT, bottom / height, _WIDTH, size / height))
+        return figure.add_axes((_LEFT, (bottom + below) / height, _WIDTH, size / height))
 
     title = 1 - 0.41 / height
     figure.text(_LEFT, title, _title(spectrum), fontsize=20, color=_INK, weight="bold")
@@ -167,6 +178,10 @@ def draw(spectrum: Spectrum, attention: Attention | None = None) -> Figure:
     _draw_restframe(restframe, spectrum)
     if looks is not None and attention is not None:
         _draw_attention(looks, spectrum, attention)
+    if scanned is not None:
+        from pipeline.results.redshift import draw_scan
+
+        draw_scan(panel(0.64 - below, below - 0.85), scanned)
     lowest.set_xlabel(r"observed wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
     figure.align_ylabels()
     return figure

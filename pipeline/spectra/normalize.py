@@ -107,7 +107,7 @@ def normalize(raw: RawSpectrum, z: float, grid: Grid) -> NormalizedSpectrum:
         if placed.quality & Quality.OFF_GRID:
             return placed
         flux, ivar = placed.flux, placed.ivar
-        norm, bits = _scale(flux, ivar > 0, z, grid)
+        norm, bits = scale_of(flux, ivar > 0, z, grid)
         scaled = NormalizedSpectrum(flux / norm, ivar * (norm * norm), norm, placed.quality | bits)
         return _count(_zero_overflow(scaled))
 
@@ -151,8 +151,11 @@ def _lower_median(values: NDArray[np.float32]) -> np.float32:
     return np.float32(np.partition(values, middle)[middle])
 
 
-def _scale(flux: NDArray[np.float32], valid: NDArray[np.bool_], z: float, grid: Grid) -> tuple[np.float32, Quality]:
-    """Return the flux that the spectrum is divided by, and the bits that say how it was found."""
+def scale_of(flux: NDArray[np.float32], valid: NDArray[np.bool_], z: float, grid: Grid) -> tuple[np.float32, Quality]:
+    """Return the flux that a spectrum is divided by, and the bits that say how it was found.
+
+    flux, valid: shape (L,), valid where a pixel has weight. z: its redshift, used in float32.
+    """
     bits = Quality.GOOD
     selected = valid
     redshift = np.float32(z)

@@ -73,7 +73,8 @@ MEANINGS: dict[Quality, str] = {
     ),
     Quality.NO_PIXELS: "No pixel carries weight. There is nothing to scale by: norm is 1, flux is as in the file.",
     Quality.NO_REDSHIFT: (
-        "The target's redshift is not finite or not above -1: it has no restframe, no reconstruction and no chi2."
+        "The target's redshift is not finite or not above -1, or none was found where the model looks for it: no"
+        " restframe, no reconstruction and no chi2."
     ),
     Quality.NO_NORM: "No valid pixel in restframe 5300-5850 Angstrom: scaled by the median of all valid flux.",
     Quality.NEGATIVE_NORM: (

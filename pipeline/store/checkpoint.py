@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import storage
+from pipeline.errors import RefusedError
 from pipeline.planning.domain import Domain
+from pipeline.planning.model import ModelConfig
 from pipeline.spectra.normalize import Grid
+from pipeline.store.root import basis_url
+from spender_core.basis import Basis, scannable
 from spender_core.instrument import get_instrument
+from spender_core.redshift import RedshiftEstimator
 from spender_core.weights import PUBLISHED, WeightsError, checkpoint_sha256, load_model, read_extras
 
 
@@ -45,6 +52,39 @@ def inspect(checkpoint: str, instrument: str, sha256: str | None = None) -> Chec
     sha256 = sha256 or checkpoint_sha256(checkpoint)
     model, _ = load_model(checkpoint, get_instrument(instrument), sha256=sha256)
     return Checkpoint(sha256, model.architecture, model.n_latent, model.wave_rest.numpy().copy(), domain)
+
+
+def redshift_range(facts: Checkpoint, instrument: str) -> tuple[float, float]:
+    """Redshifts that a checkpoint's model can be scanned over. ValueError where there are none."""
+    domain = None if facts.domain is None else facts.domain.z
+    return scannable(get_instrument(instrument).wave_obs.numpy(), facts.wave_rest, domain)
+
+
+def basis_of(checkpoint: str, instrument: str, z_range: tuple[float, float], sha256: str) -> bytes:
+    """Make the file of what redshifts and latents are fitted with. ValueError where the model cannot be scanned."""
+    basis = Basis.of_checkpoint(checkpoint, instrument, z_range, sha256=sha256)
+    RedshiftEstimator(get_instrument(instrument), basis.templates, z_range)
+    return basis.to_bytes()
+
+
+def basis_sha256(data: bytes) -> str | None:
+    """SHA-256 (hex) of such a file; None for anything else."""
+    try:
+        Basis.from_bytes(data)
+    except ValueError:
+        return None
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_basis(root: str, config: ModelConfig) -> Basis:
+    """Read the templates and the prior of a plan's model. Raises ConfigError where ROOT lacks it."""
+    url = basis_url(root, config.sha256 or "")
+    try:
+        return Basis.from_bytes(storage.read_bytes(url), config.basis)
+    except (FileNotFoundError, ValueError) as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+        remedy = f"spender-pipeline plan {root} --model {config.name}={config.checkpoint} --redshift {config.redshift}"
+        raise RefusedError("basis", f"{url}: {reason}", f"make it again: {remedy}") from error
 
 
 def _domain(entry: object, checkpoint: str) -> Domain | None:

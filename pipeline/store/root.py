@@ -40,6 +40,11 @@ def targets_url(root: str) -> str:
     return storage.join(root, "targets.parquet")
 
 
+def basis_url(root: str, checkpoint_sha256: str) -> str:
+    """Return where a run keeps the templates and the prior of a checkpoint, named by its SHA-256."""
+    return storage.join(root, "basis", f"{checkpoint_sha256[:16]}.npz")
+
+
 def ingest_ledger(root: str, plan: Plan) -> Ledger:
     """Return the markers of the ingest stage."""
     return Ledger(root, "ingest", plan.ingest_fingerprint, None, plan.grown(), len(plan.shards()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dask.array
@@ -14,13 +15,14 @@ from zarr.codecs import BloscCodec
 
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
+from pipeline.planning.redshift import CATALOG
 from pipeline.planning.schema import (
     COORDINATE_SHARDS,
     ENCODING_SCALARS,
+    OUTPUTS,
     SPECTRA_VARIABLES,
     Variable,
     column,
-    variables_of,
 )
 from pipeline.surveys.columns import Attributes
 
@@ -38,6 +40,13 @@ _WAVELENGTH: Attributes = {
 
 
 _WAVELENGTH_REST: Attributes = {**_WAVELENGTH, "long_name": "restframe wavelength", "frame": "rest"}
+
+
+_LATENT_PAIR: Attributes = {
+    "long_name": "number of a pair of latent parameters",
+    "units": "1",
+    "comment": "the pair i, j with i >= j is number i (i + 1) / 2 + j",
+}
 
 
 _LATENT: Attributes = {"long_name": "number of the latent parameter", "units": "1"}
@@ -70,10 +79,12 @@ def encodings_template(
     wave_rest: the model's restframe grid, shape (R,), vacuum Angstrom; an axis is left out when no variable
     has it.
     """
-    variables = variables_of(model.variables)
+    variables = _said(model.stored, model)
+    n_latent = model.n_latent or 0
     used = {dim for variable in variables.values() for dim in variable.dims}
     axes = {
-        "latent": (np.arange(model.n_latent or 0, dtype=np.int32), _LATENT),
+        "latent": (np.arange(n_latent, dtype=np.int32), _LATENT),
+        "latent_pair": (np.arange(n_latent * (n_latent + 1) // 2, dtype=np.int32), _LATENT_PAIR),
         "wavelength_rest": (wave_rest, _WAVELENGTH_REST),
         "wavelength": (wavelength, _WAVELENGTH),
     }
@@ -157,3 +168,12 @@ def compressors(codecs: int, name: str = "") -> tuple[BloscCodec, ...]:
     off.
     """
     return _DENSE if codecs == 1 else _SPECTRA.get(name, _DENSE)
+
+
+def _said(variables: Mapping[str, Variable], model: ModelConfig) -> dict[str, Variable]:
+    """Say of each output which redshift it is at, where that is not the catalog's."""
+    if model.redshift == CATALOG:
+        return dict(variables)
+    attributes = {"redshift": f"z_fit ({model.redshift})"}
+    own = {name: replace(each, attributes={**each.attributes, **attributes}) for name, each in variables.items()}
+    return {name: own[name] if name in OUTPUTS else each for name, each in variables.items()}

@@ -162,7 +162,7 @@ def store_problems(store: Store) -> list[str]:
 
 
 def _arrays_of(store: Store, coordinates: Iterable[str]) -> set[str]:
-    variables = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
+    variables = schema.SPECTRA_VARIABLES if store.model is None else store.model.stored
     return {*coordinates, *variables}
 
 
@@ -262,7 +262,7 @@ def _shard_problems(
         own = targets_sha256(rows.iloc[shard.start : shard.stop], store.survey.coordinates)
         problems += [] if own == made_of else [f"{where}: it was made of other targets"]
     expected: dict[str, str] = record["checksums"]
-    names = schema.SPECTRA_VARIABLES if store.model is None else schema.variables_of(store.model.variables)
+    names = schema.SPECTRA_VARIABLES if store.model is None else store.model.stored
     problems += [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
     if spectra is not None:
         problems += _stale_problems(spectra, shard, record, where)

@@ -17,6 +17,7 @@ from pipeline.planning.schema import OUTPUTS
 from pipeline.spectra.quality import Quality
 from pipeline.store import arrays as dataset
 from spender_core import SDSS, SpectrumAutoencoder, load_model
+from spender_core.latent_fit import Prior
 from tests.running import make_root
 
 pytestmark = [
@@ -42,6 +43,7 @@ def encoded(device: str, precision: str = "float32", micro_batch: int = 16) -> E
         z.numpy(),
         np.zeros(40, np.uint32),
         outputs=OUTPUTS,
+        fit=infer.Fit(Prior.of(torch.randn(40, model.n_latent)).to(torch.device(device))),
         micro_batch=micro_batch,
         device=torch.device(device),
         precision=precision,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.catalog import targets
 from pipeline.compute.stages import infer, process
@@ -18,12 +22,18 @@ from pipeline.compute.stages.record import (
     require_same,
     write_shard,
 )
+from pipeline.compute.stages.redshift import find_redshifts, rescaled
 from pipeline.errors import RefusedError
+from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Plan, targets_sha256
+from pipeline.planning.redshift import CATALOG, KINDS, REFINE, warning_counts
+from pipeline.planning.schema import OUTPUTS
 from pipeline.spectra.quality import Quality
 from pipeline.store.arrays import checksum, encodings_url, read_region, spectra_url
+from pipeline.store.checkpoint import grid
 from pipeline.store.root import encode_ledger, ingest_ledger, read_plan, targets_url
+from spender_core.model import SpectrumModel
 
 
 def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> Record:
@@ -48,23 +58,13 @@ def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> 
         _require_undamaged(root, plan, shard, checksums)
     with clock.phase("load"):
         model = process.load(config, plan.config.instrument)
+        fitting = process.load_fitting(root, config, plan.config.instrument) if config.needs_basis else None
     with clock.phase("wait"):
         process.compute_lock.acquire()
     try:
         with clock.phase("encode"):
             process.make_deterministic()
-            encoded = infer.encode_spectra(
-                model,
-                spectra["flux"],
-                spectra["ivar"],
-                rows["z"].to_numpy(np.float32),
-                spectra["quality"],
-                outputs=config.variables,
-                micro_batch=config.micro_batch or 1,
-                device=process.device(),
-                precision=config.precision,
-                outside=None if config.domain is None else config.domain.outside(rows),
-            )
+            encoded = _encoded(config, plan.config.instrument, model, fitting, spectra, rows)
     finally:
         process.compute_lock.release()
     arrays = {**encoded.outputs, "quality": encoded.quality}
@@ -74,9 +74,55 @@ def encode_shard(root: str, fingerprint: str, model_name: str, shard: Shard) -> 
     record["packages"] = packages(("numpy", "torch", "zarr", "numcodecs"))
     if encoded.micro_batch != config.micro_batch:
         record["micro_batch"] = encoded.micro_batch
+    if "z_fit_warning" in arrays:
+        record["redshift_warnings"] = warning_counts(arrays["z_fit_warning"])
     ledger = encode_ledger(root, plan, model_name)
     write_shard(root, plan, ledger, encodings_url(root, model_name), shard, arrays, record, clock)
     return finish("encode", model_name, shard, record, arrays, clock)
+
+
+def _encoded(
+    config: ModelConfig,
+    instrument: str,
+    model: SpectrumModel,
+    fitting: process.Fitting | None,
+    spectra: Mapping[str, NDArray[Any]],
+    rows: pd.DataFrame,
+) -> infer.Encoded:
+    """Encode a chunk at the catalog's redshifts, or at those that are found first, in the scale that they give."""
+    flux, ivar, quality = (spectra[name] for name in ("flux", "ivar", "quality"))
+    z = rows["z"].to_numpy(np.float64)
+    size, device = config.micro_batch or 1, process.device()
+    is_found = config.redshift != CATALOG
+    found: dict[str, NDArray[Any]] = {}
+    if is_found and fitting is not None:
+        near = z if config.redshift == REFINE else None
+        found = find_redshifts(
+            fitting.estimator, flux, ivar, quality, near, config.window, micro_batch=size, device=device
+        )
+        z = found["z_fit"]
+        scaled = rescaled(flux, ivar, z, quality, grid(instrument))
+        flux, ivar, quality = scaled.flux, scaled.ivar, scaled.quality
+        rows = rows.assign(**{"z": z, "class": [KINDS[kind] if kind >= 0 else "" for kind in found["z_fit_class"]]})
+    encoded = infer.encode_spectra(
+        model,
+        flux,
+        ivar,
+        z.astype(np.float32),
+        quality,
+        outputs=config.variables,
+        micro_batch=size,
+        device=device,
+        precision=config.precision,
+        outside=None if config.domain is None else config.domain.outside(rows),
+        fit=None if fitting is None else infer.Fit(fitting.prior, free_z=is_found),
+    )
+    if not is_found:
+        return encoded
+    for name, values in encoded.outputs.items():  # back to the units of the norm that ingest stored
+        if OUTPUTS[name].in_flux:
+            values *= scaled.factor.reshape(-1, *[1] * (values.ndim - 1))
+    return replace(encoded, outputs={**encoded.outputs, **found})
 
 
 def _require_undamaged(root: str, plan: Plan, shard: Shard, found: Mapping[str, str]) -> None:

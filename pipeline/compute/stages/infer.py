@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.planning import schema
 from pipeline.planning.schema import OUTPUTS, Decoded
 from pipeline.spectra.quality import Quality
 from spender_core.autoencoder import fit_amplitude
+from spender_core.latent_fit import LatentFit, Prior, fit_latents
 from spender_core.model import SpectrumModel
 from spender_core.precision import arithmetic
 
@@ -48,12 +50,14 @@ def encode_spectra(
     device: torch.device,
     precision: str = "float32",
     outside: NDArray[np.bool_] | None = None,
+    fit: Fit | None = None,
 ) -> Encoded:
     """Encode normalized spectra, decode them, and compare the reconstruction with the data.
 
     model: on `device`, in evaluation mode. flux, ivar: shape (N, L), normalized flux and its inverse variance, 0 where
     masked. z: shape (N,), redshifts. quality: shape (N,), bits of `Quality`. outputs: names of those wanted. precision:
-    "float32", "tf32" or "bf16". outside: shape (N,), whether a target is out of the model's domain.
+    "float32", "tf32" or "bf16". outside: shape (N,), whether a target is out of the model's domain. fit: how latents
+    are fitted, where an output asks for it.
 
     Every micro-batch is padded to the same size, so that a spectrum's numbers do not depend on how many others come
     with it. Rows with an UNUSABLE bit come out blank; each row without finite latents has at least one bit. Without a
@@ -66,6 +70,8 @@ def encode_spectra(
     if outside is not None:
         quality[usable & outside] |= np.uint32(Quality.OUT_OF_DOMAIN)
     result = _blank(n, model, outputs, micro_batch, quality)
+    if not any(OUTPUTS[name].of_fit for name in result.outputs):
+        fit = None
     start = 0
     size = micro_batch
     # One batch behind: a GPU computes this one while the last one's numbers are fetched and sorted into the result.
@@ -75,7 +81,7 @@ def encode_spectra(
             rows = slice(start, min(start + size, n))
             if usable[rows].any():
                 try:
-                    computed = _compute(model, _pad(flux, ivar, z, usable, rows, size, device), rows, result)
+                    computed = _compute(model, _pad(flux, ivar, z, usable, rows, size, device), rows, result, fit)
                 except torch.OutOfMemoryError:
                     if last is None and size == 1:
                         raise
@@ -93,6 +99,14 @@ def encode_spectra(
         if last is not None:
             _collect(last, usable, result)
     return replace(result, micro_batch=size)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How latents are fitted. prior: of the latents, on the device. free_z: whether the redshift is fitted, too."""
+
+    prior: Prior
+    free_z: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,12 +139,7 @@ def _without_redshift(quality: NDArray[np.uint32], z: NDArray[np.floating], *, i
 def _blank(
     n: int, model: SpectrumModel, outputs: Iterable[str], micro_batch: int, quality: NDArray[np.uint32]
 ) -> Encoded:
-    lengths = {
-        "spectrum": n,
-        "latent": model.n_latent,
-        "wavelength_rest": len(model.wave_rest),
-        "wavelength": len(model.wave_obs),
-    }
+    lengths = schema.lengths(n, len(model.wave_obs), model.n_latent, len(model.wave_rest))
     blank: dict[str, NDArray[Any]] = {}
     for name in outputs:
         output = OUTPUTS[name]
@@ -178,7 +187,7 @@ class _Computed:
     n_weighted: Tensor
 
 
-def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) -> _Computed:
+def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded, fit: Fit | None) -> _Computed:
     """Start to compute one micro-batch; nothing here waits for a GPU."""
     latents, restframe, reconstruction, valid = model.reconstruct(batch.flux, z=batch.z)
     latents, restframe, reconstruction = latents.float(), restframe.float(), reconstruction.float()
@@ -205,10 +214,17 @@ def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded) 
         amplitude=scale,
         rest_first=rest_first,
         rest_last=rest_last,
+        fit=None if fit is None else _fitted(model, batch, latents, fit),
     )
     outputs = {name: OUTPUTS[name].compute(decoded) for name in result.outputs}
     finite = torch.isfinite(latents).all(dim=1)
     return _Computed(rows, outputs, finite, scale, n_pixels, torch.count_nonzero(batch.ivar, dim=1))
+
+
+def _fitted(model: SpectrumModel, batch: _Batch, latents: Tensor, fit: Fit) -> LatentFit:
+    """Fit the latents of a micro-batch, in full precision."""
+    with arithmetic("float32", batch.z.device):
+        return fit_latents(model, batch.flux, batch.ivar, latents, batch.z, fit.prior, free_z=fit.free_z)
 
 
 def _covered_bins(model: SpectrumModel, weight: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

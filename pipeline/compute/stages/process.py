@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -16,8 +17,11 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.store.arrays import code_together
+from pipeline.store.checkpoint import read_basis
 from spender_core.instrument import get_instrument
+from spender_core.latent_fit import Prior
 from spender_core.model import SpectrumModel
+from spender_core.redshift import RedshiftEstimator
 from spender_core.weights import load_model
 
 compute_lock = threading.Lock()
@@ -40,6 +44,7 @@ _DEVICES = ("auto", "cuda", "cpu")
 
 _loading = threading.Lock()
 _models: dict[tuple[str, str, str], SpectrumModel] = {}
+_fittings: dict[tuple[str, ...], Fitting] = {}
 
 
 def make_deterministic() -> None:
@@ -113,6 +118,26 @@ def device() -> torch.device:
 def device_name(where: torch.device) -> str:
     """Name what made a result, for its record: "cpu" or the GPU's model."""
     return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What redshifts and latents are fitted with: on this process's device."""
+
+    estimator: RedshiftEstimator
+    prior: Prior
+
+
+def load_fitting(root: str, config: ModelConfig, instrument: str) -> Fitting:
+    """Read what a plan's model fits with, once per process. Raises ConfigError where ROOT lacks it."""
+    where = device()
+    key = (config.basis or "", str(config.redshift_range), instrument, str(where))
+    with _loading:
+        if key not in _fittings:
+            basis = read_basis(root, config)
+            estimator = RedshiftEstimator(get_instrument(instrument), basis.templates, config.redshift_range or (0, 1))
+            _fittings[key] = Fitting(estimator.to(where), basis.prior.to(where))
+        return _fittings[key]
 
 
 def load(config: ModelConfig, instrument: str) -> SpectrumModel:

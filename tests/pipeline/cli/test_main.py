@@ -14,7 +14,7 @@ import pytest
 from pipeline import storage
 from pipeline.archive import attempts as sources
 from pipeline.cli import main as cli
-from pipeline.compute import planner as planning
+from pipeline.compute import choice
 from pipeline.planning.plan import Plan
 from pipeline.store import root as runs
 from spender_core.dataset import VALID_FRACTION
@@ -164,7 +164,7 @@ def test_model_options_reach_the_plan(tmp_path: Path, table: Path, mirror: Path)
 
 
 def test_the_default_model_is_the_embedded_one() -> None:
-    assert PUBLISHED[planning.DEFAULT_MODEL].instrument == "sdss"
+    assert PUBLISHED[choice.DEFAULT_MODEL].instrument == "sdss"
 
 
 def test_failed_chunks_end_with_3_and_the_same_command_resumes(

@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.catalog import targets as target_table
 from pipeline.catalog.targets import Selection
 from pipeline.compute import planner
-from pipeline.compute.planner import DEFAULT_MODEL
+from pipeline.compute.choice import DEFAULT_MODEL
 from pipeline.errors import ConfigError
 from pipeline.planning.partition import choose_shard
 from pipeline.planning.plan import Plan

@@ -38,8 +38,25 @@ def test_order_of_the_variables_does_not_matter() -> None:
     assert one == ModelConfig(name="m", checkpoint="m", variables=("latents", "chi2"))
 
 
-def test_reconstruction_is_off_unless_asked_for() -> None:
-    assert set(OUTPUTS) - set(default_outputs()) == {"reconstruction"}
+def test_what_is_large_or_takes_long_is_off_unless_asked_for() -> None:
+    expected = {"reconstruction", "latents_fit", "latents_cov", "chi2_fit"}
+    assert set(OUTPUTS) - set(default_outputs()) == expected
+
+
+def test_a_model_that_fits_is_resolved_when_what_it_fits_with_is_known() -> None:
+    facts = {"sha256": "0" * 64, "n_latent": 6, "n_rest": 7000, "micro_batch": 64}
+    for asked in ({"redshift": "blind"}, {"variables": ("latents_fit",)}):
+        model = ModelConfig(name="m", checkpoint="m.pt", **asked)  # type: ignore[arg-type]
+        assert not model.resolve(**facts).resolved  # type: ignore[arg-type]
+        known = model.resolve(**facts, redshift_range=(0.0, 0.5), basis="1" * 64)  # type: ignore[arg-type]
+        assert known.resolved
+        assert ModelConfig.from_dict(known.to_dict()) == known
+
+
+def test_redshifts_that_are_found_are_stored_beside_the_outputs() -> None:
+    stored = ModelConfig(name="m", checkpoint="m.pt", redshift="refine").stored
+    assert {"z_fit", "z_fit_err", "z_fit_warning", "latents", "quality"} <= set(stored)
+    assert not any(name.startswith("z_fit") for name in ModelConfig(name="m", checkpoint="m.pt").stored)
 
 
 def test_resolving_fills_in_the_checkpoint_and_only_open_choices() -> None:

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.compute.stages import process as worker
-from pipeline.compute.stages.infer import Encoded, encode_spectra
+from pipeline.compute.stages.infer import Encoded, Fit, encode_spectra
 from pipeline.planning.schema import OUTPUTS
 from pipeline.spectra.quality import Quality
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import SDSS
+from spender_core.latent_fit import Prior
 
 CPU = torch.device("cpu")
+FIT = Fit(Prior(torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)))
 L = 3921
 Spectra = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]
 
@@ -41,7 +43,9 @@ def make_spectra(n: int) -> Spectra:
 
 
 def encode(model: SpectrumAutoencoder, spectra: Spectra, micro_batch: int = 4, precision: str = "float32") -> Encoded:
-    return encode_spectra(model, *spectra, outputs=OUTPUTS, micro_batch=micro_batch, device=CPU, precision=precision)
+    return encode_spectra(
+        model, *spectra, outputs=OUTPUTS, micro_batch=micro_batch, device=CPU, precision=precision, fit=FIT
+    )
 
 
 def test_a_negative_amplitude_leaves_the_latents_only() -> None:
@@ -156,7 +160,9 @@ def test_spectra_out_of_the_domain_are_encoded_with_a_remark() -> None:
     inside = encode(model, (flux, ivar, z, quality))
     quality[2] = Quality.NO_PIXELS
     outside = np.array([False, True, True])
-    encoded = encode_spectra(model, flux, ivar, z, quality, outputs=OUTPUTS, micro_batch=4, device=CPU, outside=outside)
+    encoded = encode_spectra(
+        model, flux, ivar, z, quality, outputs=OUTPUTS, micro_batch=4, device=CPU, outside=outside, fit=FIT
+    )
     assert encoded.quality.tolist() == [0, Quality.OUT_OF_DOMAIN, Quality.NO_PIXELS]
     for name in OUTPUTS:
         np.testing.assert_array_equal(encoded.outputs[name][:2], inside.outputs[name][:2], err_msg=name)
