@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from spender_core import SDSS, load_model
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-FIRST_LOOK, TRAIN, GALLERY = NOTEBOOKS
+FIRST_LOOK, TRAIN, GALLERY, REDSHIFTS = NOTEBOOKS
 
 
 def source(file: Path) -> ast.Module:
@@ -96,3 +96,13 @@ def test_the_gallery_makes_do_with_the_demo(demo: tuple[Path, str], tmp_path: Pa
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "release").symlink_to(demo[0] / "release")
     assert count_figures(execute(GALLERY, tmp_path, SPECTRA=30, DRAWS=1)) >= 12
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_redshifts_are_found_and_made_to_fail(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "mirror").symlink_to(mirror)
+    notebook = execute(REDSHIFTS, tmp_path, NOISY=4)
+    assert count_figures(notebook) == 4
+    tables = [each.data["text/html"] for each in outputs(notebook) if "text/html" in each.get("data", {})]
+    assert any("STAR" in table for table in tables)
