@@ -6,7 +6,7 @@ FITS standard 4.0, sections 3 and 4. Headers that files share are understood onc
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -23,9 +23,9 @@ _BEGINNINGS = (b"SIMPLE  =", b"XTENSION=")
 _LONGEST_HEADER = 2**19  # bytes; those of plates with 240 columns and all their exposures take a tenth
 _INTEGER = re.compile(r"[+-]?\d{1,18}$")
 _STRUCTURAL = frozenset(
-    b"XTENSION BITPIX NAXIS PCOUNT GCOUNT BSCALE BZERO TFIELDS TTYPE TFORM TSCAL TZERO COEFF PLATEID MJD".split()
+    b"XTENSION BITPIX NAXIS PCOUNT GCOUNT BSCALE BZERO TFIELDS TTYPE TFORM TSCAL TZERO EXTNAME ZIMAGE ZNAXIS".split()
 )
-"""Keywords, without their numbers, that say how an HDU is laid out, and where a plate's pixels and fibers belong."""
+"""Keywords, without their numbers, that say how an HDU is laid out."""
 
 
 class Truncated(BadSpectrum):
@@ -40,9 +40,20 @@ class Header:
     cards: Mapping[str, str]
     data_start: int
 
+    @property
+    def name(self) -> str:
+        """The HDU's name, in upper case; "" for none."""
+        return self.cards.get("EXTNAME", "").upper()
+
+    def value(self, key: str) -> str | None:
+        """Return a keyword's value as text, also of one that is not structural; None where it is absent."""
+        if key.rstrip("0123456789").encode() in _STRUCTURAL:
+            return self.cards.get(key)
+        return _keywords(self.text, key.encode()).get(key)
+
     def integer(self, key: str, default: int | None = None) -> int:
         """Return a keyword's whole number. Raises BadSpectrum."""
-        text = self.cards.get(key)
+        text = self.value(key)
         if text is None and default is not None:
             return default
         if text is None or not _INTEGER.match(text):
@@ -51,7 +62,7 @@ class Header:
 
     def number(self, key: str, default: float) -> float:
         """Return a keyword's number. Raises BadSpectrum."""
-        text = self.cards.get(key)
+        text = self.value(key)
         try:
             return default if text is None else float(text.upper().replace("D", "E"))
         except ValueError as error:
@@ -108,15 +119,25 @@ def _no_header(data: bytes, start: int) -> BadSpectrum:
 @lru_cache(maxsize=128)
 def structure(header: bytes) -> Mapping[str, str]:
     """Return the structural keywords of a header, which is given without its END, and their values as text."""
+    return MappingProxyType(_values(header, lambda name: name.rstrip(b" 0123456789") in _STRUCTURAL))
+
+
+@lru_cache(maxsize=128)
+def _keywords(header: bytes, key: bytes) -> Mapping[str, str]:
+    """Return one keyword of a header and its value, nothing where it is absent."""
+    return MappingProxyType(_values(header, lambda name: name.rstrip() == key))
+
+
+def _values(header: bytes, is_wanted: Callable[[bytes], bool]) -> dict[str, str]:
     cards: dict[str, str] = {}
     for position in range(0, len(header), _CARD):
         name = header[position : position + 8]
-        if name.rstrip(b" 0123456789") in _STRUCTURAL and header[position + 8 : position + 9] == b"=":
+        if is_wanted(name) and header[position + 8 : position + 9] == b"=":
             text = header[position + 10 : position + _CARD].decode("ascii", "replace").strip()
             # a quoted value ends at its second quote (none of these holds one), any other at the comment
             value = text[1:].split("'")[0] if text[:1] == "'" else text.split("/")[0]
             cards[name.rstrip().decode()] = value.strip()
-    return MappingProxyType(cards)
+    return cards
 
 
 def truncation(data: bytes) -> str:

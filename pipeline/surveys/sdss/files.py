@@ -1,26 +1,21 @@
 """Bytes of an SDSS spec or spPlate file -> arrays.
 
-Reads the tables and images it needs straight from the bytes (FITS standard 4.0, sections 4 and 7): astropy takes
-about 30 ms a file, nearly all of it for the 130 to 240 column definitions of the second table, of which five
-matter here. Files of one reduction share those, so that they are understood once per process; a file then takes
-about 0.1 ms. There is one way to fail, BadSpectrum.
+A file takes about 0.1 ms (see `surveys.tables`). There is one way to fail, BadSpectrum.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.spectra.raw import BadSpectrum, RawSpectrum
-from pipeline.surveys.fits import SIZE_CARDS, Header, read_header, structure
+from pipeline.surveys.fits import SIZE_CARDS, read_header
+from pipeline.surveys.tables import Table, read_image, read_table, required
 
 LOGLAM_STEP = 1e-4
 """Step of `loglam` in every SDSS, BOSS and eBOSS co-added spectrum (spec datamodel)."""
@@ -49,95 +44,7 @@ of all pixels, nine tenths of them with a positive ivar): masking them would bla
 reports them. Source: https://www.sdss.org/dr17/algorithms/bitmasks/#SPPIXMASK
 """
 
-_BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
-_NUMBERS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-_FORMAT = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])")
 _OF_DR7 = (b"FIBERID =", b"COEFF0  =")  # in the header of an image: the spectrum of one fiber, as DR1 to DR7 keep it
-_DIGITS = re.compile(rb"\d{1,20}\Z")
-
-
-class _Column(NamedTuple):
-    """Where a table's column lies: its number, FITS type letter, elements per row, byte offset in a row."""
-
-    number: int
-    letter: str
-    repeat: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A binary table."""
-
-    header: Header
-    columns: Mapping[str, _Column]
-    rows: NDArray[np.uint8]
-
-    def column(self, name: str) -> NDArray[Any] | None:
-        """Return the scaled values of a scalar numeric column, shape (rows,); None if it is absent."""
-        if name not in self.columns:
-            return None
-        number, letter, repeat, offset = self.columns[name]
-        if letter not in _NUMBERS or repeat != 1:
-            raise BadSpectrum(f"column {name} does not hold one number per row")
-        dtype = np.dtype(_NUMBERS[letter])
-        raw = np.ascontiguousarray(self.rows[:, offset : offset + dtype.itemsize]).view(dtype)[:, 0]
-        values = raw.astype(dtype.newbyteorder("="))
-        scale, zero = self.header.number(f"TSCAL{number}", 1.0), self.header.number(f"TZERO{number}", 0.0)
-        if (scale, zero) == (1.0, 0.0):
-            return values
-        return np.asarray(values * scale + zero, dtype=np.float64)
-
-    def first(self, name: str) -> int | float | None:
-        """Return a column's value in the first row; None where there is none, or it is neither number nor digits."""
-        column = self.columns.get(name)
-        if column is None or not len(self.rows):
-            return None
-        if column.letter == "A":
-            digits = self.rows[0, column.offset : column.offset + column.repeat].tobytes().strip(b" \0")
-            return int(digits) if _DIGITS.match(digits) else None
-        if column.letter not in _NUMBERS or column.repeat != 1:
-            return None
-        values = self.column(name)
-        return None if values is None else values[0].item()
-
-
-@lru_cache(maxsize=64)
-def _columns(header: bytes, count: int) -> tuple[Mapping[str, _Column], int]:
-    """Lay out a table's columns; also give the bytes that they fill in a row."""
-    values = structure(header)
-    columns: dict[str, _Column] = {}
-    offset = 0
-    for number in range(1, count + 1):
-        match = _FORMAT.match(values.get(f"TFORM{number}", ""))
-        if match is None:
-            raise BadSpectrum(f"column {number} has no readable format")
-        repeat, letter = int(match[1] or 1), match[2]
-        columns.setdefault(values.get(f"TTYPE{number}", "").lower(), _Column(number, letter, repeat, offset))
-        offset += -(-repeat // 8) if letter == "X" else repeat * _BYTES[letter]
-    return MappingProxyType(columns), offset
-
-
-def _read_table(data: bytes, header: Header) -> _Table:
-    if header.cards.get("XTENSION") != "BINTABLE":
-        raise BadSpectrum("the extension is not a binary table")
-    width, length = header.integer("NAXIS1"), header.integer("NAXIS2")
-    if header.integer("NAXIS") != 2 or header.integer("BITPIX") != 8 or width < 1 or length < 0:
-        raise BadSpectrum("the binary table's shape is not valid")
-    columns, filled = _columns(header.text, header.integer("TFIELDS"))
-    if filled != width:
-        raise BadSpectrum(f"the columns take {filled} bytes per row, but the header says {width}")
-    if header.data_start + width * length > len(data):
-        raise BadSpectrum("the table's data are truncated")
-    rows = np.frombuffer(data, np.uint8, width * length, header.data_start).reshape(length, width)
-    return _Table(header, columns, rows)
-
-
-def _required(table: _Table, name: str) -> NDArray[Any]:
-    values = table.column(name)
-    if values is None:
-        raise BadSpectrum(f"column {name} is missing")
-    return values
 
 
 def _check_loglam(loglam: NDArray[np.float32]) -> None:
@@ -163,7 +70,7 @@ def _read_identity(data: bytes, start: int) -> dict[str, Any]:
     header = read_header(data, start)
     if header.cards.get("XTENSION") != "BINTABLE":
         return {}
-    table = _read_table(data, header)
+    table = read_table(data, header)
     found = {name: table.first(name) for name in ("plate", "field", "mjd", "fiberid", "catalogid", "z", "z_err")}
     field = found.pop("field")
     if found["plate"] is None:
@@ -190,12 +97,12 @@ def read_spec(data: bytes) -> RawSpectrum:
     if primary.cards.get("NAXIS") == "2" and all(word in primary.text for word in _OF_DR7):
         raise BadSpectrum("a DR7 spSpec file: ask for the spec file of the same ids")
     header = read_header(data, primary.next_start)
-    coadd = _read_table(data, header)
+    coadd = read_table(data, header)
     if not len(coadd.rows):
         raise BadSpectrum("the spectrum has no pixels")
     with np.errstate(all="ignore"):
-        flux, ivar, loglam = (_required(coadd, name).astype(np.float32) for name in ("flux", "ivar", "loglam"))
-        and_mask = _bits(_required(coadd, "and_mask"))
+        flux, ivar, loglam = (required(coadd, name).astype(np.float32) for name in ("flux", "ivar", "loglam"))
+        and_mask = _bits(required(coadd, "and_mask"))
         _check_loglam(loglam)
         found = _read_identity(data, header.next_start)
         z, z_err = found.pop("z", None), found.pop("z_err", None)
@@ -248,11 +155,11 @@ def read_plate(data: bytes) -> Plate:
     if not data.startswith(b"SIMPLE  ="):
         raise BadSpectrum("not a FITS file" if data else "empty file")
     primary = read_header(data, 0)
-    flux = _read_image(data, primary, -32)
+    flux = read_image(data, primary, -32)
     header = read_header(data, primary.next_start)
-    ivar = _read_image(data, header, -32)
+    ivar = read_image(data, header, -32)
     header = read_header(data, header.next_start)
-    and_mask = _read_image(data, header, 32)
+    and_mask = read_image(data, header, 32)
     if not flux.shape == ivar.shape == and_mask.shape:
         raise BadSpectrum(f"images of unlike shape: {flux.shape}, {ivar.shape}, {and_mask.shape}")
     with np.errstate(all="ignore"):
@@ -261,29 +168,14 @@ def read_plate(data: bytes) -> Plate:
         _check_loglam(loglam)
     for _ in range(3):  # over and_mask, or_mask and the dispersion
         header = read_header(data, header.next_start)
-    rows = _fibers(_read_table(data, header), len(flux))
-    ids = (primary.integer(key) if key in primary.cards else None for key in ("PLATEID", "MJD"))
+    rows = _fibers(read_table(data, header), len(flux))
+    ids = (None if primary.value(key) is None else primary.integer(key) for key in ("PLATEID", "MJD"))
     return Plate(flux, ivar, and_mask, loglam, rows, *ids)
 
 
-def _read_image(data: bytes, header: Header, bitpix: int) -> NDArray[Any]:
-    """View a two-dimensional image of one type in the file's bytes."""
-    if header.integer("NAXIS") != 2 or header.integer("BITPIX") != bitpix:
-        raise BadSpectrum(f"an image has other than two dimensions, or a BITPIX other than {bitpix}")
-    if (header.number("BSCALE", 1.0), header.number("BZERO", 0.0)) != (1.0, 0.0):
-        raise BadSpectrum("an image has BSCALE or BZERO, which is not supported")
-    n_pixels, n_fibers = header.integer("NAXIS1"), header.integer("NAXIS2")
-    if n_pixels < 1 or n_fibers < 1:
-        raise BadSpectrum("an image is empty")
-    if header.data_start + 4 * n_pixels * n_fibers > len(data):
-        raise BadSpectrum("an image is truncated")
-    kind = ">f4" if bitpix == -32 else ">i4"
-    return np.frombuffer(data, kind, n_pixels * n_fibers, header.data_start).reshape(n_fibers, n_pixels)
-
-
-def _fibers(plugmap: _Table, count: int) -> dict[int, int]:
+def _fibers(plugmap: Table, count: int) -> dict[int, int]:
     """Map fiber numbers to rows, -1 for one that is there twice."""
-    ids = _required(plugmap, "fiberid")
+    ids = required(plugmap, "fiberid")
     if len(ids) != count:
         raise BadSpectrum(f"the plug map has {len(ids)} rows for {count} fibers")
     rows: dict[int, int] = {}
