@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -47,7 +48,7 @@ def select_targets(
     select: str | Sequence[str] = (),
     where: str | None = None,
     output: Place | None = None,
-    survey: str = "sdss",
+    survey: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: str | Sequence[str] = (),
     unique: bool = False,
@@ -63,14 +64,14 @@ def select_targets(
     catalog: FITS ("file.fits[2]" for an extension), CSV and its like, a list of keys, VOTable, ECSV or Parquet, a
     folder of Parquet files or a pattern. select: names of ready-made conditions, such as "main-galaxies"; where: one on
     the catalog's columns or ours, such as "CLASS == 'GALAXY' and 0 < Z < 0.5"; all of them must hold. output: Parquet
-    file to write the targets to. survey: whose catalog it is. columns: ours to the catalog's, such as {"z":
-    "redshift"}, where the choice by names and values will not do. keep: further columns, which become coordinates with
-    their units. unique: of rows that repeat a spectrum take the first. skip_incomplete: leave out rows without the ids
-    of a spectrum. run2d: the reduction of targets that name none; "auto" finds it by one file for each plate. source: a
-    release root where that, and redshifts that the catalog lacks, are looked for, default the survey's archive; where
-    one is given, also redshifts of single rows, and a file of every reduction. layout: the source's. fetch: False asks
-    no archive: reductions are by rule alone, and z stays unknown. progress: is called with what is looked for, how much
-    of it was found, and of how much.
+    file to write the targets to. survey: whose catalog it is, default by its columns. columns: ours to the catalog's,
+    such as {"z": "redshift"}, where the choice by names and values will not do. keep: further columns, which become
+    coordinates with their units. unique: of rows that repeat a spectrum take the first. skip_incomplete: leave out rows
+    without the ids of a spectrum. run2d: the reduction of targets that name none; "auto" finds it by one file for each
+    plate. source: a release root where that, and redshifts that the catalog lacks, are looked for, default the survey's
+    archive; where one is given, also redshifts of single rows, and a file of every reduction. layout: the source's.
+    fetch: False asks no archive: reductions are by rule alone, and z stays unknown. progress: is called with what is
+    looked for, how much of it was found, and of how much.
     Returns the targets, one row per spectrum, the number of rows read, what was decided, and remarks. Raises
     ConfigError for a catalog that cannot be read or lacks columns, for rows without ids or that repeat others, for a
     source that does not answer or lacks plates, for an output that is not named .parquet, and where no row matches.
@@ -79,30 +80,33 @@ def select_targets(
     """
     from pipeline.archive.answers import require_server
     from pipeline.catalog import targets
+    from pipeline.catalog.recognition import opened_as
     from pipeline.catalog.where import combined
     from pipeline.compute.settle import settling
-    from pipeline.surveys.registry import get_survey
 
-    if output is not None and place(catalog, "CATALOG") == place(output, "--output"):
+    url, given = place(catalog, "CATALOG"), {} if columns is None else columns
+    if output is not None and url == place(output, "--output"):
         raise ConfigError("--output", str(output), "a file other than the catalog", "the catalog would be overwritten")
     if output is not None:
         require_ending("--output", place(output, "--output"), ".parquet")
-    known = get_survey(survey)
-    if layout is not None:
-        require_choice("layout", layout, tuple(known.layouts))
-    require_server(place(catalog, "CATALOG"))
-    condition = combined(known.selections, _listed(select), where)
-    found = targets.find_targets(
-        os.fspath(catalog),
-        condition,
-        survey=known,
-        columns=columns,
-        keep=_listed(keep),
-        unique=unique,
-        skip_incomplete=skip_incomplete,
-        settle=settling(known, run2d, None if source is None else place(source, "--source"), layout, fetch, progress),
-        check=source is not None and fetch,
-    )
+    where_from = None if source is None else place(source, "--source")
+    require_server(url)
+    with opened_as(survey, os.fspath(catalog), given) as (opened, known, said):
+        if layout is not None:
+            require_choice("layout", layout, tuple(known.layouts))
+        found = targets.find_targets(
+            os.fspath(catalog),
+            combined(known.selections, _listed(select), where),
+            survey=known,
+            columns=given,
+            keep=_listed(keep),
+            unique=unique,
+            skip_incomplete=skip_incomplete,
+            settle=settling(known, run2d, where_from, layout, fetch, progress),
+            check=source is not None and fetch,
+            opened=opened,
+        )
+    found = replace(found, said=(*said, *found.said))
     if output is not None:
         targets.write_targets(found.frame, place(output, "--output"), survey=known, kept=found.kept)
     return found

@@ -20,6 +20,7 @@ from pipeline.archive import answers
 from pipeline.archive.answers import Kind
 from pipeline.archive.pace import RateLimiter
 from pipeline.errors import ConfigError
+from pipeline.surveys.survey import Parts
 
 T = TypeVar("T")
 Place = Callable[[str], str]
@@ -53,6 +54,8 @@ class Settings(Protocol):
     def first(self) -> int | None: ...  # noqa: D102
     @property
     def places(self) -> tuple[Place, ...]: ...  # noqa: D102
+    @property
+    def parts(self) -> Callable[[], Parts] | None: ...  # noqa: D102
 
 
 @dataclass
@@ -94,10 +97,11 @@ class Attempts:
         Raises NotGiven, and ConfigError for a source that cannot be opened.
         """
         settings = self.settings
+        came: dict[tuple[str, int, int], bytes] = {}
         faults, asked_in_sum, silent = 0, 0.0, 0.0
         for attempt in itertools.count():
             try:
-                content = await self._from_places(path, again=attempt > 0)
+                content = await self._from_places(path, came, again=attempt > 0)
             except ConfigError:
                 raise
             except Exception as error:
@@ -124,8 +128,11 @@ class Attempts:
             await asyncio.sleep(wait)
         raise AssertionError("itertools.count() ended")
 
-    async def _from_places(self, path: str, again: bool) -> bytes:
-        """Fetch a file from the first of its places that has it. Raises what the most telling of them answered."""
+    async def _from_places(self, path: str, came: dict[tuple[str, int, int], bytes], again: bool) -> bytes:
+        """Fetch a file from the first of its places that has it. Raises what the most telling of them answered.
+
+        came: gets the ranges of the file that came, which are not asked for again.
+        """
         places = (_same, *self.settings.places)
         source = self.settings.url, places
         first = _preferred.get(source, 0)
@@ -137,12 +144,7 @@ class Attempts:
                 continue
             asked.add(place)
             try:
-                async with self.limit:
-                    await self.limiter.wait()
-                    self.counters.requests += 1
-                    self.counters.retries += again
-                    content = await self._read(place)
-                    self.counters.fetched += len(content)
+                content = await self._read(place, came, again=again)
             except Exception as error:
                 kind = answers.classify(error)
                 if kind not in (Kind.GONE, Kind.FORBIDDEN):
@@ -154,10 +156,49 @@ class Attempts:
             return content
         raise refusal or FileNotFoundError(path)
 
-    async def _read(self, path: str) -> bytes:
+    async def _read(self, path: str, came: dict[tuple[str, int, int], bytes], again: bool) -> bytes:
+        """Fetch what is needed of a file, range by range, in the order in which its layout asks for them."""
+        if self.settings.parts is None or self.settings.first is not None:
+            return await self._get(path, None, self.settings.first, again=again)
+        parts = self.settings.parts()
+        wanted = next(parts)
+        while True:
+            got = came.get((path, *wanted))
+            if got is None:
+                got = came[path, *wanted] = await self._get(path, *wanted, again=again)
+            if wanted[0] == 0 and answers.is_compressed(got):
+                return await self._get(path, None, None, again=again)
+            try:
+                wanted = parts.send(got)
+            except StopIteration as end:
+                content: bytes = end.value
+                if not self._is_disk:
+                    try:
+                        answers.require_body(content)
+                    except answers.BadBody:
+                        came.clear()  # a range came short, or another file's
+                        raise
+                return content
+
+    @property
+    def _is_disk(self) -> bool:
+        """Whether the source is a disk: what is there is there, whole or not, and no other try gives another."""
+        return not isinstance(storage.filesystem(self.settings.url)[0], AsyncFileSystem)
+
+    async def _get(self, path: str, start: int | None, end: int | None, again: bool) -> bytes:
+        """Send one request, for a file or for a range of its bytes."""
+        async with self.limit:
+            await self.limiter.wait()
+            self.counters.requests += 1
+            self.counters.retries += again
+            content = await self._answer(path, start, end)
+            self.counters.fetched += len(content)
+            return content
+
+    async def _answer(self, path: str, start: int | None, end: int | None) -> bytes:
         fs, inner = storage.filesystem(storage.join(self.settings.url, path), as_sent=True)
-        get = partial(fs._cat_file if isinstance(fs, AsyncFileSystem) else fs.cat_file, inner, end=self.settings.first)
-        is_part = self.settings.first is not None
+        get = partial(fs._cat_file if isinstance(fs, AsyncFileSystem) else fs.cat_file, inner, start=start, end=end)
+        is_part = end is not None
         if not isinstance(fs, AsyncFileSystem):
             return await asyncio.get_running_loop().run_in_executor(self.threads, _from_disk, get, is_part)
         began = time.monotonic()
@@ -168,7 +209,8 @@ class Attempts:
             raise answers.NoAnswer(time.monotonic() - began) from error
         if not is_part and answers.is_compressed(content):
             content = await in_thread(self.threads, answers.opened, content)
-        answers.require_body(content, is_part=is_part)
+        if not start:
+            answers.require_body(content, is_part=is_part)
         return content
 
 

@@ -39,7 +39,8 @@ class Archive:
     layout: Layout
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "source", replace(self.source, places=self.layout.places))
+        asked = replace(self.source, places=self.layout.places, parts=self.layout.parts)
+        object.__setattr__(self, "source", asked)
 
     def paths(self, keys: Sequence[str]) -> list[str]:
         """Return the file of every target, relative to the release root. Raises ConfigError."""

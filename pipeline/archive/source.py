@@ -7,7 +7,7 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from pipeline.archive.attempts import Attempts, FetchCounters, NotGiven, Place, 
 from pipeline.archive.pace import _limiter_of
 from pipeline.errors import ConfigError
 from pipeline.surveys.fits import is_whole
+from pipeline.surveys.survey import Parts
 
 RETRIES = 10
 """Further attempts after a fault that may pass: about three minutes, as long as a server takes to start again."""
@@ -78,7 +79,8 @@ class Source:
     attempt over the network. cache: folder or bucket that is looked in first, and filled with the FITS files that are
     fetched, in the archive's layout. first: only so many bytes of each file, where the source can give a part.
     places: where mirrors may keep a file, path -> path; the first place that has it is taken, and looked at first from
-    then on. witnesses: paths of files that came before.
+    then on. parts: what of a file is fetched, and kept in the cache; None: all of it. witnesses: paths of files that
+    came before.
 
     A fault is held against a file only while the source gives others. Before that, files that came earlier are asked
     for (of the same stream, else the witnesses), then this file once more.
@@ -93,6 +95,7 @@ class Source:
     cache: str | None = None
     first: int | None = None
     places: tuple[Place, ...] = ()
+    parts: Callable[[], Parts] | None = None
     witnesses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

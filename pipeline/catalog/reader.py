@@ -115,7 +115,7 @@ def _open_file(url: str, extension: str | None, kinds: Kinds, partitions: Column
 def _open(form: str, content: IO[bytes], extension: str | None, kinds: Kinds, url: str, *, is_packed: bool) -> Table:
     match form:
         case "fits":
-            return open_fits(content, extension, BLOCK_BYTES, READ_AHEAD, url)
+            return open_fits(content, extension, BLOCK_BYTES, READ_AHEAD, url, kinds)
         case "parquet":  # is read from its end
             return open_parquet(io.BytesIO(content.read()) if is_packed else content)
         case "VOTable":

@@ -50,15 +50,21 @@ class Wishes:
 
 
 def kinds_of(survey: Survey, given: Mapping[str, str]) -> Kinds:
-    """Return which of the columns that catalogs of a survey may have are text, and which are ids."""
+    """Return what is known of the columns that catalogs of a survey may have, and where in a file they may be."""
 
-    def aliases(dtype: str) -> frozenset[str]:
-        ours = {name: each for name, each in survey.coordinates.items() if each.dtype == dtype}
+    def aliases(*dtypes: str) -> frozenset[str]:
+        ours = {name: each for name, each in survey.coordinates.items() if each.dtype in dtypes}
         known = {alias for name, each in ours.items() for alias in (name, *each.aliases)}
         chosen = {theirs.lower() for name, theirs in given.items() if name in ours}
         return frozenset(known | chosen | {alias + ending for alias in known for ending in JOINED})
 
-    return Kinds(text=aliases("str"), ids=aliases("uint64"), is_key=survey.catalog.is_key)
+    return Kinds(
+        text=aliases("str"),
+        ids=aliases("int64", "uint64"),
+        is_key=survey.catalog.is_key,
+        keywords=survey.catalog.keywords,
+        beside=survey.catalog.beside,
+    )
 
 
 @dataclass(frozen=True)
@@ -131,13 +137,18 @@ class Reading:
         return select(self.wishes.where or "", visible)
 
 
+def missing_columns(candidates: Candidates, survey: Survey, *, settled: bool) -> list[str]:
+    """Name the columns that a catalog has to have and has not, as ours. settled: as of `Reading.of`."""
+    spared = {name for ours, names in survey.catalog.stands_for.items() if ours in candidates for name in names}
+    spared |= set(survey.catalog.settled) if settled else set()
+    required = {name for name, each in survey.coordinates.items() if each.required}
+    return [name.upper() for name in survey.coordinates if name in required - spared - candidates.keys()]
+
+
 def _missing(candidates: Candidates, survey: Survey, *, settled: bool) -> tuple[list[str], str]:
     """Name the columns that a catalog has to have and has not, and in words what may stand for them."""
     catalog = survey.catalog
-    spared = {name for ours, names in catalog.stands_for.items() if ours in candidates for name in names}
-    spared |= set(catalog.settled) if settled else set()
-    required = {name for name, each in survey.coordinates.items() if each.required}
-    missing = [name.upper() for name in survey.coordinates if name in required - spared - candidates.keys()]
+    missing = missing_columns(candidates, survey, settled=settled)
     instead: dict[tuple[str, ...], list[str]] = {}
     for ours, names in catalog.stands_for.items():
         if {name.upper() for name in names} & {*missing}:

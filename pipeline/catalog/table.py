@@ -32,15 +32,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Kinds:
-    """What a text file does not tell of its columns. text, ids: names in lower case.
+    """What a file does not tell of its columns. text, ids: names in lower case.
 
     text: text whatever they look like, such as run2d, "26" and "v5_13_2". ids: whole numbers of up to 64 bits, which
     floats would cut. is_key: whether text names a target: lines of such are a catalog of one column, `target`.
+    keywords, beside: of FITS files: keywords and tables that give further columns, see `CatalogColumns`.
     """
 
     text: frozenset[str] = frozenset()
     ids: frozenset[str] = frozenset()
     is_key: Callable[[str], bool] = lambda text: False
+    keywords: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 NO_KINDS = Kinds()

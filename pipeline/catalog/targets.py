@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import IO
@@ -24,6 +24,7 @@ from pipeline import storage
 from pipeline.catalog.kept import attributes_in, fields_of, kept_columns
 from pipeline.catalog.reader import BLOCK, open_catalog
 from pipeline.catalog.selection import SUGGESTED, Found, Reading, Wishes, kinds_of, with_kept
+from pipeline.catalog.table import Table
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import DEFAULT, get_survey
@@ -78,6 +79,7 @@ def find_targets(
     skip_incomplete: bool = False,
     settle: Settle | None = None,
     check: bool = False,
+    opened: Table | None = None,
 ) -> Selection:
     """Find the targets of a catalog.
 
@@ -86,7 +88,7 @@ def find_targets(
     default SDSS. columns: ours -> the catalog's, where the choice by aliases will not do. keep: further columns of the
     catalog, which become coordinates. unique: of rows that repeat a spectrum the first is taken. skip_incomplete: rows
     without the ids of a spectrum are left out. settle: settles what the survey says that a catalog may lack; without it
-    a catalog must say all. check: it is called even where nothing is open.
+    a catalog must say all. check: it is called even where nothing is open. opened: the catalog, where it is open.
     Returns the survey's coordinates, sorted by the columns that tell its targets apart, then those kept. Names of
     columns match in any case, their aliases too; absent columns are filled as the survey says.
     Raises ConfigError for an unreadable catalog, missing columns, ids that are missing or no whole numbers, duplicates,
@@ -94,7 +96,7 @@ def find_targets(
     """
     survey = survey or get_survey(DEFAULT)
     wishes = Wishes(where, dict(columns or {}), tuple(keep))
-    with open_catalog(catalog_url, kinds_of(survey, wishes.columns)) as opened:
+    with nullcontext(opened) if opened else open_catalog(catalog_url, kinds_of(survey, wishes.columns)) as opened:
         reading = Reading.of(opened, catalog_url, wishes, survey, settled=settle is not None)
         found = Found()
         for values in opened.blocks(reading.names, block):
@@ -136,6 +138,12 @@ def write_targets(
     buffer = io.BytesIO()
     pq.write_table(pa.table(arrays, schema=schema), buffer, row_group_size=row_group, compression="zstd")
     storage.write_bytes(url, buffer.getvalue())
+
+
+def columns_of(url: str) -> list[str]:
+    """Return the names of a targets table's columns. Raises ConfigError."""
+    with _open_table(url, ("target",)) as table:
+        return list(table.schema_arrow.names)
 
 
 def count(url: str) -> int:

@@ -15,11 +15,15 @@ _SURVEY_OPTIONS = (
     (
         "--source",
         "URL",
-        "release root: the folder, on disk or at any fsspec URL, that holds sdss/ and eboss/ (SDSS-V: spectro/)",
+        "release root: the folder, on disk or at any fsspec URL, that holds sdss/ and eboss/ (SDSS-V, DESI: spectro/)",
     ),
-    ("--survey", "NAME", "survey of the targets: sdss (default)"),
-    ("--layout", "NAME", "which of the source's files to read: spec-lite (default), spec or spPlate"),
-    ("--instrument", "NAME", "wavelength grid of the spectra: sdss (default) or boss"),
+    ("--survey", "NAME", "survey of the targets: sdss or desi (default: by their columns)"),
+    (
+        "--layout",
+        "NAME",
+        "which of the source's files to read; SDSS: spec-lite (default), spec or spPlate; DESI: desi-healpix",
+    ),
+    ("--instrument", "NAME", "wavelength grid of the spectra: sdss (default) or boss; DESI: desi"),
 )
 
 

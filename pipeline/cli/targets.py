@@ -19,8 +19,9 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "catalog",
         metavar="CATALOG",
-        help="specObj, spAll or any table of SDSS spectra: FITS (file.fits[2] for an extension), CSV and its like, "
-        "VOTable, ECSV, Parquet, a folder of Parquet files or a pattern, packed by gzip or bzip2 or not",
+        help="specObj, spAll, DESI's zall-pix or redrock files, or any table of their spectra: FITS (file.fits[2] for "
+        "an extension), CSV and its like, VOTable, ECSV, Parquet, a folder of Parquet files or a pattern, packed by "
+        "gzip or bzip2 or not",
     )
     parser.add_argument("--where", metavar="EXPR", help="condition on its columns: CLASS == 'GALAXY' and 0 < Z < 0.5")
     parser.add_argument(
@@ -28,7 +29,8 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a ready-made condition: main-galaxies, all-galaxies or clean; given more than once, all must hold",
+        help="a ready-made condition; SDSS: main-galaxies, all-galaxies, clean; DESI: bgs, lrg, galaxies, stars, qso, "
+        "clean; given more than once, all must hold",
     )
     parser.add_argument("--output", metavar="URL", required=True, help="table to write, Parquet")
     parser.add_argument(
@@ -51,11 +53,15 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="URL",
         help="release root where reductions and redshifts that the catalog lacks are looked for (default DR17's)",
     )
-    parser.add_argument("--layout", metavar="NAME", help="how the source keeps its files: spec-lite, spec or spPlate")
+    parser.add_argument(
+        "--layout", metavar="NAME", help="how the source keeps its files: spec-lite, spec, spPlate or desi-healpix"
+    )
     parser.add_argument(
         "--no-fetch", action="store_true", help="ask no archive: RUN2D by rule alone, and z stays unknown"
     )
-    parser.add_argument("--survey", metavar="NAME", default="sdss", help="survey of the catalog (default sdss)")
+    parser.add_argument(
+        "--survey", metavar="NAME", help="survey of the catalog: sdss or desi (default: by its columns)"
+    )
 
 
 def _execute(args: Namespace) -> int:

@@ -13,6 +13,7 @@ from pipeline import storage
 from pipeline.archive.answers import require_server
 from pipeline.catalog import targets as target_table
 from pipeline.catalog.kept import kept_columns
+from pipeline.catalog.recognition import survey_of
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
 from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved
@@ -227,7 +228,20 @@ def _survey_config(
     for key in ("targets", "source"):
         if key not in said:
             raise ConfigError(f"--{key}", None, "a URL", f"a new plan needs it: {root} has no plan yet")
+    if "survey" not in said and targets is not None:
+        said["survey"] = _survey_of(targets)
     return SurveyConfig.from_dict(with_defaults(said))
+
+
+def _survey_of(targets: Targets) -> str:
+    """Return the name of the survey that a table of targets is of, by its columns."""
+    if isinstance(targets, Selection):
+        return survey_of(targets.frame.columns).name
+    if isinstance(targets, pd.DataFrame):
+        return survey_of(targets.columns).name
+    url = storage.place(targets, "--targets")
+    require_server(url)
+    return survey_of(target_table.columns_of(url)).name
 
 
 def _release(source: str | None, config: SurveyConfig) -> str:

@@ -39,8 +39,8 @@ LOOKED_AT = 300_000
 class Estimate:
     """What the pending chunks of a plan take.
 
-    spectra: rows to be ingested or encoded. requests: files to fetch, if a cache has none of them; a file that spectra
-    share counts once per chunk. fetch_bytes: as many files of the layout's size. store_bytes: of the variables,
+    spectra: rows to be ingested or encoded. requests: for the files to fetch, if a cache has none of them; a file that
+    spectra share counts once per chunk. fetch_bytes: as many files of the layout's size. store_bytes: of the variables,
     compressed; left out are the targets' columns, some 50 bytes per spectrum and store, and the markers, some kB per
     chunk. seconds_fetch: at the planned rate, or of one worker process where that is slower. per_second: that rate,
     None where it does not decide. seconds_encode: of one CPU core, all models together.
@@ -66,8 +66,9 @@ def estimate(
         shards = plan.shards()
         pending = {("ingest", None): shards, **{("encode", model.name): shards for model in plan.models}}
     rows = {kind: sum(map(len, chunks)) for kind, chunks in pending.items()}
-    requests = _requests(plan, keys, pending.get(("ingest", None), ()))
-    fetch_bytes = requests * plan.survey.layouts[plan.config.layout].size
+    layout = plan.survey.layouts[plan.config.layout]
+    files = _files(plan, keys, pending.get(("ingest", None), ()))
+    requests, fetch_bytes = files * layout.requests, files * layout.size
     working, per_second = fetch_bytes / FETCHED, plan.config.max_requests_per_second
     waiting = requests / per_second if per_second else 0.0
     return Estimate(
@@ -81,7 +82,7 @@ def estimate(
     )
 
 
-def _requests(plan: Plan, keys: Callable[[Shard], Sequence[str]], chunks: Sequence[Shard]) -> int:
+def _files(plan: Plan, keys: Callable[[Shard], Sequence[str]], chunks: Sequence[Shard]) -> int:
     """Count the files of chunks; those of a large survey by some of its chunks, spread evenly."""
     spectra = sum(map(len, chunks))
     if not spectra or not plan.survey.layouts[plan.config.layout].shared:

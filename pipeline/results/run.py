@@ -94,7 +94,7 @@ class Run:
     def find(self, target: str | int) -> int:
         """Return the row of a target: its key, such as "run2d/plate-mjd-fiberid", or another name.
 
-        SDSS: "plate-mjd-fiberid" or its specobjid.
+        SDSS: "plate-mjd-fiberid" or its specobjid; DESI: its TARGETID, where one spectrum of the run has it.
 
         Raises ConfigError when no target is meant, or several are.
         """
@@ -120,8 +120,11 @@ class Run:
         numbers = lookup.columns_of(text)
         if numbers:
             mask = np.logical_and.reduce([frame[name] == value for name, value in numbers.items()])
-        elif lookup.id_column is not None and text.isdecimal() and len(text) <= 20 and 0 < int(text) < 2**64:
-            mask = frame[lookup.id_column] == np.uint64(int(text))
+        elif lookup.id_column is not None and text.isdecimal() and len(text) <= 20:
+            ids = frame[lookup.id_column]
+            # as one of its own type: numpy compares others by floats, which cut such numbers
+            is_one = 0 < int(text) <= np.iinfo(ids.dtype).max
+            mask = ids == ids.dtype.type(int(text)) if is_one else np.zeros(len(ids))
         else:
             mask = frame["target"] == text
         return np.flatnonzero(np.asarray(mask, dtype=bool))

@@ -43,11 +43,12 @@ class _Instrument(Protocol):
 class Grid:
     """A wavelength grid of equal steps, and its sky lines.
 
-    wavelength: shape (L,), float32, Angstrom; start, step: of the first bin and between bins, in log10 of Angstrom, or
-    in Angstrom where `is_log` is False; skyline: shape (L,), bool, True where the bin is masked for every spectrum.
+    wavelength: shape (L,), Angstrom, in the precision of the instrument's, which decides the edges of the norm's window
+    as upstream has them; start, step: of the first bin and between bins, in log10 of Angstrom, or in Angstrom where
+    `is_log` is False; skyline: shape (L,), bool, True where the bin is masked for every spectrum.
     """
 
-    wavelength: NDArray[np.float32]
+    wavelength: NDArray[np.floating]
     start: float
     step: float
     skyline: NDArray[np.bool_]
@@ -56,16 +57,17 @@ class Grid:
     @classmethod
     def of(cls, instrument: _Instrument) -> Self:
         """Take the grid of an instrument. Raises ValueError for one whose bins are uniform in neither scale."""
-        exact = np.asarray(instrument.wave_obs, dtype=np.float64)
+        wavelength = np.asarray(instrument.wave_obs)
+        exact = wavelength.astype(np.float64)
         skyline = np.asarray(instrument.skyline_mask, dtype=np.bool_)
         if instrument.loglam0 is not None and instrument.log_step is not None:
-            return cls(exact.astype(np.float32), instrument.loglam0, instrument.log_step, skyline)
+            return cls(wavelength, instrument.loglam0, instrument.log_step, skyline)
         step = (exact[-1] - exact[0]) / (len(exact) - 1)
         if not np.allclose(np.diff(exact), step, rtol=1e-3, atol=0):
             raise ValueError(
                 f"the bins of instrument {instrument.name!r} are uniform neither in wavelength nor in its logarithm"
             )
-        return cls(exact.astype(np.float32), float(exact[0]), float(step), skyline, is_log=False)
+        return cls(wavelength, float(exact[0]), float(step), skyline, is_log=False)
 
 
 @dataclass(frozen=True)

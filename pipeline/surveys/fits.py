@@ -34,10 +34,11 @@ class Truncated(BadSpectrum):
 
 @dataclass(frozen=True)
 class Header:
-    """The structural keywords of one HDU, and where its data lie in the file."""
+    """The structural keywords of one HDU, and where it and its data begin in the file."""
 
     text: bytes
     cards: Mapping[str, str]
+    start: int
     data_start: int
 
     @property
@@ -103,7 +104,7 @@ def read_header(data: bytes, start: int, cards: int | None = None) -> Header:
         end += 1
     text = data[start:end]
     found = structure(text if cards is None else text[: cards * _CARD])
-    return Header(text, found, start + -(-(end + _CARD - start) // _BLOCK) * _BLOCK)
+    return Header(text, found, start, start + -(-(end + _CARD - start) // _BLOCK) * _BLOCK)
 
 
 def _no_header(data: bytes, start: int) -> BadSpectrum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +15,7 @@ ENTRY_POINTS = "spender_pipeline.surveys"
 
 _HOMES = {
     "sdss": "pipeline.surveys.sdss.survey:SDSS",
+    "desi": "pipeline.surveys.desi.survey:DESI",
 }
 
 DEFAULT = "sdss"
@@ -39,6 +41,16 @@ def get_survey(name: str) -> Survey:
         problem = f"{others[name].value}, registered as the survey {name!r}, is a {type(loaded).__name__}, not a Survey"
         raise RefusedError("survey", problem, "correct the package's entry point")
     return loaded
+
+
+def installed_surveys() -> list[Survey]:
+    """Return all surveys, ours first; those of other packages that cannot be imported are left out."""
+    found = [get_survey(name) for name in _HOMES]
+    for name in sorted(_of_other_packages()):
+        if name not in _HOMES:
+            with suppress(ConfigError):
+                found.append(get_survey(name))
+    return found
 
 
 def _of_other_packages() -> dict[str, EntryPoint]:

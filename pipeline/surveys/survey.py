@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +25,25 @@ Entry: TypeAlias = str | bytes | int | float | Sequence[object]
 """A spectrum as people name it: text, a number, or several numbers."""
 
 
+Parts: TypeAlias = Generator[tuple[int, int], bytes, bytes]
+"""Gives the ranges of a file that are needed, first byte and the one behind the last, and takes the bytes of each,
+fewer where the file ends; returns the file without the rest of it, as `Layout.read` takes it. Raises nothing: of a
+damaged file it returns what came."""
+
+
+@dataclass(frozen=True)
+class Redshifts:
+    """Where the redshifts are that the files of a layout do not have.
+
+    path: key of a target -> the file with its redshift, relative to the release root. read: bytes of that file -> its
+    content; raises BadSpectrum. redshift: content and key -> z and its error; raises BadSpectrum, WrongSpectrum.
+    """
+
+    path: Callable[[str], str]
+    read: Callable[[bytes], Any]
+    redshift: Callable[[Any, str], tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which an archive keeps spectra.
@@ -32,8 +51,10 @@ class Layout:
     path: key of a target -> its file, relative to the release root; raises ConfigError for a key that the layout lacks.
     read: bytes of a file -> its content; raises BadSpectrum for what is no such file. spectrum: content and key -> the
     target's spectrum; raises BadSpectrum, and WrongSpectrum for the content of another target. size: typical bytes of a
-    file. at_once: most files that a task has in flight. shared: whether a file holds the spectra of many targets.
-    places: path -> where mirrors may keep the file instead, each for all files; the path itself where that is no other.
+    file, of those that are fetched. at_once: most files that a task has in flight. shared: whether a file holds the
+    spectra of many targets. places: path -> where mirrors may keep the file instead, each for all files; the path
+    itself where that is no other. parts: what of a file is fetched; None: all of it. requests: that a file takes.
+    redshifts: where they are, None for layouts whose files have them, or whose targets all have them.
     """
 
     path: Callable[[str], str]
@@ -43,6 +64,9 @@ class Layout:
     at_once: int
     shared: bool = False
     places: tuple[Callable[[str], str], ...] = ()
+    parts: Callable[[], Parts] | None = None
+    requests: int = 1
+    redshifts: Redshifts | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +93,9 @@ class CatalogColumns:
     -> targets. sort_by: what orders the targets and tells them apart. keys: a table of targets -> their keys. texts:
     ours -> how their values are read as text, for conditions. further: ours beside the coordinates. All raise
     ConfigError for what cannot be read. stands_for: ours -> those that a catalog needs not have where it has this one.
-    settled: those that it needs not have where an archive is asked. is_key: whether text names a target.
+    settled: those that it needs not have where an archive is asked. is_key: whether text names a target. keywords: of
+    a FITS file's first header, which become columns. beside: name of a FITS file's first table -> those behind it
+    that have the same rows, and whose columns are read with its own.
     """
 
     candidates: Callable[[Sequence[str], Mapping[str, str]], Candidates]
@@ -82,6 +108,8 @@ class CatalogColumns:
     stands_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     settled: tuple[str, ...] = ()
     is_key: Callable[[str], bool] = lambda text: False
+    keywords: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,15 @@ def required(table: Table, name: str) -> NDArray[Any]:
     return values
 
 
-def read_image(data: bytes, header: Header, bitpix: int, dimensions: int = 2) -> NDArray[Any]:
-    """View an image of one type in the file's bytes, in their byte order; shape as numpy has it. Raises BadSpectrum."""
+def read_image(data: bytes, header: Header, bitpix: int, dimensions: int = 2, zero: float = 0.0) -> NDArray[Any]:
+    """View an image of one type in the file's bytes, in their byte order; shape as numpy has it. Raises BadSpectrum.
+
+    zero: its BZERO, which the caller has to add.
+    """
     if header.integer("NAXIS") != dimensions or header.integer("BITPIX") != bitpix:
         words = "one dimension" if dimensions == 1 else "two dimensions"
         raise BadSpectrum(f"an image has other than {words}, or a BITPIX other than {bitpix}")
-    if (header.number("BSCALE", 1.0), header.number("BZERO", 0.0)) != (1.0, 0.0):
+    if (header.number("BSCALE", 1.0), header.number("BZERO", 0.0)) != (1.0, zero):
         raise BadSpectrum("an image has BSCALE or BZERO, which is not supported")
     shape = [header.integer(f"NAXIS{axis}") for axis in range(dimensions, 0, -1)]
     if min(shape) < 1:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.errors import ConfigError
+
 MISSING = frozenset({"", "nan", "null", "none", "n/a", "na", "<na>", "--"})
 """What text says where there is no value, in lower case."""
 
@@ -44,6 +46,28 @@ def read_numbers(column: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.
     values = np.array([math.nan if word is None else word for word in words], np.float64)
     unreadable = np.array([word is None for word in words], np.bool_)
     return values[indices], unreadable[indices]
+
+
+def read_whole(column: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Read ids, -1 where missing: numbers beyond what floats hold exactly, as integers or as text.
+
+    name: the column's, for messages. Raises ConfigError.
+    """
+    data, missing = np.ma.getdata(column), np.ma.getmaskarray(column)
+    if data.dtype.kind == "f" and not np.isnan(data[~missing]).all():
+        remedy = "they have lost digits: export them as text or whole numbers"
+        raise ConfigError(f"CATALOG column {name}", str(data.dtype), "whole numbers, not floats", remedy)
+    if data.dtype.kind == "f":
+        return np.full(len(data), -1, np.int64)
+    if data.dtype.kind in "iu":
+        within = data if data.dtype.kind == "i" else np.minimum(data, np.uint64(2**63 - 1))
+        return np.where(missing, -1, np.maximum(within.astype(np.int64), -1))
+    text = read_text(column)
+    try:
+        ids = np.array([max(int(word), -1) if word else -1 for word in text.dictionary.to_pylist()], np.int64)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"CATALOG column {name}", str(error), "whole numbers") from error
+    return np.asarray(ids[text.indices.to_numpy(zero_copy_only=False)])
 
 
 def as_strings(text: pa.DictionaryArray) -> NDArray[np.str_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,8 +16,9 @@ from astropy.io.fits import Column
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
+from pipeline.catalog.formats.joined import joined
 from pipeline.catalog.formats.units import fits_unit
-from pipeline.catalog.table import Table, sliced, unique_names
+from pipeline.catalog.table import NO_KINDS, Kinds, Table, sliced, unique_names
 from pipeline.errors import RefusedError
 from pipeline.surveys.columns import Columns
 
@@ -55,12 +57,15 @@ class _Part:
         return f"[{self.number}]{f' {self.name}' if self.name else ''} with {self.header.get('NAXIS2')} rows"
 
 
-def open_fits(file: IO[bytes], extension: str | None, block_bytes: int, read_ahead: int, url: str) -> Table:
+def open_fits(
+    file: IO[bytes], extension: str | None, block_bytes: int, read_ahead: int, url: str, kinds: Kinds = NO_KINDS
+) -> Table:
     """Open a table of a FITS file: the first one, or an extension by its number (0 is the image) or its name.
 
-    block_bytes: of a block of rows at most. read_ahead: bytes to read at a time where data are passed by. Raises
-    RefusedError, naming the tables that there are, where there is none of that name, and, with the last block, where
-    none is named and another table has the same columns; ValueError for damage.
+    block_bytes: of a block of rows at most. read_ahead: bytes to read at a time where data are passed by. kinds: says
+    which keywords and tables give further columns to the first table. Raises RefusedError, naming the tables that there
+    are, where there is none of that name, and, with the last block, where none is named and another table has the same
+    columns; ValueError for damage.
     """
     with _quiet():
         seen, part = _found(file, extension, read_ahead, url)
@@ -72,12 +77,13 @@ def open_fits(file: IO[bytes], extension: str | None, block_bytes: int, read_ahe
     start = file.tell()
 
     def behind() -> Iterator[_Part]:
-        """Read the headers behind the table."""
+        """Read the headers behind the table; the file is at the data of each."""
         file.seek(start + _padded(part.size))
         number = part.number + 1
         while (other := _next(file, number)) is not None:
+            data = file.tell()
             yield other
-            file.seek(file.tell() + _padded(other.size))
+            file.seek(data + _padded(other.size))
             number += 1
 
     def blocks(names: Sequence[str], rows: int) -> Iterator[Columns]:
@@ -90,7 +96,32 @@ def open_fits(file: IO[bytes], extension: str | None, block_bytes: int, read_ahe
             tables = [f"{url}{each}" for each in (*seen, *behind()) if each.is_table]
         return f"the file has further tables: {', '.join(tables)}" if tables else ""
 
-    return replace(own, blocks=blocks, others=others)
+    with _quiet():
+        names = kinds.beside.get(part.name, ()) if extension is None else ()
+        tables = [_in_memory(file, each) for each in _named(behind(), names) if _is_row_by_row(each, part, block_bytes)]
+        file.seek(start)
+    cards = {key: seen[0].header[key] for key in kinds.keywords if seen and key in seen[0].header}
+    return joined(replace(own, blocks=blocks, others=others), tables, cards, int(header["NAXIS2"]))
+
+
+def _named(parts: Iterator[_Part], names: Sequence[str]) -> Iterator[_Part]:
+    """Give the parts of these names; read no further than to the last of them."""
+    missing = set(names)
+    while missing and (part := next(parts, None)) is not None:
+        if part.name in missing:
+            missing.remove(part.name)
+            yield part
+
+
+def _is_row_by_row(other: _Part, part: _Part, most: int) -> bool:
+    return other.kind == "bintable" and other.header["NAXIS2"] == part.header["NAXIS2"] and other.size <= most
+
+
+def _in_memory(file: IO[bytes], part: _Part) -> Columns:
+    """Read a binary table at whose data the file is."""
+    labels = unique_names(part.names)
+    (columns,) = _binary_table(file, part.header, labels, max(part.size, 1)).blocks(labels, sys.maxsize)
+    return columns
 
 
 def _quiet() -> AbstractContextManager[object]:

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import RefusedError
+from pipeline.surveys.block import Block
 from pipeline.surveys.choosing import Candidates, Choice, Offer, candidates_of, choose_first
 from pipeline.surveys.columns import Columns
 from pipeline.surveys.sdss.columns import COORDINATES
 from pipeline.surveys.sdss.ids import compose_specobjid, plain_run2ds, read_exact, read_specobjid
-from pipeline.surveys.sdss.naming import CATALOGID, FIELD, Block, RowIds, ids_of
+from pipeline.surveys.sdss.naming import CATALOGID, FIELD, RowIds, ids_of
 from pipeline.surveys.sdss.redshifts import choose_z
 from pipeline.surveys.survey import Rows
 from pipeline.surveys.values import read_numbers, read_text

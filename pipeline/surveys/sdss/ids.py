@@ -39,25 +39,6 @@ def read_run2d(column: NDArray[Any]) -> pa.DictionaryArray:
     return names
 
 
-def read_catalogids(column: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """Read SDSS-V's catalogids, -1 where missing: numbers beyond what floats hold exactly, as integers or as text."""
-    data, missing = np.ma.getdata(column), np.ma.getmaskarray(column)
-    if data.dtype.kind == "f" and not np.isnan(data[~missing]).all():
-        remedy = "they have lost digits: export them as text or whole numbers"
-        raise ConfigError(f"CATALOG column {name}", str(data.dtype), "whole numbers, not floats", remedy)
-    if data.dtype.kind == "f":
-        return np.full(len(data), -1, np.int64)
-    if data.dtype.kind in "iu":
-        within = data if data.dtype.kind == "i" else np.minimum(data, np.uint64(2**63 - 1))
-        return np.where(missing, -1, np.maximum(within.astype(np.int64), -1))
-    text = read_text(column)
-    try:
-        ids = np.array([max(int(word), -1) if word else -1 for word in text.dictionary.to_pylist()], np.int64)
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"CATALOG column {name}", str(error), "whole numbers") from error
-    return np.asarray(ids[text.indices.to_numpy(zero_copy_only=False)])
-
-
 class GivenIds(NamedTuple):
     """Ids as unsigned numbers. beyond: of more than 64 bits, 0 here. unreadable: no whole numbers, others here."""
 

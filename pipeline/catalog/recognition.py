@@ -1,0 +1,64 @@
+"""Whose catalog or table of targets it is, by its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from pipeline.catalog.reader import open_catalog
+from pipeline.catalog.selection import kinds_of, missing_columns
+from pipeline.catalog.table import Table
+from pipeline.surveys.registry import DEFAULT, get_survey, installed_surveys
+from pipeline.surveys.survey import Survey
+
+
+@contextmanager
+def opened_as(
+    survey: str | None, url: str, columns: Mapping[str, str]
+) -> Iterator[tuple[Table, Survey, tuple[str, ...]]]:
+    """Open a catalog as that of a survey; also say how the survey was found, nothing where it is given.
+
+    survey: its name; None: by the columns, see `_recognized`. columns: ours to the catalog's, which the user chose.
+    Raises ConfigError as `open_catalog`, and for a survey that is not known.
+    """
+    if survey is not None:
+        known = get_survey(survey)
+        with open_catalog(url, kinds_of(known, columns)) as opened:
+            yield opened, known, ()
+        return
+    with _recognized(url, columns) as (opened, known):
+        yield opened, known, (_said_of(known, opened, columns),)
+
+
+@contextmanager
+def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Survey]]:
+    """Open a catalog as that of the survey whose columns it has; of several such, as that of the first.
+
+    Where columns are missing for all of them, as that of the survey that misses fewest.
+    """
+    misses: dict[str, tuple[int, int]] = {}
+    for survey in installed_surveys():
+        with open_catalog(url, kinds_of(survey, given)) as opened:
+            candidates = survey.catalog.candidates(opened.names, given)
+            missing = missing_columns(candidates, survey, settled=True)
+            if not missing:
+                yield opened, survey
+                return
+            misses[survey.name] = len(missing), -len(candidates)
+    nearest = get_survey(min(misses, key=lambda name: misses[name]))
+    with open_catalog(url, kinds_of(nearest, given)) as opened:
+        yield opened, nearest
+
+
+def _said_of(survey: Survey, opened: Table, given: Mapping[str, str]) -> str:
+    """Say in words by which columns a catalog was recognized."""
+    candidates = survey.catalog.candidates(opened.names, given)
+    required = [theirs[0] for ours, theirs in candidates.items() if survey.coordinates[ours].required and ours != "z"]
+    names = required or [theirs[0] for theirs in candidates.values()]
+    return f"survey {survey.name}, by the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def survey_of(columns: Collection[str]) -> Survey:
+    """Return the survey whose coordinates are all columns of a table of targets; SDSS where none is."""
+    found = (survey for survey in installed_surveys() if set(survey.coordinates) <= set(columns))
+    return next(found, get_survey(DEFAULT))
