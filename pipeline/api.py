@@ -80,7 +80,7 @@ def select_targets(
     """
     from pipeline.archive.answers import require_server
     from pipeline.catalog import targets
-    from pipeline.catalog.recognition import opened_as
+    from pipeline.catalog.recognition import opened_as, publish_archives
     from pipeline.catalog.where import combined
     from pipeline.compute.settle import settling
 
@@ -90,6 +90,7 @@ def select_targets(
     if output is not None:
         require_ending("--output", place(output, "--output"), ".parquet")
     where_from = None if source is None else place(source, "--source")
+    publish_archives()
     require_server(url)
     with opened_as(survey, os.fspath(catalog), given) as (opened, known, said):
         if layout is not None:

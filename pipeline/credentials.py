@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import fsspec
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
+
+
+def has_own_server() -> bool:
+    """Tell whether the environment names an S3 server of its own, and who asks there."""
+    servers, users = {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"}, {"AWS_ACCESS_KEY_ID", "AWS_PROFILE"}
+    return bool(servers & os.environ.keys()) and bool(users & os.environ.keys())
 
 
 def identity(fs: fsspec.AbstractFileSystem) -> str:

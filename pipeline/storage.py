@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -28,7 +28,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from pipeline import disk
 from pipeline.config import StorageConfig
-from pipeline.credentials import identity
+from pipeline.credentials import has_own_server, identity
 from pipeline.errors import ConfigError
 from pipeline.places import require_usable
 from pipeline.version import __version__
@@ -76,6 +76,18 @@ def configure(tables: Sequence[StorageConfig]) -> None:
     _tables.set(_latest_tables)
 
 
+# Buckets that everybody may read, by the prefixes of their URLs.
+_public: set[str] = set()
+
+
+def publish(prefixes: Iterable[str]) -> None:
+    """From now on, read what lies below these URLs without credentials.
+
+    Not where the environment names a server of its own with a key: its bucket of that name is another.
+    """
+    _public.update(prefixes)
+
+
 def _options(url: str, *, as_sent: bool = False) -> dict[str, Any]:
     """Return fsspec's options for a URL; those of a table are complete: the environment's are never mixed in."""
     options = dict(_OPTIONS.get(protocol(url), {}))
@@ -83,7 +95,8 @@ def _options(url: str, *, as_sent: bool = False) -> dict[str, Any]:
         options["client_kwargs"] = {**_CLIENT, "auto_decompress": False}
     covering = [table for table in _tables.get(_latest_tables) if table.covers(url)]
     if not covering:
-        return options
+        is_public = any(f"{url}/".startswith(f"{prefix}/") for prefix in _public)
+        return options | {"anon": True} if is_public and not has_own_server() else options
     table = max(covering, key=lambda each: len(each.prefix))
     options |= {"anon": table.anonymous, "requester_pays": table.requester_pays}
     if table.endpoint is not None:

@@ -207,9 +207,10 @@ def test_a_folder_says_in_one_line_what_it_is_for() -> None:
 
 
 def test_no_survey_is_known_outside_of_its_folder() -> None:
-    """But for the mocks and the demo, which make SDSS files, and the registry's one line."""
-    users = {module for module, file in PIPELINE.items() if any(is_in(name, ("surveys.sdss",)) for name in own(file))}
-    assert {module for module in users if not is_in(module, ("surveys.sdss", "mock", "cli.demo"))} == set()
+    """But for the mocks and the demo, which make their files, and the registry's one line each."""
+    for home in ("surveys.sdss", "surveys.desi"):
+        users = {module for module, file in PIPELINE.items() if any(is_in(name, (home,)) for name in own(file))}
+        assert {module for module in users if not is_in(module, (home, "mock", "cli.demo"))} == set()
 
 
 def test_the_repository_has_no_other_folders() -> None:

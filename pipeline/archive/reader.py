@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
@@ -19,6 +19,7 @@ from pipeline.spectra.quality import Quality
 from pipeline.spectra.raw import BadSpectrum, NoSpectrum, RawSpectrum, WrongSpectrum
 from pipeline.surveys.survey import Layout
 
+T = TypeVar("T")
 Timer = Callable[[str], AbstractContextManager[None]]
 """Gives a context for a named part of the work, whose time is taken."""
 
@@ -61,8 +62,25 @@ class Archive:
             return
         for key, content in zip(keys, self._fetched(paths, timer, counters), strict=True):
             with timer("parse"):
-                spectrum = self._spectrum(self._opened(content), key)
+                spectrum = self._taken(self._opened(content, self.layout.read), key, self.layout.spectrum)
             yield spectrum
+
+    def redshifts(self, keys: Sequence[str]) -> Iterator[tuple[float, float] | NoSpectrum]:
+        """Give z and its error of every target, in order, from the files beside those of the spectra, or why not.
+
+        Raises SourceError as `spectra`; ValueError for a layout that does not say where they are.
+        """
+        beside = self.layout.redshifts
+        if beside is None:
+            raise ValueError("the layout does not say where redshifts are")
+        paths = [beside.path(key) for key in keys]
+        distinct = list(dict.fromkeys(paths))
+        contents = replace(self.source, parts=None).stream(distinct)
+        opened: dict[str, Any] = {}
+        for key, path in zip(keys, paths, strict=True):
+            if path not in opened:
+                opened[path] = self._opened(next(contents), beside.read)
+            yield self._taken(opened[path], key, beside.redshift)
 
     def _from_shared(
         self, keys: Sequence[str], paths: list[str], timer: Timer, counters: FetchCounters | None
@@ -79,12 +97,12 @@ class Archive:
                 content = next(contents)
                 _last_shared.clear()
                 with timer("parse"):
-                    opened = self._opened(content)
+                    opened = self._opened(content, self.layout.read)
                 if not isinstance(opened, NoSpectrum):
                     _last_shared[*source, path] = opened
             for key in members:
                 with timer("parse"):
-                    spectrum = self._spectrum(opened, key)
+                    spectrum = self._taken(opened, key, self.layout.spectrum)
                 yield spectrum
 
     def _fetched(self, paths: list[str], timer: Timer, counters: FetchCounters | None) -> Iterator[Content]:
@@ -96,22 +114,24 @@ class Archive:
                 return
             yield content
 
-    def _opened(self, content: Content) -> Any | NoSpectrum:  # noqa: ANN401 - what the layout's reader gives
+    @staticmethod
+    def _opened(content: Content, read: Callable[[bytes], Any]) -> Any | NoSpectrum:  # noqa: ANN401 - what read gives
         if isinstance(content, FileNotFoundError):
             return NoSpectrum(Quality.NO_FILE, "the source has no file of it")
         if isinstance(content, FileFault):
             forbidden = content.kind is Kind.FORBIDDEN
             return NoSpectrum(Quality.NO_FILE if forbidden else Quality.BAD_FILE, content.reason)
         try:
-            return self.layout.read(answers.opened(content))
+            return read(answers.opened(content))
         except (BadSpectrum, answers.BadBody) as error:
             return NoSpectrum(Quality.BAD_FILE, str(error))
 
-    def _spectrum(self, opened: Any | NoSpectrum, key: str) -> RawSpectrum | NoSpectrum:  # noqa: ANN401
+    @staticmethod
+    def _taken(opened: Any | NoSpectrum, key: str, take: Callable[[Any, str], T]) -> T | NoSpectrum:  # noqa: ANN401
         if isinstance(opened, NoSpectrum):
             return opened
         try:
-            return self.layout.spectrum(opened, key)
+            return take(opened, key)
         except WrongSpectrum as error:
             return NoSpectrum(Quality.WRONG_FILE, str(error))
         except BadSpectrum as error:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+from pipeline import storage
 from pipeline.catalog.reader import open_catalog
 from pipeline.catalog.selection import kinds_of, missing_columns
 from pipeline.catalog.table import Table
 from pipeline.surveys.registry import DEFAULT, get_survey, installed_surveys
 from pipeline.surveys.survey import Survey
+
+
+def publish_archives() -> None:
+    """Read what lies in the surveys' public buckets without credentials: catalogs, of a survey not known yet."""
+    storage.publish(prefix for survey in installed_surveys() for prefix in survey.public)
 
 
 @contextmanager
@@ -53,7 +59,8 @@ def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Sur
 def _said_of(survey: Survey, opened: Table, given: Mapping[str, str]) -> str:
     """Say in words by which columns a catalog was recognized."""
     candidates = survey.catalog.candidates(opened.names, given)
-    required = [theirs[0] for ours, theirs in candidates.items() if survey.coordinates[ours].required and ours != "z"]
+    ids = {name for name, each in survey.coordinates.items() if each.required and name != "z"}
+    required = [theirs[0] for ours, theirs in candidates.items() if ours in ids]
     names = required or [theirs[0] for theirs in candidates.values()]
     return f"survey {survey.name}, by the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 

@@ -296,14 +296,16 @@ def _coming(paths: Sequence[str], source: Source) -> tuple[str, ...]:
 
 
 def _with_table(survey: Survey, archive: Archive) -> Archive:
-    """Return the archive in a layout whose files hold redshifts: files of whole plates do not."""
+    """Return the archive in a layout that gives redshifts: files of whole plates do not."""
     kinds = (archive.layout, *survey.layouts.values())
-    layout = next((each for each in kinds if not each.shared), archive.layout)
+    layout = next((each for each in kinds if not each.shared or each.redshifts is not None), archive.layout)
     return replace(archive, layout=layout)
 
 
 def _redshifts(keys: Sequence[str], archive: Archive, progress: Progress) -> list[tuple[float, float] | NoSpectrum]:
     """Read z and z_err from the targets' files; of large ones the beginning, and the rest where that is not enough."""
+    if archive.layout.redshifts is not None:
+        return [each if isinstance(each, NoSpectrum) else _checked(*each) for each in archive.redshifts(keys)]
     is_large = archive.layout.size > _WITH_TABLE
     first = replace(archive, source=replace(archive.source, first=_WITH_TABLE)) if is_large else archive
     found: list[tuple[float, float] | NoSpectrum] = []
@@ -321,9 +323,13 @@ def _redshifts(keys: Sequence[str], archive: Archive, progress: Progress) -> lis
 def _redshift(spectrum: RawSpectrum | NoSpectrum) -> tuple[float, float] | NoSpectrum:
     if isinstance(spectrum, NoSpectrum):
         return spectrum
-    if spectrum.z is None or _is_unknown(np.asarray(spectrum.z)):
+    return _checked(spectrum.z, spectrum.z_err)
+
+
+def _checked(z: float | None, z_err: float | None) -> tuple[float, float] | NoSpectrum:
+    if z is None or _is_unknown(np.asarray(z)):
         return NoSpectrum(Quality.BAD_FILE, "the file has no redshift")
-    return spectrum.z, np.nan if spectrum.z_err is None else spectrum.z_err
+    return z, np.nan if z_err is None else z_err
 
 
 def _by_rule(frame: pd.DataFrame, survey: Survey, units: Sequence[Unit], unknown_z: int, why: str) -> Settled:

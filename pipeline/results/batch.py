@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,12 @@ from torch import Tensor
 from pipeline import storage
 from pipeline.archive.answers import BadBody, opened
 from pipeline.archive.reach import require_answer
+from pipeline.archive.reader import Archive
 from pipeline.archive.source import Content, Source
 from pipeline.errors import ConfigError, redacted
 from pipeline.spectra.normalize import Grid, normalize
 from pipeline.spectra.quality import Quality
-from pipeline.spectra.raw import BadSpectrum, RawSpectrum
+from pipeline.spectra.raw import BadSpectrum, NoSpectrum, RawSpectrum
 from pipeline.storage import Place, place
 from pipeline.surveys.registry import DEFAULT, get_survey
 from pipeline.surveys.survey import Entry, Layout, Survey
@@ -39,19 +41,21 @@ def make_batch(
 
     folder: release root in the archive's layout, or a folder of the survey's files, flat or by plate; a path or
     fsspec URL.
-    ids: of each spectrum, what `Run.find` takes, or numbers; SDSS: (plate, mjd, fiberid) or (plate, mjd, fiberid,
-    run2d), SDSS-V: (field, mjd, catalogid, run2d), as lists, tuples or rows of an array; of one spectrum also without
-    the outer list. Without run2d the first reduction that has the file is taken.
+    ids: of each spectrum, what `Run.find` takes, or numbers, as lists, tuples or rows of an array; SDSS: (plate, mjd,
+    fiberid) or (plate, mjd, fiberid, run2d), SDSS-V: (field, mjd, catalogid, run2d), of one spectrum also without the
+    outer list. Without run2d the first reduction that has the file is taken. DESI: a key, or (survey, program, healpix,
+    targetid).
     instrument: the wavelength grid, default the survey's first, "sdss". source: release root to fetch from, default the
     survey's archive.
     Returns spec (N, L), w (N, L), z (N,), ids (N, 3), norm (N,), zerr (N,); float32, ids int32 or, with catalogids,
-    int64. spec
+    int64; DESI: pixel and TARGETID, (N, 2). spec
     is the flux divided by norm, w its inverse variance, 0 where masked (`normalize.normalize`); z is the file's own,
     NaN where it has none: models that take the redshift have no latents then.
     What is fetched is said on stderr. Raises FileNotFoundError for a file that is nowhere, BadSpectrum for one that is
     of no use, naming it, ConfigError for ids that are none, and for a source that does not answer.
     """
     known = get_survey(survey)
+    storage.publish(known.public)
     lookup = known.lookup
     if lookup.keys_of is None or lookup.numbers_of is None:
         raise ValueError(f"the survey {survey!r} does not say how its ids are written: plan a run instead of a batch")
@@ -117,13 +121,21 @@ class _Release:
         return next(iter(self.survey.layouts.values()))
 
     def load(self, keys: Sequence[str], candidates: Sequence[str]) -> tuple[str, RawSpectrum]:
-        """Return the path of a spectrum in the folder, and its content; fetch it first where it is missing.
+        """Return the path of a spectrum in the folder, and its content with the redshift, as `_load`."""
+        path, raw, key = self._load(keys, candidates)
+        if raw.z is None and self.layout.redshifts is not None:
+            z, z_err = self.redshift(key, self.layout.redshifts.path(key))
+            raw = replace(raw, z=z, z_err=z_err)
+        return path, raw
+
+    def _load(self, keys: Sequence[str], candidates: Sequence[str]) -> tuple[str, RawSpectrum, str]:
+        """Return the path of a spectrum in the folder, its content and key; fetch it first where it is missing.
 
         keys: those that it may have, in the release's own reductions. candidates: these, and those in the folder's own.
         """
         for path, key in self._places(candidates):
             try:
-                return path, _read(self.layout, path, storage.read_bytes(storage.join(self.folder, path)), key)
+                return path, _read(self.layout, path, storage.read_bytes(storage.join(self.folder, path)), key), key
             except FileNotFoundError:
                 continue
         paths = [(self.layout.path(key), key) for key in keys]
@@ -136,7 +148,7 @@ class _Release:
             if isinstance(data, bytes):
                 raw = _read(self.layout, path, data, key)  # before it is written: a file of no use is not kept
                 storage.write_bytes(storage.join(self.folder, path), data)
-                return path, raw
+                return path, raw, key
         raise FileNotFoundError(f"{paths[0][0]}: neither in {self.folder} nor in {self.source}")
 
     def _places(self, candidates: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -147,14 +159,26 @@ class _Release:
         for key in candidates:
             yield from ((path, key) for path in self.survey.lookup.places(key))
 
+    def redshift(self, key: str, path: str) -> tuple[float, float]:
+        """Return z and its error from the file beside a spectrum's, fetched where the folder has none; NaN of none."""
+        (found,) = Archive(Source(self.folder), self.layout).redshifts([key])
+        if isinstance(found, NoSpectrum):
+            source = self._asked(path)
+            (found,) = Archive(replace(source, cache=self.folder), self.layout).redshifts([key])
+        return (math.nan, math.nan) if isinstance(found, NoSpectrum) else found
+
     def _fetched(self, path: str) -> Content:
-        source = Source(self.source, places=self.layout.places)
+        return self._asked(path).fetch([path])[0]
+
+    def _asked(self, path: str) -> Source:
+        """Return the source, to be asked for a file; this is said. Raises ConfigError for one that does not answer."""
+        source = Source(self.source, places=self.layout.places, parts=self.layout.parts)
         print(f"fetching {path} from {redacted(self.source)}", file=sys.stderr, flush=True)
         if not self.answers:
             remedy = "check the network, or copy the file into the folder"
             require_answer("source", source, path, remedy)
             self.answers = True
-        return source.fetch([path])[0]
+        return source
 
 
 def _read(layout: Layout, path: str, data: bytes, key: str) -> RawSpectrum:

@@ -192,7 +192,8 @@ def _title(spectrum: Spectrum) -> str:
 
 
 def _subtitle(spectrum: Spectrum) -> str:
-    parts = [f"z = {spectrum.z:.4f}" if np.isfinite(spectrum.z) else "z unknown", f"S/N = {spectrum.sn_median:.1f}"]
+    parts = [f"z = {spectrum.z:.4f}" if np.isfinite(spectrum.z) else "z unknown"]
+    parts += [f"S/N = {spectrum.sn_median:.1f}"] if np.isfinite(spectrum.sn_median) else []
     used = np.isfinite(spectrum.residual)
     if used.any():
         parts.append(rf"$\chi^2/n$ = {np.mean(spectrum.residual[used] ** 2):.2f}")
@@ -365,6 +366,9 @@ def summary_table(run: Run, rows: Sequence[int] = (), model: str | None = None) 
         n for n in ("z", "sn_median", "chi2", "n_pixels", "quality", "target", "class") if n in encodings.variables
     ]
     table = encodings[names].compute()
+    for name, unknown in (("sn_median", np.nan), ("class", "")):  # not every survey has them
+        if name not in table:
+            table[name] = ("spectrum", np.full(table.sizes["spectrum"], unknown))
     quality = table["quality"].to_numpy()
     encoded = (quality & int(run.plan.unusable)) == 0
     lines = [f"spectra       {len(quality)}, {int(encoded.sum())} with latents"]

@@ -7,6 +7,7 @@ from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.plan import Plan
 from pipeline.store.ledger import Ledger
+from pipeline.surveys.registry import get_survey
 
 
 def read_plan(root: str) -> Plan:
@@ -33,6 +34,7 @@ def use_storage(root: str, config: SurveyConfig) -> None:
             remedy = "set AWS_ENDPOINT_URL, AWS_PROFILE, ... instead: the table is in plan.json, and so in ROOT itself"
             raise RefusedError(key, f"the table {key} covers ROOT, {root}", remedy)
     storage.configure(config.storage)
+    storage.publish(get_survey(config.survey).public)
 
 
 def targets_url(root: str) -> str:

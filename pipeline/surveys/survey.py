@@ -167,7 +167,8 @@ class Survey:
     instruments: number of pixels of each wavelength grid that its spectra can be put on. coordinates: by name, in the
     order of the targets table; every survey has `target`, the key, and `z`. layouts: by the name that `--layout` takes,
     the first is the default. path_columns: coordinates whose values decide the form of paths. root: what a release root
-    is, for messages. archive: the public release root. selections: ready-made conditions over its catalog's columns.
+    is, for messages. archive: the public release root. public: URLs below which everybody may read without
+    credentials. selections: ready-made conditions over its catalog's columns.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Survey:
     provenance: Provenance
     root: str
     archive: str
+    public: tuple[str, ...] = ()
     path_columns: tuple[str, ...] = ()
     reductions: Reductions | None = None
     selections: Mapping[str, str] = field(default_factory=dict)

@@ -106,7 +106,7 @@ def expected(release: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def test_an_unknown_survey_is_refused_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(pipeline.ConfigError, match="survey is 'nowhere', expected one of sdss"):
+    with pytest.raises(pipeline.ConfigError, match="survey is 'nowhere', expected one of desi, sdss"):
         pipeline.plan(tmp_path, targets=tmp_path / "t.parquet", source=tmp_path, survey="nowhere")
 
 

@@ -58,6 +58,7 @@ DESI = Survey(
     ),
     root="a release root, the folder that holds spectro/, such as .../dr1",
     archive="s3://desidata/dr1",
+    public=("s3://desidata",),
     path_columns=("survey", "program"),
     selections=SELECTIONS,
 )

@@ -24,6 +24,7 @@ def test_everything_that_was_decided_is_printed(tmp_path: Path, capsys: pytest.C
     assert main(["targets", path, "--output", str(output), *options]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"3 targets, selected from 5 rows, written to {output}",
+        "survey sdss, by the columns PLATE, MJD, FIBERID, RUN2D",
         "z from column redshift",
         "1 left out, without the ids of a spectrum (--skip-incomplete)",
         "1 left out, which repeat others (--unique)",

@@ -135,7 +135,7 @@ def test_a_model_of_another_grid_is_refused(root: str, make_plan: MakePlan, chec
 @pytest.mark.parametrize(
     ("settings", "choices"),
     [
-        ({"survey": "nosuch"}, "one of sdss"),
+        ({"survey": "nosuch"}, "one of desi, sdss"),
         ({"layout": "nosuch"}, "one of spec-lite, spec, spPlate"),
         ({"instrument": "nosuch"}, "one of sdss, boss"),
     ],

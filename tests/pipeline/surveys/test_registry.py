@@ -47,7 +47,7 @@ def test_an_unknown_survey_is_refused_with_the_choices() -> None:
         get_survey("nowhere")
     error = caught.value
     assert (error.key, error.value) == ("survey", "nowhere")
-    assert error.expected == "one of sdss"
+    assert error.expected == "one of desi, sdss"
     assert "install the package" in error.remedy
 
 
@@ -58,7 +58,7 @@ def test_a_survey_of_another_package_is_found_by_its_entry_point(installed: Path
 
 
 def test_a_survey_of_another_package_is_among_the_choices(installed: Path) -> None:
-    with pytest.raises(ConfigError, match="one of sdss, toy"):
+    with pytest.raises(ConfigError, match="one of desi, sdss, toy"):
         get_survey("nowhere")
 
 
