@@ -58,7 +58,8 @@ _REPLIES = {
 class Proxy:
     """Where it answers; what it is to spoil, in which share of the requests; and what it saw.
 
-    requests: method and path with query, in the order of their arrival. injected: spoiled requests by fault.
+    requests: method and path with query, in the order of their arrival. given: bytes of the answers to GET, by path.
+    injected: spoiled requests by fault.
     ignores_conditions: no condition of a write reaches the server.
     """
 
@@ -67,6 +68,7 @@ class Proxy:
     rate: float = 0.0
     ignores_conditions: bool = False
     requests: list[tuple[str, str]] = field(default_factory=list)
+    given: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
     chance: random.Random = field(default_factory=lambda: random.Random(1))
     _drawn: int = 0
@@ -172,6 +174,7 @@ async def _answer(
     url = yarl.URL(server + request.raw_path, encoded=True)  # as signed
     async with session.request(request.method, url, headers=headers, data=body or None) as response:
         content = await response.read()
+        proxy.given[request.path] += len(content) if request.method == "GET" else 0
         if fault == "reset-after":
             proxy.injected[fault] += 1
             return _reset(request)

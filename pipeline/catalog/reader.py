@@ -109,7 +109,7 @@ def _open_file(url: str, extension: str | None, kinds: Kinds, partitions: Column
             with _translated(url, form):
                 return table.others()
 
-        yield replace(table, blocks=blocks, others=others)
+        yield replace(table, blocks=blocks, others=others, form=form)
 
 
 def _open(form: str, content: IO[bytes], extension: str | None, kinds: Kinds, url: str, *, is_packed: bool) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pipeline import storage
 from pipeline.catalog.reader import open_catalog
@@ -40,20 +41,37 @@ def opened_as(
 def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Survey]]:
     """Open a catalog as that of the survey whose columns it has; of several such, as that of the first.
 
-    Where columns are missing for all of them, as that of the survey that misses fewest.
+    Where columns are missing for all of them, as that of the survey that misses fewest. A text is opened again for each
+    survey, as it depends on the survey what its columns are.
     """
-    misses: dict[str, tuple[int, int]] = {}
-    for survey in installed_surveys():
+    surveys = installed_surveys()
+    keywords = tuple(key for survey in surveys for key in survey.catalog.keywords)
+    beside = {name: tables for survey in surveys for name, tables in survey.catalog.beside.items()}
+    with open_catalog(url, replace(kinds_of(surveys[0], given), keywords=keywords, beside=beside)) as opened:
+        misses = {survey.name: _misses(opened, survey, given) for survey in surveys}
+        if opened.form != "text" or not misses[surveys[0].name][0]:
+            yield opened, _nearest(misses)
+            return
+    for survey in surveys[1:]:
         with open_catalog(url, kinds_of(survey, given)) as opened:
-            candidates = survey.catalog.candidates(opened.names, given)
-            missing = missing_columns(candidates, survey, settled=True)
-            if not missing:
+            misses[survey.name] = _misses(opened, survey, given)
+            if not misses[survey.name][0]:
                 yield opened, survey
                 return
-            misses[survey.name] = len(missing), -len(candidates)
-    nearest = get_survey(min(misses, key=lambda name: misses[name]))
+    nearest = _nearest(misses)
     with open_catalog(url, kinds_of(nearest, given)) as opened:
         yield opened, nearest
+
+
+def _misses(opened: Table, survey: Survey, given: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many columns a catalog lacks of those that a survey needs, and less how many it has of its."""
+    candidates = survey.catalog.candidates(opened.names, given)
+    return len(missing_columns(candidates, survey, settled=True)), -len(candidates)
+
+
+def _nearest(misses: Mapping[str, tuple[int, int]]) -> Survey:
+    complete = (name for name, (count, _) in misses.items() if not count)
+    return get_survey(next(complete, min(misses, key=lambda name: misses[name])))
 
 
 def _said_of(survey: Survey, opened: Table, given: Mapping[str, str]) -> str:

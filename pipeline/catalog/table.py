@@ -21,13 +21,14 @@ class Table:
 
     names: of all columns, each once (`unique_names`). blocks: gives their values. units: of the columns that say it, in
     the form of FITS. others: says which further tables the file has, "" for none; it is called in place of the blocks,
-    as it reads on in the file.
+    as it reads on in the file. form: its format, as `opening.format_of` names it.
     """
 
     names: tuple[str, ...]
     blocks: Blocks
     units: Mapping[str, str] = field(default_factory=dict)
     others: Callable[[], str] = lambda: ""
+    form: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ A task owns whole shards, so no two tasks ever write one object.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from pipeline.errors import ConfigError, RefusedError
 
@@ -17,6 +20,8 @@ MIN_SHARDS = 16
 CHUNK = 32
 # Spectra per forward pass. More are no faster on a CPU, where the encoder works through 32 at a time.
 MICRO_BATCH = 64
+# Files that several chunks need are read by each: so many more reads than files a small run accepts for its chunks.
+READ_AGAIN = 0.15
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,28 @@ def choose_shard(n_spectra: int, shard: int | None = None, chunk: int | None = N
     if chunk < 1 or shard % chunk:
         raise ConfigError("chunk", chunk, f"a divisor of the shard, {shard}", "set --shard to a multiple of it")
     return shard, chunk
+
+
+def widened(shard: int, starts: Sequence[int], n_spectra: int) -> int:
+    """Return the smallest number of spectra per task, from a chosen one on, for which few files are read twice.
+
+    starts: rows with which a file begins that the spectra of the next rows share, up to the next of them. Larger chunks
+    cut fewer files; where all files have as many spectra, some cut none. Those of one chunk if no smaller one will do,
+    or MAX_SHARD.
+    """
+    is_start = np.zeros(n_spectra + 1, np.bool_)
+    is_start[list(starts)] = True
+    allowed = READ_AGAIN * len(starts)
+    for size in range(shard, min(MAX_SHARD, n_spectra)):
+        cut = np.arange(size, n_spectra, size)
+        if np.count_nonzero(~is_start[cut]) <= allowed and _has_usual_chunk(size):
+            return size
+    return min(MAX_SHARD, n_spectra if n_spectra < CHUNK else math.ceil(n_spectra / CHUNK) * CHUNK)
+
+
+def _has_usual_chunk(shard: int) -> bool:
+    """Whether a number of spectra per task can be divided into chunks of about the usual size."""
+    return any(shard % size == 0 for size in range(CHUNK // 2, 2 * CHUNK + 1))
 
 
 def choose_micro_batch(shard: int) -> int:

@@ -18,7 +18,7 @@ from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.partition import Shard, choose_micro_batch, choose_shard, partition
+from pipeline.planning.partition import MAX_SHARD, Shard, choose_micro_batch, choose_shard, partition, widened
 from pipeline.planning.redshift import REDSHIFT_VERSION
 from pipeline.spectra.quality import Quality
 from pipeline.storage import canonical_json
@@ -70,6 +70,14 @@ def targets_sha256(targets: pd.DataFrame, coordinates: Mapping[str, Coordinate])
     return digest.hexdigest()
 
 
+def _starts(survey: Survey, layout: str, targets: pd.DataFrame) -> list[int]:
+    """Return the rows with which the files of a layout begin that targets share; none where each has its own."""
+    if not survey.layouts[layout].shared:
+        return []
+    paths = survey.paths(layout, targets["target"].tolist())
+    return [row for row, path in enumerate(paths) if row == 0 or path != paths[row - 1]]
+
+
 @dataclass(frozen=True)
 class Generation:
     """The targets of a run at one time: all of its rows so far, and the hash of the survey's columns of them."""
@@ -113,7 +121,11 @@ class Plan:
         """Plan a survey over these targets, without models yet. Raises ConfigError."""
         survey = get_survey(config.survey)
         survey.require(config)
-        shard, chunk = choose_shard(max(len(targets), config.expect or 0), config.shard, config.chunk)
+        n_spectra = max(len(targets), config.expect or 0)
+        shard, chunk = choose_shard(n_spectra, config.shard, config.chunk)
+        if config.shard is None and config.chunk is None and shard < MAX_SHARD:
+            starts = _starts(survey, config.layout, targets)
+            shard, chunk = choose_shard(n_spectra, widened(shard, starts, n_spectra) if starts else shard)
         first = Generation(len(targets), targets_sha256(targets, survey.coordinates))
         return cls(config=config, generations=(first,), shard=shard, chunk=chunk, kept=kept or {})
 

@@ -63,7 +63,7 @@ def parts() -> Parts:
     kept: list[bytes] = []
     missing = set(NEEDED)
     expected = _Expected()
-    position = 0
+    position = ahead = 0
     while missing:
         yield from window.move(position, expected.size(missing) if position else HEAD)
         header = yield from _header(window, position)
@@ -72,9 +72,11 @@ def parts() -> Parts:
             break
         end = window.start + header.next_start
         if position == 0 or header.name in missing:
+            if header.name.endswith("_WAVELENGTH"):
+                ahead = position + expected.size(missing)  # the arm's further images follow
             missing.discard(header.name)
-            if end - position < _MOST:
-                yield from window.extend(end)
+            if window.end < end < position + _MOST:
+                yield from window.extend(max(end, ahead))
             kept.append(window.at(position, end))
             if window.end < end:
                 break
