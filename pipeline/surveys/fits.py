@@ -94,6 +94,8 @@ def read_header(data: bytes, start: int, cards: int | None = None) -> Header:
 
     cards: look only at so many. Raises BadSpectrum where there is none; Truncated where the bytes end in it.
     """
+    if not data.startswith(_BEGINNINGS, start):
+        raise _no_header(data, start)
     end = start
     while True:
         end = data.find(_END, end, start + _LONGEST_HEADER)

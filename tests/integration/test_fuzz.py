@@ -17,11 +17,15 @@ from types import FrameType
 import numpy as np
 import pytest
 
+from pipeline.mock.coadds import write_coadds
 from pipeline.spectra.normalize import Grid, normalize
 from pipeline.spectra.quality import Quality
 from pipeline.spectra.raw import BadSpectrum, RawSpectrum
+from pipeline.surveys.desi.coadd import read_coadd
+from pipeline.surveys.desi.redrock import read_redrock
 from pipeline.surveys.sdss.files import read_plate, read_spec
-from spender_core import BOSS, SDSS
+from spender_core import BOSS, DESI, SDSS
+from tests import desi_release
 from tests.plates import assemble
 
 MUTATIONS = int(os.environ.get("SPENDER_FUZZ", "1000"))
@@ -32,6 +36,7 @@ Random = np.random.Generator
 CARD, BLOCK = 80, 2880
 KEYWORDS = b"NAXIS NAXIS1 NAXIS2 BITPIX PCOUNT GCOUNT TFIELDS TFORM1 TFORM3 TTYPE1 TTYPE2 TTYPE3 TZERO1 TSCAL1".split()
 KEYWORDS += b"COEFF0 COEFF1 PLATEID MJD XTENSION SIMPLE END BSCALE BZERO".split()
+KEYWORDS += b"EXTNAME HPXPIXEL ZIMAGE ZBITPIX ZNAXIS ZNAXIS1 ZNAXIS2 ZTILE1 ZTILE2 ZCMPTYPE NAXIS3".split()
 VALUES = (
     b"0 1 -1 2 3 8 -32 7 80 2880 999999999 99999999999999999999 -2147483648 1E308 NAN INF 'E' '9999999999E' T".split()
 )
@@ -212,3 +217,75 @@ def test_no_damage_raises_hangs_or_takes_memory(
     with capsys.disabled():
         print(f"\n{MUTATIONS} mutations: {dict(outcomes)}, at most {highest:.1f} MiB", end=" ")
     assert set(outcomes) == {"refused", "unusable", "remarked", "good"}
+
+
+@pytest.fixture(scope="module")
+def coadds(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The real coadd, and mock ones of two targets, with plain and with packed masks."""
+    folder = tmp_path_factory.mktemp("coadds")
+    made = [
+        each.coadd
+        for packed in (False, True)
+        for each in write_coadds(folder / str(packed), desi_release.restframes, 2, packed=packed)
+    ]
+    real = desi_release.release_of(shared_data) / desi_release.COADD
+    # the resolution, of which nothing is read, would take most of the damage
+    return [desi_release.in_parts(file.read_bytes())[0] for file in (real, *made)] + [made[1].read_bytes()]
+
+
+@pytest.mark.timeout(3600)
+def test_no_damage_of_a_coadd_raises_hangs_or_takes_memory(
+    coadds: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Read as a whole and by its ranges, to the same end."""
+    grid = Grid.of(DESI())
+    outcomes: collections.Counter[str] = collections.Counter()
+    for seed in range(MUTATIONS):
+        random = np.random.default_rng(seed)
+        data = bytearray(coadds[random.integers(len(coadds))])
+        for _ in range(random.integers(1, 4)):
+            MUTATORS[random.integers(len(MUTATORS))](data, random)
+            data = data or bytearray(b" ")
+        with at_most(SECONDS, f"seed {seed}"):
+            try:
+                whole, some = (coadd_spectra(each) for each in (bytes(data), desi_release.in_parts(bytes(data))[0]))
+                shown = [check(raw, grid) for raw in whole] or ["refused"]
+                outcomes.update(shown)
+                assert len(whole) == len(some)
+                for one, other in zip(whole, some, strict=True):
+                    np.testing.assert_array_equal(one.flux, other.flux)
+                    np.testing.assert_array_equal(one.ivar, other.ivar)
+            except Exception as error:
+                raise AssertionError(f"seed {seed}") from error
+    with capsys.disabled():
+        print(f"\n{MUTATIONS} mutations of coadds: {dict(outcomes)}", end=" ")
+    assert {"refused", "remarked", "good"} <= set(outcomes)
+
+
+def coadd_spectra(data: bytes) -> list[RawSpectrum]:
+    """Read all spectra of a coadd; what is refused gives nothing."""
+    try:
+        coadd = read_coadd(data)
+    except BadSpectrum:
+        return []
+    found = []
+    for targetid in coadd.rows:
+        try:
+            found.append(coadd.spectrum(targetid))
+        except BadSpectrum:
+            continue
+    return found
+
+
+def test_no_damage_of_a_redrock_file_raises(shared_data: Path) -> None:
+    original = (desi_release.release_of(shared_data) / desi_release.REDROCK).read_bytes()
+    refused = 0
+    for seed in range(MUTATIONS // 4):
+        random = np.random.default_rng(seed)
+        data = bytearray(original)
+        MUTATORS[random.integers(len(MUTATORS))](data, random)
+        try:
+            read_redrock(bytes(data))
+        except BadSpectrum:
+            refused += 1
+    assert 0 < refused < MUTATIONS // 4

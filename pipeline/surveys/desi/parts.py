@@ -111,7 +111,7 @@ class _Expected:
 
     def learn(self, header: Header) -> None:
         """Take from a header what it says of the next stretch; its sizes can be read."""
-        if header.name == TABLE and header.integer("NAXIS") == 2:
+        if header.name == TABLE and header.integer("NAXIS", 0) == 2:
             self.targets = header.integer("NAXIS2")
         pixels = self.targets * _PIXELS.get(header.name[:1], 0)
         if header.name.endswith("_MASK") and pixels:
