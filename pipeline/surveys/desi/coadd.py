@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.spectra.raw import BadSpectrum, RawSpectrum
 from pipeline.surveys.desi.masks import FIBERSTATUS_SHIFT, PIXEL_BITS, read_mask
-from pipeline.surveys.fits import Header, read_header
+from pipeline.surveys.fits import Header, Truncated, read_header
 from pipeline.surveys.tables import read_image, read_table, required
 
 START, STEP, BINS = 3600.0, 0.8, 7781
@@ -131,7 +131,7 @@ def read_coadd(data: bytes) -> Coadd:
 
 
 def _headers(data: bytes, start: int) -> Iterator[Header]:
-    """Read the headers of the HDUs that are needed, up to the last of them."""
+    """Read the headers of the HDUs that are needed, up to the last of them. Raises BadSpectrum."""
     wanted = set(NEEDED)
     while wanted and start < len(data):
         header = read_header(data, start)
@@ -139,6 +139,8 @@ def _headers(data: bytes, start: int) -> Iterator[Header]:
             wanted.remove(header.name)
             yield header
         start = header.next_start
+    if wanted and start > len(data):
+        raise Truncated(f"truncated: the file has {len(data)} bytes, and its headers announce {start}")
 
 
 def _rows(targetids: NDArray[Any]) -> dict[int, int]:

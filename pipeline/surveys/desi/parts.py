@@ -48,9 +48,12 @@ class _Window:
             self.has_ended = len(more) < asked
 
     def move(self, start: int, size: int) -> _Asking:
-        """Make sure that there is something from there on; ask for so many bytes where there is nothing yet."""
-        if start >= self.end:
-            self.start, self.data = start, b""
+        """Make sure that there is something from there on; ask for so many bytes where there is nothing yet.
+
+        And for the byte before: it tells a file that ends there from one that ends earlier.
+        """
+        if start >= self.end and not self.has_ended:
+            self.start, self.data = max(0, start - 1), b""
             yield from self.extend(start + size)
 
     def at(self, start: int, end: int) -> bytes:
@@ -64,8 +67,14 @@ def parts() -> Parts:
     missing = set(NEEDED)
     expected = _Expected()
     position = ahead = 0
+    passed_over = b""
     while missing:
         yield from window.move(position, expected.size(missing) if position else HEAD)
+        if window.end < position:
+            kept.append(passed_over)  # truncated in what is not needed: its header says so
+            break
+        if window.end == position:
+            break  # the file ends here
         header = yield from _header(window, position)
         if header is None:
             kept.append(window.at(position, position + _BLOCK))  # for the reader to refuse
@@ -80,6 +89,7 @@ def parts() -> Parts:
             kept.append(window.at(position, end))
             if window.end < end:
                 break
+        passed_over = window.at(position, window.start + header.data_start)
         expected.learn(header)
         position = end
     return b"".join(kept)
