@@ -77,8 +77,8 @@ def _nearest(misses: Mapping[str, tuple[int, int]]) -> Survey:
 def _said_of(survey: Survey, opened: Table, given: Mapping[str, str]) -> str:
     """Say in words by which columns a catalog was recognized."""
     candidates = survey.catalog.candidates(opened.names, given)
-    ids = {name for name, each in survey.coordinates.items() if each.required and name != "z"}
-    required = [theirs[0] for ours, theirs in candidates.items() if ours in ids]
+    ids = [name for name, each in survey.coordinates.items() if each.required and name != "z"]
+    required = [candidates[ours][0] for ours in ids if ours in candidates]
     names = required or [theirs[0] for theirs in candidates.values()]
     return f"survey {survey.name}, by the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
