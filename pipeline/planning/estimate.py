@@ -27,9 +27,9 @@ from pipeline.planning.plan import Kind, Plan
 COMPRESSED = {"flux": 0.78, "ivar": 0.65, "restframe": 0.73, "reconstruction": 0.73}
 
 # What one worker process fetches and prepares in a second, bytes, from spec-lite and spPlate files alike ("Ingest"),
-# and what one CPU core encodes in a second, spectra, with sdss-demo in float32 ("From files to encodings").
+# and what one CPU core encodes in a second, pixels of spectra, with sdss-demo in float32 ("From files to encodings").
 FETCHED = 100e6
-ENCODED = 160.0
+ENCODED = 160.0 * 3921
 
 LOOKED_AT = 300_000
 """Targets whose files are counted, about; of a larger survey it is done for every n-th chunk, as paths take long."""
@@ -78,7 +78,7 @@ def estimate(
         store_bytes=math.ceil(sum(rows[kind] * _stored(plan, kind) for kind in rows)),
         seconds_fetch=max(working, waiting),
         per_second=per_second if waiting > working else None,
-        seconds_encode=sum(rows[stage, model] for stage, model in rows if stage == "encode") / ENCODED,
+        seconds_encode=sum(rows[kind] for kind in rows if kind[0] == "encode") * plan.n_pixels / ENCODED,
     )
 
 

@@ -61,9 +61,10 @@ MEANINGS: dict[Quality, str] = {
     Quality.NOT_PROCESSED: "The fill value: no task has written this spectrum yet.",
     Quality.NO_FILE: "The source has no file for this target.",
     Quality.BAD_FILE: "The file exists but cannot be read as a spectrum.",
-    Quality.WRONG_FILE: "Plate, MJD or fiber in the file are not the target's: nothing of the file is used.",
+    Quality.WRONG_FILE: "The ids in the file are not the target's: nothing of the file is used.",
     Quality.FIBER_MASKED: (
-        "and_mask has fiber-level bits (SPPIXMASK 0-15). They describe exposures, not pixels: they mask no pixel."
+        "The fiber has flags, which mask no pixel. SDSS: and_mask bits 0-15 (SPPIXMASK), of single exposures; DESI: "
+        "COADD_FIBERSTATUS (fibermask), of all exposures."
     ),
     Quality.TRUNCATED: "The file reaches beyond the wavelength grid; the pixels outside are cut.",
     Quality.OFF_GRID: "No pixel of the file falls on the wavelength grid.",

@@ -109,7 +109,7 @@ def test_a_release_in_a_bucket_is_run_with_few_requests(
     pattern = f"s3://{BUCKET}/dr1/spectro/redux/iron/healpix/*/*/*/*/redrock-*.fits"
     targets = pipeline.select_targets(pattern)
     pipeline.plan(tmp_path / "run", targets=targets, source=f"s3://{BUCKET}/dr1")
-    pipeline.run(tmp_path / "run", workers=2, progress=False, stages="ingest")
+    pipeline.run(tmp_path / "run", serial=True, progress=False, stages="ingest")
     asked = Counter(path for method, path in proxy.requests if method == "GET" and "list-type" not in path)
     for each in made:
         for file, most in ((each.coadd, 8), (each.redrock, 3)):
