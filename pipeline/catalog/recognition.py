@@ -42,17 +42,19 @@ def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Sur
     """Open a catalog as that of the survey whose columns it has; of several such, as that of the first.
 
     Where columns are missing for all of them, as that of the survey that misses fewest. A text is opened again for each
-    survey, as it depends on the survey what its columns are.
+    survey, as it depends on the survey what its columns are; a list is that of the survey which calls its ids so.
     """
     surveys = installed_surveys()
     keywords = tuple(key for survey in surveys for key in survey.catalog.keywords)
     beside = {name: tables for survey in surveys for name, tables in survey.catalog.beside.items()}
     with open_catalog(url, replace(kinds_of(surveys[0], given), keywords=keywords, beside=beside)) as opened:
         misses = {survey.name: _misses(opened, survey, given) for survey in surveys}
-        if opened.form != "text" or not misses[surveys[0].name][0]:
+        titled = [survey for survey in surveys if _has_alias(survey, opened.title)]
+        if opened.form != "text" or (not misses[surveys[0].name][0] and titled in ([], [surveys[0]])):
             yield opened, _nearest(misses)
             return
-    for survey in surveys[1:]:
+    surveys = titled + [survey for survey in surveys if survey not in titled]
+    for survey in surveys:
         with open_catalog(url, kinds_of(survey, given)) as opened:
             misses[survey.name] = _misses(opened, survey, given)
             if not misses[survey.name][0]:
@@ -63,15 +65,24 @@ def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Sur
         yield opened, nearest
 
 
-def _misses(opened: Table, survey: Survey, given: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many columns a catalog lacks of those that a survey needs, and less how many it has of its."""
+def _has_alias(survey: Survey, title: str) -> bool:
+    """Whether what stands above a list of targets is what catalogs of a survey call their ids."""
+    return any(title.lower() in each.aliases for each in survey.coordinates.values())
+
+
+def _misses(opened: Table, survey: Survey, given: Mapping[str, str]) -> tuple[int, int, int]:
+    """Return how many columns a catalog lacks: of those that no archive has, of all that are needed; and those it has.
+
+    The last one negative: less is nearer.
+    """
     candidates = survey.catalog.candidates(opened.names, given)
-    return len(missing_columns(candidates, survey, settled=True)), -len(candidates)
+    counts = [len(missing_columns(candidates, survey, settled=settled)) for settled in (True, False)]
+    return counts[0], counts[1], -len(candidates)
 
 
-def _nearest(misses: Mapping[str, tuple[int, int]]) -> Survey:
-    complete = (name for name, (count, _) in misses.items() if not count)
-    return get_survey(next(complete, min(misses, key=lambda name: misses[name])))
+def _nearest(misses: Mapping[str, tuple[int, int, int]]) -> Survey:
+    complete = (name for name, (count, *_) in misses.items() if not count)
+    return get_survey(next(complete, min(misses, key=lambda name: misses[name][1:])))
 
 
 def _said_of(survey: Survey, opened: Table, given: Mapping[str, str]) -> str:

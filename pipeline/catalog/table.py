@@ -22,6 +22,7 @@ class Table:
     names: of all columns, each once (`unique_names`). blocks: gives their values. units: of the columns that say it, in
     the form of FITS. others: says which further tables the file has, "" for none; it is called in place of the blocks,
     as it reads on in the file. form: its format, as `opening.format_of` names it.
+    title: what stands above a list of targets, "" for nothing.
     """
 
     names: tuple[str, ...]
@@ -29,6 +30,7 @@ class Table:
     units: Mapping[str, str] = field(default_factory=dict)
     others: Callable[[], str] = lambda: ""
     form: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)

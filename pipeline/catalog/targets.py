@@ -288,12 +288,18 @@ def _settled(
     table = table.drop_columns([SUGGESTED])
     column = survey.reductions.column if survey.reductions else None
     unnamed = int(pc.sum(pc.equal(table[column].cast(pa.string()), "")).as_py()) if column else 0
+    lost = int(pc.sum(pc.equal(table[survey.search.column], "")).as_py()) if survey.search else 0
     if settle is None:
+        if lost and survey.search:
+            problem = (
+                f"{lost} of {len(table)} rows of {url} {'has' if lost == 1 else 'have'} no {survey.search.missing}"
+            )
+            raise RefusedError("CATALOG", problem, "select others with --where")
         if unnamed and column:
             problem = f"{unnamed} of {len(table)} rows of {url} {'has' if unnamed == 1 else 'have'} no {column.upper()}"
             raise RefusedError("CATALOG", problem, "select others with --where")
         return table, ()
-    if not (unnamed or suggested.any() or check or not has_z):
+    if not (unnamed or lost or suggested.any() or check or not has_z):
         return table, ()
     frame = _to_frame(table, survey)
     settled, lines = settle(frame, suggested, has_z)

@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import storage
-from pipeline.archive.reach import require_answer
 from pipeline.archive.reader import Archive
 from pipeline.archive.source import WITNESSES, Source, SourceError
+from pipeline.compute.finding import REMEDY, locate, lost_rows, require_places, silence, written
 from pipeline.compute.units import (
-    NO_FETCH,
     Progress,
     Trial,
     Unit,
@@ -46,7 +44,6 @@ _WITH_TABLE = 500_000
 _ASKED_FIRST = 3  # files, of which one must be answered for
 _SPREAD = 50  # files among which those that came are looked for
 _BY_RULE, _NOT_ASKED = "by rule alone", "no archive was asked"
-_REMEDY = f"check the network and the URL, or leave z and the reductions unchecked with {NO_FETCH}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,13 @@ def settle(
         rest = settle(frame, survey, source, layout, fetch=fetch, redshifts=redshifts, check=check, progress=progress)
         return replace(rest, lines=[*line, *rest.lines])
     is_named, source = source is not None, source or survey.archive
+    lost = lost_rows(frame, survey)
+    if len(lost):
+        if not fetch:
+            require_places(frame, survey, _NOT_ASKED)
+        frame, line = locate(frame, survey, _archive(survey, source, layout), lost, progress)
+        rest = settle(frame, survey, source, layout, redshifts=redshifts, check=check, progress=progress)
+        return replace(rest, lines=[*line, *rest.lines])
     is_open = _is_open(frame, survey, suggested)
     lacks_z = redshifts & _is_unknown(frame["z"].to_numpy())
     opened, unknown_z = open_units(frame, survey, source, np.flatnonzero(is_open)), np.flatnonzero(lacks_z)
@@ -130,10 +134,10 @@ def settle(
     if not units and not len(unknown_z):
         return Settled(frame, [])
     kind = layout or next(iter(survey.layouts))
-    archive = Archive(Source(source, retries=RETRIES, timeout=TIMEOUT), survey.layouts[kind])
+    archive = _archive(survey, source, layout)
     progress(f"files looked for at {redacted(source)}", 0, len(units) + len(unknown_z))
     first = first_paths(units, survey, archive, _ASKED_FIRST) or _spread(frame, unknown_z, archive)
-    trials = _silence(archive, first) or _found(units, survey, archive, progress)
+    trials = silence(archive, first) or _found(units, survey, archive, progress)
     if isinstance(trials, ConfigError) and is_named:
         raise trials
     if isinstance(trials, ConfigError):
@@ -146,6 +150,12 @@ def settle(
     frame = _renamed(frame, survey, opened, names)
     frame, z_lines = _with_redshifts(frame, unknown_z, survey, archive, witnesses, progress)
     return Settled(frame, lines + z_lines)
+
+
+def _archive(survey: Survey, source: str, layout: str | None) -> Archive:
+    """Return a source's files in a layout, default the survey's first."""
+    kind = layout or next(iter(survey.layouts))
+    return Archive(Source(source, retries=RETRIES, timeout=TIMEOUT), survey.layouts[kind])
 
 
 def _name_of(survey: Survey, reduction: str) -> str | None:
@@ -188,18 +198,6 @@ def _given(
     return frame, [f"{column} {name} for {_count(len(rows), 'target')}, as given"]
 
 
-def _silence(archive: Archive, paths: Sequence[str]) -> ConfigError | None:
-    """Return what to say of a source that does not answer, or of a folder that does not exist."""
-    folder = storage.local_path(archive.source.url)
-    if folder is not None:
-        return None if folder.is_dir() else ConfigError("source", archive.source.url, "a folder that exists")
-    try:
-        require_answer("source", archive.source, paths[0], _REMEDY, others=paths[1:_ASKED_FIRST])
-    except ConfigError as error:
-        return error
-    return None
-
-
 def _spread(frame: pd.DataFrame, rows: NDArray[np.intp], archive: Archive) -> list[str]:
     """Return files of some rows, spread over all."""
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _SPREAD, dtype=int))]
@@ -215,11 +213,11 @@ def _found(units: Sequence[Unit], survey: Survey, archive: Archive, progress: Pr
     try:
         trials = find(with_present(units, survey, url), survey, archive, progress)
     except SourceError as error:
-        raise RefusedError("source", f"{redacted(url)} cannot be asked: {error}", _REMEDY) from error
+        raise RefusedError("source", f"{redacted(url)} cannot be asked: {error}", REMEDY) from error
     if not trials or any(trial.path or not trial.is_silent for trial in trials):
         return trials
     fault = next(iter(trials[0].faults.values()))
-    return ConfigError("source", url, "an archive that answers", f"{fault.reason}; {_REMEDY}")
+    return ConfigError("source", url, "an archive that answers", f"{fault.reason}; {REMEDY}")
 
 
 def _renamed(frame: pd.DataFrame, survey: Survey, units: Sequence[Unit], names: Sequence[str]) -> pd.DataFrame:
@@ -237,13 +235,7 @@ def _with_reductions(
 ) -> pd.DataFrame:
     """Write the reductions of rows, and what follows from them."""
     reductions = reductions_of(survey)
-    part = reductions.named(frame.iloc[rows].assign(**{reductions.column: values}))
-    columns = {}
-    for column in frame.columns:
-        whole = frame[column].to_numpy(copy=True)
-        whole[rows] = part[column].to_numpy()
-        columns[column] = pd.Series(whole, frame.index, frame[column].dtype)
-    return pd.DataFrame(columns)
+    return written(frame, rows, reductions.named(frame.iloc[rows].assign(**{reductions.column: values})))
 
 
 def _with_redshifts(
@@ -270,7 +262,7 @@ def _with_redshifts(
     try:
         found = _redshifts(keys, archive, progress)
     except SourceError as error:
-        raise RefusedError("source", f"{url} gives no files: {error}", _REMEDY) from error
+        raise RefusedError("source", f"{url} gives no files: {error}", REMEDY) from error
     for key, row, each in zip(keys, rows, found, strict=True):
         if isinstance(each, NoSpectrum):
             reasons.setdefault(each.reason, []).append(key)

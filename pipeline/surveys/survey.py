@@ -152,6 +152,24 @@ class Reductions:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How targets are found of which a catalog names only the number.
+
+    column: coordinate that is "" where more is not known. missing: the columns of a catalog that would say it, for
+    messages. candidates: such targets -> the keys that each may have, in the order to try. files: pattern of the files
+    with redshifts, relative to the release root. keys_in: one of these and targets -> the keys that they have if it
+    holds them. named: targets and their keys -> the targets with all that the keys say.
+    """
+
+    column: str
+    missing: str
+    candidates: Callable[[pd.DataFrame], list[list[str]]]
+    files: str
+    keys_in: Callable[[str, pd.DataFrame], list[str]]
+    named: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What the stores of a survey say of their origin: its name in titles, license, acknowledgement."""
 
@@ -183,6 +201,7 @@ class Survey:
     public: tuple[str, ...] = ()
     path_columns: tuple[str, ...] = ()
     reductions: Reductions | None = None
+    search: Search | None = None
     selections: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

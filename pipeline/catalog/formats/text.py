@@ -63,7 +63,8 @@ def open_text(file: IO[bytes], kinds: Kinds, url: str) -> Table:
         if not count:
             yield {name: np.empty(0) for name in names}
 
-    return Table(heading.names, blocks, heading.units)
+    title = heading.line.strip().lstrip("# ") if heading.is_list else ""
+    return Table(heading.names, blocks, heading.units, title=title)
 
 
 def _pieces(text: io.TextIOWrapper, heading: Heading, url: str) -> Iterator[tuple[int, list[str]]]:

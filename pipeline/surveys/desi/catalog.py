@@ -42,8 +42,9 @@ def choose(offer: Offer) -> Choice:
 def to_rows(columns: Columns, names: Mapping[str, str], url: str) -> Rows:
     """Bring a block of a catalog to the names, types and fills of a target.
 
-    Absent columns are filled: ra, dec, z_err and delta_chi2 are NaN, zwarning is -1 (unknown), class "". A list of keys
-    says the ids. Raises ConfigError for ids and redshifts that are none.
+    survey and program are "", healpix is -1 where one of the three is missing. Absent columns are filled: ra, dec,
+    z_err and delta_chi2 are NaN, zwarning is -1 (unknown), class "". A list of keys says the ids. Raises ConfigError
+    for ids and redshifts that are none.
     """
     block = Block(columns, names, url)
     ids = _of_keys(block) if "target" in names and "targetid" not in names else _of_columns(block)
@@ -61,13 +62,8 @@ def to_rows(columns: Columns, names: Mapping[str, str], url: str) -> Rows:
                 "delta_chi2": block.numbers("delta_chi2").astype(np.float32),
             }
         )
-    lacking = {
-        "TARGETID": ids["targetid"] <= 0,
-        "SURVEY": _is_empty(ids["survey"]),
-        "PROGRAM": _is_empty(ids["program"]),
-        "HEALPIX": ids["healpix"] < 0,
-    }
-    return Rows(table, {name: rows for name, rows in lacking.items() if rows.any()}, block.remarks)
+    without = ids["targetid"] <= 0
+    return Rows(table, {"TARGETID": without} if without.any() else {}, block.remarks)
 
 
 def compose_keys(table: pa.Table) -> pa.ChunkedArray:
@@ -84,37 +80,41 @@ def _of_columns(block: Block) -> dict[str, Any]:
     wrong = healpix >= PIXELS
     if wrong.any():
         block.refuse("healpix", block.columns[block.names["healpix"]], wrong, f"pixels below {PIXELS}, nside 64")
+    survey, program = (_names(block, name) for name in ("survey", "program"))
+    is_known = (healpix >= 0) & _is_given(survey) & _is_given(program)
     return {
         "targetid": read_whole(column, block.names["targetid"]),
-        "survey": _names(block, "survey"),
-        "program": _names(block, "program"),
-        "healpix": healpix.astype(np.int32),
+        "survey": pc.if_else(is_known, survey, ""),
+        "program": pc.if_else(is_known, program, ""),
+        "healpix": np.where(is_known, healpix, -1).astype(np.int32),
     }
 
 
 def _of_keys(block: Block) -> dict[str, Any]:
-    """Take keys apart. Raises ConfigError for text that is none."""
+    """Take keys apart; a number alone is a TARGETID. Raises ConfigError for text that is neither."""
     column = block.columns[block.names["target"]]
-    text = read_text(column).cast(pa.string())
-    found = pc.extract_regex(pc.utf8_lower(text), _PARTS)
-    wrong = pc.is_null(found).to_numpy(zero_copy_only=False)
+    text = pc.utf8_lower(read_text(column).cast(pa.string()))
+    found = pc.extract_regex(text, _PARTS)
+    is_number = pc.match_substring_regex(text, r"\A[0-9]{1,19}\z")
+    wrong = pc.and_(pc.is_null(found), pc.invert(is_number)).to_numpy(zero_copy_only=False)
     if wrong.any():
         block.refuse("target", column, wrong, COORDINATES["target"].example)
     parts = {name: pc.struct_field(found, name) for name in IDS}
     try:
-        targetid = parts["targetid"].cast(pa.int64()).to_numpy()
+        targetid = pc.if_else(is_number, text, parts["targetid"]).cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid as error:
         raise ConfigError(f"CATALOG column {block.names['target']}", str(error), "TARGETIDs of 63 bits") from error
-    healpix = parts["healpix"].cast(pa.int32()).to_numpy()
+    healpix = pc.fill_null(parts["healpix"].cast(pa.int32()), -1).to_numpy()
     if (healpix >= PIXELS).any():
         block.refuse("target", column, healpix >= PIXELS, f"keys with a pixel below {PIXELS}, nside 64")
-    return {**parts, "targetid": targetid, "healpix": healpix}
+    names = {name: pc.fill_null(parts[name], "") for name in ("survey", "program")}
+    return {"targetid": targetid, **names, "healpix": healpix}
 
 
 def _names(block: Block, ours: str) -> pa.Array:
     """Read names that become folders, in lower case, "" where missing. Raises ConfigError for others."""
-    column = block.columns[block.names[ours]]
-    text = read_text(column)
+    column = block.column(ours)
+    text = read_text(np.full(block.size, "") if column is None else column)
     words = [word.lower() for word in text.dictionary.to_pylist()]
     for word in words:
         if word and not _NAME.match(word):
@@ -122,5 +122,5 @@ def _names(block: Block, ours: str) -> pa.Array:
     return pa.DictionaryArray.from_arrays(text.indices, pa.array(words, pa.string())).cast(pa.string())
 
 
-def _is_empty(names: pa.Array) -> NDArray[np.bool_]:
-    return np.asarray(pc.equal(names, "").to_numpy(zero_copy_only=False))
+def _is_given(names: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(pc.not_equal(names, "").to_numpy(zero_copy_only=False))

@@ -17,6 +17,7 @@ KEY = rf"({NAME})-({NAME})-([0-9]{{1,5}})-([0-9]{{1,19}})"
 """A target's key, as a pattern."""
 
 _KEY = re.compile(rf"{KEY}\Z")
+_TARGETID = re.compile(r"[0-9]{14,19}\Z")
 
 
 class Ids(NamedTuple):
@@ -37,5 +38,6 @@ def ids_of(key: str) -> Ids:
 
 
 def is_key(text: str) -> bool:
-    """Whether text is a target's key."""
-    return _KEY.match(text.strip().lower()) is not None
+    """Whether text names a target: it is a key or a TARGETID."""
+    bare = text.strip().lower()
+    return _KEY.match(bare) is not None or _TARGETID.match(bare) is not None

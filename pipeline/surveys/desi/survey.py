@@ -7,6 +7,7 @@ from pipeline.surveys.desi.columns import COORDINATES
 from pipeline.surveys.desi.keys import is_key
 from pipeline.surveys.desi.layouts import LAYOUTS
 from pipeline.surveys.desi.lookup import LOOKUP
+from pipeline.surveys.desi.search import SEARCH
 from pipeline.surveys.survey import CatalogColumns, Provenance, Survey
 from pipeline.surveys.values import read_text
 
@@ -43,7 +44,7 @@ DESI = Survey(
         keys=compose_keys,
         texts={"survey": read_text, "program": read_text, "class": read_text},
         stands_for={"target": ("targetid", "survey", "program", "healpix")},
-        settled=("z",),
+        settled=("z", "survey", "program", "healpix"),
         is_key=is_key,
         keywords=("SURVEY", "PROGRAM", "HPXPIXEL"),
         beside={"REDSHIFTS": ("FIBERMAP",)},
@@ -60,5 +61,6 @@ DESI = Survey(
     archive="s3://desidata/dr1",
     public=("s3://desidata",),
     path_columns=("survey", "program"),
+    search=SEARCH,
     selections=SELECTIONS,
 )

@@ -32,4 +32,5 @@ def test_what_is_no_key_is_refused(text: str) -> None:
 def test_text_is_told_from_a_key() -> None:
     assert is_key(" main-dark-27247-39628473198710603 ")
     assert not is_key("266-51602-1")
-    assert not is_key("39628473198710603")
+    assert is_key("39628473198710603")  # a TARGETID
+    assert not is_key("51602")
