@@ -262,3 +262,39 @@ def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
     storage.remove(str(tmp_path / "run[1]" / "000001.json"))
     assert storage.list_names(str(tmp_path / "run1")) == ["000001.json"]
     assert storage.list_names(str(tmp_path / "run[1]")) == []
+
+
+PUBLIC = "s3://desidata"
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_public", set())
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    storage.publish([PUBLIC])
+
+
+def is_anonymous(url: str) -> bool:
+    return bool(storage._options(url).get("anon", False))
+
+
+def test_a_public_bucket_is_read_without_credentials_and_no_other(
+    published: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_anonymous(f"{PUBLIC}/dr1")
+    assert is_anonymous(PUBLIC)
+    assert not is_anonymous("s3://desidata-of-mine/dr1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")  # for another bucket
+    assert is_anonymous(f"{PUBLIC}/dr1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where a bucket of that name is another one
+    assert not is_anonymous(f"{PUBLIC}/dr1")
+
+
+def test_a_table_of_the_plan_says_more_than_that_a_bucket_is_public(published: None) -> None:
+    storage.configure([StorageConfig(prefix=PUBLIC, profile="mine")])
+    try:
+        assert storage._options(f"{PUBLIC}/dr1")["profile"] == "mine"
+        assert not is_anonymous(f"{PUBLIC}/dr1")
+    finally:
+        storage.configure(())
