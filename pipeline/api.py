@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -71,45 +70,41 @@ def select_targets(
     plate. source: a release root where that, and redshifts that the catalog lacks, are looked for, default the survey's
     archive; where one is given, also redshifts of single rows, and a file of every reduction. layout: the source's.
     fetch: False asks no archive: reductions are by rule alone, and z stays unknown. progress: is called with what is
-    looked for, how much of it was found, and of how much.
-    Returns the targets, one row per spectrum, the number of rows read, what was decided, and remarks. Raises
-    ConfigError for a catalog that cannot be read or lacks columns, for rows without ids or that repeat others, for a
-    source that does not answer or lacks plates, for an output that is not named .parquet, and where no row matches.
+    looked for, how much of it was found, and of how much. Returns the targets, one row per spectrum, the number of rows
+    read, what was decided, and remarks. Raises ConfigError for what cannot be read, lacks columns or ids, repeats
+    others or is in no file, and where no row matches.
 
     >>> targets = select_targets("specObj-dr17.fits", select="main-galaxies")
     """
     from pipeline.archive.answers import require_server
-    from pipeline.catalog import targets
-    from pipeline.catalog.recognition import opened_as, publish_archives
+    from pipeline.catalog import recognition, targets
     from pipeline.catalog.where import combined
     from pipeline.compute.settle import settling
 
-    url, given = place(catalog, "CATALOG"), {} if columns is None else columns
-    if output is not None and url == place(output, "--output"):
-        raise ConfigError("--output", str(output), "a file other than the catalog", "the catalog would be overwritten")
-    if output is not None:
-        require_ending("--output", place(output, "--output"), ".parquet")
+    url, made = place(catalog, "CATALOG"), None if output is None else place(output, "--output")
     where_from = None if source is None else place(source, "--source")
-    publish_archives()
+    if made == url:
+        raise ConfigError("--output", str(output), "a file other than the catalog", "the catalog would be overwritten")
+    if made is not None:
+        require_ending("--output", made, ".parquet")
+    recognition.publish_archives()
     require_server(url)
-    with opened_as(survey, os.fspath(catalog), given) as (opened, known, said):
-        if layout is not None:
-            require_choice("layout", layout, tuple(known.layouts))
+    with recognition.opened_as(survey, os.fspath(catalog), columns or {}) as (opened, known, said):
         found = targets.find_targets(
             os.fspath(catalog),
             combined(known.selections, _listed(select), where),
             survey=known,
-            columns=given,
+            columns=columns,
             keep=_listed(keep),
             unique=unique,
             skip_incomplete=skip_incomplete,
             settle=settling(known, run2d, where_from, layout, fetch, progress),
             check=source is not None and fetch,
             opened=opened,
+            said=said,
         )
-    found = replace(found, said=(*said, *found.said))
-    if output is not None:
-        targets.write_targets(found.frame, place(output, "--output"), survey=known, kept=found.kept)
+    if made is not None:
+        targets.write_targets(found.frame, made, survey=known, kept=found.kept)
     return found
 
 

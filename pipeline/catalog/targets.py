@@ -80,6 +80,7 @@ def find_targets(
     settle: Settle | None = None,
     check: bool = False,
     opened: Table | None = None,
+    said: Sequence[str] = (),
 ) -> Selection:
     """Find the targets of a catalog.
 
@@ -88,7 +89,8 @@ def find_targets(
     default SDSS. columns: ours -> the catalog's, where the choice by aliases will not do. keep: further columns of the
     catalog, which become coordinates. unique: of rows that repeat a spectrum the first is taken. skip_incomplete: rows
     without the ids of a spectrum are left out. settle: settles what the survey says that a catalog may lack; without it
-    a catalog must say all. check: it is called even where nothing is open. opened: the catalog, where it is open.
+    a catalog must say all. check: it is called even where nothing is open. opened: the catalog, where it is open. said:
+    what was decided about it before.
     Returns the survey's coordinates, sorted by the columns that tell its targets apart, then those kept. Names of
     columns match in any case, their aliases too; absent columns are filled as the survey says.
     Raises ConfigError for an unreadable catalog, missing columns, ids that are missing or no whole numbers, duplicates,
@@ -118,7 +120,7 @@ def find_targets(
         "left out, without the ids of a spectrum (--skip-incomplete)": found.incomplete,
         "left out, which repeat others (--unique)": repeated,
     }
-    said = (*(found.choice.said if found.choice else ()), *found.shadowed, *lines)
+    said = (*said, *(found.choice.said if found.choice else ()), *found.shadowed, *lines)
     return Selection(frame, found.rows, {text: count for text, count in counts.items() if count}, kept, said)
 
 

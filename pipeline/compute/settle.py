@@ -27,6 +27,7 @@ from pipeline.compute.units import (
     require_found,
     with_present,
 )
+from pipeline.config import require_choice
 from pipeline.errors import ConfigError, RefusedError, redacted
 from pipeline.spectra.quality import Quality
 from pipeline.spectra.raw import NoSpectrum, RawSpectrum
@@ -64,8 +65,10 @@ def settling(
 
     reduction: AUTO, or a name, read as a catalog's values are. Where a source is named, redshifts are looked for that a
     catalog with a column of them has not, and a file of every reduction that is given. Raises ConfigError for what is
-    no reduction's name.
+    no reduction's name, and for an unknown layout.
     """
+    if layout is not None:
+        require_choice("layout", layout, tuple(survey.layouts))
     name = _name_of(survey, reduction)
 
     def settled(frame: pd.DataFrame, suggested: NDArray[np.bool_], has_z: bool) -> tuple[pd.DataFrame, list[str]]:
