@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.planning.plan import Plan
     from pipeline.results.batch import make_batch
     from pipeline.results.run import Run, open_run
+    from pipeline.results.tables.export import export
     from pipeline.spectra.raw import BadSpectrum
     from pipeline.storage import AccessError
     from spender_core.weights import WeightsError
@@ -38,6 +39,7 @@ _HOMES = {
     "WeightsError": "spender_core.weights",
     "drop_model": "pipeline.api",
     "estimate": "pipeline.api",
+    "export": "pipeline.results.tables.export",
     "finalize": "pipeline.api",
     "make_batch": "pipeline.results.batch",
     "open_run": "pipeline.results.run",
@@ -65,6 +67,7 @@ __all__ = [
     "__version__",
     "drop_model",
     "estimate",
+    "export",
     "finalize",
     "make_batch",
     "open_run",

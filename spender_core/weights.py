@@ -114,9 +114,12 @@ def read_checkpoint(file: str | Path, sha256: str | None = None) -> bytes:
     return data
 
 
-def read_extras(file: str | Path) -> dict[str, Any]:
-    """Entries of a checkpoint besides model, losses and training state: `architecture`, `instruments`, `latents`."""
-    checkpoint = _parse(read_checkpoint(file), str(file))
+def read_extras(file: str | Path, sha256: str | None = None) -> dict[str, Any]:
+    """Entries of a checkpoint besides model, losses and training state: `architecture`, `instruments`, `latents`.
+
+    sha256: hex digits that the file's hash must begin with.
+    """
+    checkpoint = _parse(read_checkpoint(file, sha256), str(file))
     return {k: v for k, v in checkpoint.items() if k not in ("model", "losses", "training")}
 
 

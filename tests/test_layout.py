@@ -30,7 +30,7 @@ ORDER = (
 )
 # Where a package may be imported, by room or module; everywhere else it may not.
 ONLY_IN = {
-    "astropy": {"surveys", "catalog.formats", "mock"},
+    "astropy": {"surveys", "catalog.formats", "mock", "results.tables"},
     "distributed": {"compute", "archive.quota", "kubernetes.notebook", "api"},
     "jinja2": {"monitor.report"},
     "kr8s": {"kubernetes.submit"},
@@ -60,6 +60,7 @@ KNOW_THE_MODEL = {
     "compute.choice",
     "kubernetes.prepare",
     "planning.memory",
+    "results.tables.split",
     "store.checkpoint",
 }
 PURE = ("errors", "version", "config", "spectra", "planning.schema", "planning.model", "planning.memory", "surveys")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from pipeline.cli.arguments import Verb, describe, is_expected
 from pipeline.cli.demo import DEMO
+from pipeline.cli.export import EXPORT
 from pipeline.cli.plan import PLAN
 from pipeline.cli.plot import PLOT
 from pipeline.cli.report import REPORT
@@ -40,6 +41,7 @@ VERBS: tuple[Verb, ...] = (
     VERIFY,
     PLOT,
     REPORT,
+    EXPORT,
     TRAIN,
     SUBMIT,
     SCALE,

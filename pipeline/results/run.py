@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,11 @@ from pipeline.storage import Place, place
 from pipeline.store import generations
 from pipeline.store.arrays import encodings_url, open_dataset, read_region, spectra_url
 from pipeline.store.root import ingest_ledger, read_plan
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
+
+    from pipeline.results.tables.table import ResultsTable, Where
 
 
 def open_run(root: Place) -> Run:
@@ -61,6 +68,41 @@ class Run:
         spectra = self.spectra()
         # Both stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
         return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")})
+
+    def table(
+        self,
+        model: str | None = None,
+        *,
+        columns: str | Sequence[str] | None = None,
+        where: Where | None = None,
+        lazy: bool = False,
+    ) -> pd.DataFrame | dd.DataFrame:
+        """Return the results of a model as one table, one row per spectrum; the index is its row in the run.
+
+        model: may be left out when the run has one only. columns: names, default all: the targets' columns, norm, the
+        latents l0, l1, ..., every other output without a wavelength, chi2_n (chi2 divided by n_pixels), quality as bits
+        and as words, and sample (what the spectrum was to the training of the model: training, validation, neither or
+        unknown). where: a condition on any of them, such as "z < 0.1 and quality == 0", or a mask of the run's rows.
+        lazy: as a frame of dask, of some 130,000 rows per partition, instead of pandas. `attrs` of pandas' frame hold
+        the units, where the data come from, and how to cite. Rows of chunks that are not done are left out;
+        `attrs["rows_not_done"]` counts them. Raises ConfigError for columns that there are not, and for conditions that
+        cannot be read.
+        """
+        found = self.results(model, columns=columns, where=where)
+        return found.to_dask() if lazy else found.to_pandas()
+
+    def results(
+        self, model: str | None = None, *, columns: str | Sequence[str] | None = None, where: Where | None = None
+    ) -> ResultsTable:
+        """Return the table of `table` unread, to go through block by block."""
+        from pipeline.results.tables.table import ResultsTable
+
+        self.encodings(model)  # refuses what cannot be read
+        config = self.model(model)
+        names = tuple(columns.split(",")) if isinstance(columns, str) else None if columns is None else tuple(columns)
+        if where is None or isinstance(where, str):
+            return ResultsTable(self.root, self.plan, config, names, where)
+        return ResultsTable(self.root, self.plan, config, names, None, np.asarray(where))
 
     def problems(self) -> pd.DataFrame:
         """Return the spectra whose files are missing or bad, one row each: row, target, quality in words, reason.

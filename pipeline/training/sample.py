@@ -15,17 +15,12 @@ from pipeline import storage
 from pipeline.catalog import where as condition
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.plan import Plan
-from pipeline.spectra.quality import Quality
+from pipeline.results.tables.split import EXCLUDED_FROM_TRAINING, split_ids
 from pipeline.store import generations
 from pipeline.store.arrays import open_handle, read_region, spectra_url
 from pipeline.store.root import ingest_ledger, read_plan
 from spender_core.dataset import Batches, Pooled, SpectrumDataset, validation
 from spender_core.instrument import get_instrument
-
-EXCLUDED_FROM_TRAINING = (
-    Quality.UNUSABLE | Quality.NO_REDSHIFT | Quality.NO_NORM | Quality.NEGATIVE_NORM | Quality.FEW_PIXELS
-)
-"""Spectra with any of these bits are left out: nothing to learn from, no restframe, or another scale."""
 
 LEAST_BLOCK = 1024
 """Fewest rows that are read at once: a block is shuffled as a whole, and small runs have small chunks."""
@@ -117,7 +112,7 @@ def read_part(root: str, where: str | None = None) -> Part:
     if where is not None:
         condition.names(where)
         usable &= condition.select(where, {str(name): rows[name].to_numpy() for name in rows.columns})
-    ids = _ids(rows, plan.survey.lookup.id_column)
+    ids = split_ids(rows, plan.survey.lookup.id_column)
     handle = open_handle(url)
     z = rows["z"].to_numpy(np.float32)
     block = max(plan.shard, LEAST_BLOCK // plan.shard * plan.shard)
@@ -166,13 +161,3 @@ def _without_spectra(part: Part, where: str | None) -> ConfigError:
         return ConfigError("ROOT", part.root, "a run with usable spectra", remedy)
     names = ", ".join((*part.plan.survey.coordinates, *part.plan.kept))
     return RefusedError("--where", f"no usable spectrum of {part.root} fulfils --where {where!r}", f"it has {names}")
-
-
-def _ids(rows: pd.DataFrame, column: str | None) -> NDArray[np.uint64]:
-    """Return the number of each target that decides its side of the split; where it has none, one made of its key."""
-
-    def made(key: str) -> int:
-        return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-
-    own = [0] * len(rows) if column is None else rows[column].tolist()
-    return np.array([number or made(key) for number, key in zip(own, rows["target"], strict=True)], dtype=np.uint64)

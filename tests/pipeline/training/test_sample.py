@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.results.run import open_run
+from pipeline.results.tables.split import EXCLUDED_FROM_TRAINING, split_ids
 from pipeline.spectra.quality import Quality
-from pipeline.training.sample import EXCLUDED_FROM_TRAINING, _ids, domain, fingerprint, read_samples
+from pipeline.training.sample import domain, fingerprint, read_samples
 from spender_core.dataset import Batches
 from tests.running import make_root
 
@@ -106,7 +107,7 @@ def test_the_fingerprint_changes_with_the_runs_and_the_condition(ingested: dict[
 
 def test_a_spectrum_without_an_id_gets_one_of_its_key(ingested: dict[str, str]) -> None:
     rows = open_run(ingested["sdss"]).targets().iloc[:3].assign(specobjid=[2**64 - 1, 0, 0])
-    ids = _ids(rows, "specobjid")
+    ids = split_ids(rows, "specobjid")
     assert ids[0] == np.uint64(2**64 - 1)
     assert len(set(ids.tolist())) == 3
-    assert _ids(rows, None)[1:].tolist() == ids[1:].tolist()
+    assert split_ids(rows, None)[1:].tolist() == ids[1:].tolist()

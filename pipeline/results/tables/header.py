@@ -1,0 +1,54 @@
+"""What a file of results says of its origin: the model, fingerprints, versions, sources, licence and how to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.errors import redacted
+from pipeline.planning.model import ModelConfig
+from pipeline.planning.plan import Plan
+from pipeline.store.finalize import provenance
+from pipeline.store.stores import stores_of
+from pipeline.version import __version__
+
+_FROM_STORE = (
+    "source",
+    "data_release",
+    "instrument",
+    "model_sha256",
+    "precision",
+    "device",
+    "package_versions",
+    "schema_version",
+    "targets_sha256",
+    "history",
+    "license",
+    "acknowledgement",
+    "references",
+)
+
+
+def header(
+    root: str, plan: Plan, model: ModelConfig, done: Iterable[int], entries: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return what a table of a model's results says of its origin, as text by key; without times and places.
+
+    done: the chunks that it is made of. entries: of the model's checkpoint, whose licence is kept.
+    """
+    (store,) = (each for each in stores_of(root, plan) if each.model is not None and each.model.name == model.name)
+    attributes = provenance(plan, store, done)
+    cite = f"the papers {attributes['references']}; and the survey, by its acknowledgement"
+    found = {
+        "title": f"Results of the spender model {model.name} on {plan.survey.provenance.title} spectra",
+        "model": model.name,
+        "checkpoint": redacted(model.checkpoint.rstrip("/").rsplit("/", 1)[-1]),
+        "model_license": str(entries.get("licence") or "not said by the checkpoint"),
+        "fingerprint": plan.encode_fingerprint(model.name),
+        "spectra_fingerprint": plan.ingest_fingerprint,
+        **{key: str(attributes[key]) for key in _FROM_STORE},
+        "cite": cite,
+        "comment": "match rows by target or specobjid; latents of different models cannot be compared",
+        "creator": f"spender-pipeline {__version__}",
+    }
+    return {key: " ".join(text.split()) for key, text in found.items()}
