@@ -2,9 +2,9 @@
 
     python benchmarks/export.py ROOT [--formats parquet,fits,csv] [--output FOLDER]
 
-ROOT: a run, such as one that survey_store.py makes. Each format is written by a process of its own, whose largest memory
-is that of its resident pages. The last line is the smallest of the limits over what was taken: 3 minutes (CSV: 6) and
-2 GB per five million rows.
+ROOT: a run, such as one that survey_store.py makes. Each format is written by a process of its own; its memory is the
+most that was resident. The last line is the smallest of the limits over what was taken: 3 minutes (CSV: 6) and 2 GB for
+five million rows.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", required=True, help="file to write: .parquet, .fits or .csv")
     parser.add_argument("--columns", metavar="A,B", help="columns of the table (default: all)")
     parser.add_argument("--where", metavar="EXPR", help="condition on the columns, such as 'z < 0.1 and quality == 0'")
+    parser.add_argument("--good", action="store_true", help="only the recommended selection")
 
 
 def _execute(args: Namespace) -> int:
     from pipeline.results.tables.export import export
 
-    done = export(root_of(args), args.output, model=args.model, columns=args.columns, where=args.where)
+    done = export(root_of(args), args.output, model=args.model, columns=args.columns, where=args.where, good=args.good)
     print(f"{done.rows} rows: {redacted(args.output)}")
     if not done.rows_not_done:
         return ExitStatus.DONE

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import FIRST_VERSION
+from pipeline.results import quality
+from pipeline.results import stack as stacks
+from pipeline.results.names import Names, is_one, listed, nearest, places_of, within
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
 from pipeline.store import generations
 from pipeline.store.arrays import encodings_url, open_dataset, read_region, spectra_url
 from pipeline.store.root import ingest_ledger, read_plan
+from pipeline.surveys.survey import Entry
+
+GOOD = "the recommended selection"
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -56,18 +64,46 @@ class Run:
         """Return a model of the plan. name: may be left out when there is one only. Raises ConfigError for others."""
         return self.plan.model(name if name is not None else self._only_model())
 
-    def encodings(self, model: str | None = None) -> xr.Dataset:
+    def encodings(self, model: str | None = None, *, observed_only: bool = False) -> xr.Dataset:
         """Return the lazy encodings of a model with the flux, ivar and norm of their spectra.
 
         `quality` is the encodings' own, which holds the bits of the spectra too. model: may be left out when
-        the run has one only. Raises ConfigError for a model that the run does not have or has not begun.
+        the run has one only. observed_only: the restframe is NaN outside of the bins that the spectrum covers, where it
+        is the model's alone. Raises ConfigError for a model that the run does not have or has not begun.
         """
         config = self.model(model)
         url = encodings_url(self.root, config.name)
         encodings = self._open(url, self.plan.encode_fingerprint(config.name), f"encodings of {config.name}")
+        if observed_only:
+            encodings = stacks.observed_only(encodings, config.name)
         spectra = self.spectra()
         # Both stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
         return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")})
+
+    def stack(
+        self,
+        model: str | None = None,
+        *,
+        by: str = "z",
+        bins: int | Sequence[float] | None = None,
+        where: Where | None = None,
+        weights: str | None = None,
+    ) -> xr.Dataset:
+        """Return the mean restframe spectra of groups of spectra, in units of their norm.
+
+        by: a column of `table`, such as "z", "class" or "l0". bins: of numbers: the edges, the last of which belongs to
+        its bin, or how many bins with equal numbers of spectra (default one); words are groups of their own. where: as
+        in `table`; default the recommended selection, `good`. weights: a column of positive numbers, such as
+        "sn_median"; default equal ones. A spectrum counts only in the bins that it covers. Done chunk by chunk, on the
+        Dask cluster whose client is active, or else in threads here.
+
+        Returns `restframe` and `scatter` (weighted mean and standard deviation) and `count`, shape (K, R), `spectra`,
+        shape (K,), for K groups. Raises ConfigError for bins, columns and conditions that cannot be used, and for
+        encodings without restframe, rest_first and rest_last.
+        """
+        found = self.results(model, where=where, good=where is None)
+        wave_rest = self.encodings(model).coords.get("wavelength_rest")
+        return stacks.stack(found, by, bins, weights, np.empty(0) if wave_rest is None else wave_rest.to_numpy())
 
     def table(
         self,
@@ -92,17 +128,25 @@ class Run:
         return found.to_dask() if lazy else found.to_pandas()
 
     def results(
-        self, model: str | None = None, *, columns: str | Sequence[str] | None = None, where: Where | None = None
+        self,
+        model: str | None = None,
+        *,
+        columns: str | Sequence[str] | None = None,
+        where: Where | None = None,
+        good: bool = False,
     ) -> ResultsTable:
-        """Return the table of `table` unread, to go through block by block."""
+        """Return the table of `table` unread, to go through block by block. good: only what `good` keeps."""
         from pipeline.results.tables.table import ResultsTable
 
         self.encodings(model)  # refuses what cannot be read
         config = self.model(model)
         names = tuple(columns.split(",")) if isinstance(columns, str) else None if columns is None else tuple(columns)
-        if where is None or isinstance(where, str):
-            return ResultsTable(self.root, self.plan, config, names, where)
-        return ResultsTable(self.root, self.plan, config, names, None, np.asarray(where))
+        text = where if isinstance(where, str) else None
+        among, what = (None, "") if where is None or text is not None else (np.asarray(where), "chosen rows")
+        if good:
+            kept = self.good(config.name)
+            among, what = (kept, GOOD) if among is None else (among & kept, f"{GOOD}; {what}")
+        return ResultsTable(self.root, self.plan, config, names, text, among, what)
 
     def problems(self) -> pd.DataFrame:
         """Return the spectra whose files are missing or bad, one row each: row, target, quality in words, reason.
@@ -116,9 +160,9 @@ class Run:
                 continue
             reasons = record.get("reasons", {})
             start, stop = record["start"], record["stop"]
-            quality = read_region(spectra_url(self.root), ["quality"], start, stop)["quality"]
-            for row in np.flatnonzero(quality & np.uint32(NO_SPECTRUM)).tolist():
-                words = Quality.describe(int(quality[row]) & int(NO_SPECTRUM))
+            found_bits = read_region(spectra_url(self.root), ["quality"], start, stop)["quality"]
+            for row in np.flatnonzero(found_bits & np.uint32(NO_SPECTRUM)).tolist():
+                words = Quality.describe(int(found_bits[row]) & int(NO_SPECTRUM))
                 found.append(
                     (start + row, words, reasons.get(str(start + row), "not recorded by the version that made the run"))
                 )
@@ -133,43 +177,96 @@ class Run:
             }
         )
 
-    def find(self, target: str | int) -> int:
-        """Return the row of a target: its key, such as "run2d/plate-mjd-fiberid", or another name.
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the plan's models, for `encodings`, `table` and the others."""
+        return tuple(model.name for model in self.plan.models)
 
-        SDSS: "plate-mjd-fiberid" or its specobjid; DESI: its TARGETID, where one spectrum of the run has it.
+    @overload
+    def find(self, ids: str | int) -> int: ...
 
-        Raises ConfigError when no target is meant, or several are.
+    @overload
+    def find(self, ids: Iterable[Entry]) -> Any: ...  # noqa: ANN401 - (plate, mjd, fiberid) is one, a list is several
+
+    @overload
+    def find(self, *, position: object, radius: float = 2.0) -> NDArray[np.intp]: ...
+
+    def find(
+        self,
+        ids: Entry | Iterable[Entry] | None = None,
+        *,
+        position: object = None,
+        radius: float = 2.0,
+    ) -> int | NDArray[np.intp]:
+        """Return the rows of spectra: by their names, or by positions on the sky.
+
+        ids: one name gives its row; a list, tuple, array or column of names gives an array of rows in this order,
+        shape (N,). A name is a target's key, such as "run2d/plate-mjd-fiberid", or another one: SDSS takes
+        "plate-mjd-fiberid", (plate, mjd, fiberid), (plate, mjd, fiberid, run2d) and a specobjid, too; DESI a TARGETID that one
+        spectrum of the run has. position: (ra,
+        dec) in degrees, or a SkyCoord; one gives the rows within the radius, the nearest first; arrays of M positions
+        give the nearest row of each, shape (M,), -1 where there is none. radius: arcsec.
+
+        Raises ConfigError for a name that no target has, or several have.
         """
-        rows = self._rows(target)
-        if len(rows) == 1:
-            return int(rows[0])
-        written = self.plan.survey.lookup.names
-        if len(rows) == 0:
-            example = self._targets["target"].iloc[0]
-            remedy = f"the first target is {example}"
-            raise ConfigError("id", target, f"a target of this run, written as {written}", remedy)
-        keys = ", ".join(self._targets["target"].iloc[rows[:5]])
-        raise ConfigError("id", target, "one target of this run", f"{len(rows)} match it, name one of them: {keys}")
+        if position is not None:
+            return self._near(position, radius)
+        if ids is None:
+            raise ConfigError("ids", None, "names of spectra, or position=(ra, dec)")
+        return self._names.row(ids) if is_one(ids) else self._names.rows(listed(ids))  # type: ignore[arg-type]
+
+    def quality(self, model: str | None = None) -> pd.DataFrame:
+        """Return the quality bits of every spectrum decoded: a column of truth per bit, by its name in lower case.
+
+        model: may be left out when the run has one only.
+        """
+        return quality.bits(self._quality(self.model(model).name))
+
+    def quality_table(self) -> pd.DataFrame:
+        """Return a row per quality bit: its meaning, whether spectra with it have latents, and how many have it.
+
+        A column for the spectra, and one for each model that has begun. The row "good" counts those without any bit.
+        """
+        stores = {"spectra": self._quality(None)}
+        for name in self.models:
+            with suppress(RefusedError):
+                stores[name] = self._quality(name)
+        return quality.counted(stores, self.plan.unusable)
+
+    def good(self, model: str | None = None) -> NDArray[np.bool_]:
+        """Return which spectra belong to the recommended selection for science, shape (n_spectra,), bool.
+
+        They have latents, lie in the domain of the model (`OUT_OF_DOMAIN`), have a redshift without warning (where the
+        survey has `zwarning`), a norm from the usual window, enough pixels, and chi2_n of at most 6. `NOT_GOOD` in
+        `pipeline.results.quality` lists the bits. Rows that are not done are not good. What it keeps of mocks and of
+        real spectra is on the page "Results". model: may be left out when the run has one only.
+        """
+        return quality.good(self.results(model))
 
     @cached_property
     def _targets(self) -> pd.DataFrame:
         return generations.rows_of(self.root, self.plan)
 
-    def _rows(self, target: str | int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        frame = self._targets
-        text = str(target).strip()
-        lookup = self.plan.survey.lookup
-        numbers = lookup.columns_of(text)
-        if numbers:
-            mask = np.logical_and.reduce([frame[name] == value for name, value in numbers.items()])
-        elif lookup.id_column is not None and text.isdecimal() and len(text) <= 20:
-            ids = frame[lookup.id_column]
-            # as one of its own type: numpy compares others by floats, which cut such numbers
-            is_one = 0 < int(text) <= np.iinfo(ids.dtype).max
-            mask = ids == ids.dtype.type(int(text)) if is_one else np.zeros(len(ids))
-        else:
-            mask = frame["target"] == text
-        return np.flatnonzero(np.asarray(mask, dtype=bool))
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self._targets, self.plan.survey.lookup)
+
+    def _near(self, position: object, radius: float) -> NDArray[np.intp]:
+        missing = [name for name in ("ra", "dec") if name not in self.plan.coordinates]
+        if missing:
+            raise RefusedError("position", f"the targets have no column {missing[0]}", "keep it: targets --keep")
+        if not radius > 0:
+            raise ConfigError("radius", radius, "a positive number of arcsec")
+        ra, dec = (self._targets[name].to_numpy(np.float64) for name in ("ra", "dec"))
+        places = places_of(position)
+        if places.ndim == 1:
+            return within(ra, dec, (float(places[0]), float(places[1])), radius)
+        return nearest(ra, dec, places, radius)
+
+    def _quality(self, model: str | None) -> NDArray[np.uint32]:
+        """Read the quality bits of the spectra, or of a model."""
+        opened = self.spectra() if model is None else self.encodings(model)
+        return opened["quality"].to_numpy()
 
     def _only_model(self) -> str:
         names = [model.name for model in self.plan.models]

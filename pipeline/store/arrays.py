@@ -265,8 +265,9 @@ _LAYOUT = frozenset({"chunks", "preferred_chunks", "shards", "compressors", "fil
 def open_dataset(url: str) -> xr.Dataset:
     """Open a store as a lazy dataset, finalized or not; data variables are dask arrays of one shard per block.
 
-    A selection of it can be written to any format: it does not say how the store is laid out. Raises FileNotFoundError
-    when there is no store.
+    Those of one number per spectrum are not dask's, but read when they are needed, as coordinates are: dask has no
+    median of an array with one dimension. A selection can be written to any format: it does not say how the store is
+    laid out. Raises FileNotFoundError when there is no store.
     """
     metadata = storage.read_bytes(storage.join(url, METADATA))
     store = storage.zarr_store(url, read_only=True)
@@ -274,7 +275,8 @@ def open_dataset(url: str) -> xr.Dataset:
     with storage.translated_errors(url):
         opened: xr.Dataset = xr.open_zarr(store, consolidated=consolidated, zarr_format=3, chunks=None)
     # By default xarray would make a dask block of every inner chunk: 160,000 of them for a survey's flux.
-    blocks = {name: variable.variable.chunk(_block(variable)) for name, variable in opened.data_vars.items()}
+    several = {name: variable for name, variable in opened.data_vars.items() if variable.ndim > 1}
+    blocks = {name: variable.variable.chunk(_block(variable)) for name, variable in several.items()}
     found = opened.assign(blocks)
     for each in found.variables.values():
         each.encoding = {key: value for key, value in each.encoding.items() if key not in _LAYOUT}

@@ -57,13 +57,14 @@ def export(
     model: str | None = None,
     columns: str | Sequence[str] | None = None,
     where: Where | None = None,
+    good: bool = False,
 ) -> Exported:
     """Write the results of a model as one table to a file, one row per spectrum; its ending says the format.
 
     root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits or .csv; it is there as a
     whole or not at all. model: may be left out when the run has one only. columns: names of columns of
     `Run.table`, default all. where: a condition on them, such as "z < 0.1 and quality == 0", or a mask of the run's
-    rows. The file says which model, checkpoint, versions and sources it is of, under which licence, and how to cite.
+    rows. good: only the recommended selection, see `Run.good`. The file says which model, checkpoint, versions and sources it is of, under which licence, and how to cite.
     Rows of chunks that are not done are left out, and counted. Raises ConfigError for another ending, for columns that
     there are not, and where nothing is encoded yet.
 
@@ -73,7 +74,7 @@ def export(
 
     url = place(output, "--output")
     ending_of(url, tuple(FORMATS))
-    return export_table(open_run(root).results(model, columns=columns, where=where), url)
+    return export_table(open_run(root).results(model, columns=columns, where=where, good=good), url)
 
 
 def export_table(table: ResultsTable, output: str) -> Exported:

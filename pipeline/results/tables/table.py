@@ -65,10 +65,10 @@ class ResultsTable:
     names: tuple[str, ...] | None = None
     where: str | None = None
     among: NDArray[np.bool_] | None = None
-    among_is: str = "chosen rows"
+    among_is: str = ""
 
     def __post_init__(self) -> None:
-        chosen(self._available, self.names)
+        chosen(self.available, self.names)
         if self.where is not None:
             _ = self._needed_by_where
         if self.among is not None and (self.among.dtype != np.bool_ or self.among.shape != (self.plan.n_spectra,)):
@@ -78,7 +78,7 @@ class ResultsTable:
     @cached_property
     def columns(self) -> list[Column]:
         """The columns, in order."""
-        return chosen(self._available, self.names)
+        return chosen(self.available, self.names)
 
     @cached_property
     def bounds(self) -> list[tuple[int, int]]:
@@ -139,13 +139,24 @@ class ResultsTable:
         made = [_arrow(values[column.name], column, mask) for column in columns]
         return pa.table(made, names=[column.name for column in columns]), start + np.flatnonzero(mask)
 
+    def read(self, start: int, stop: int, names: Iterable[str]) -> Values:
+        """Return columns for all rows in [start, stop) of the run, whatever is chosen, by name."""
+        return self._read(start, stop, chosen(self.available, names))
+
     def to_pandas(self) -> pd.DataFrame:
         """Return all rows; the index is the row in the run, `attrs` the header of the files and the units."""
         columns = flat(self.columns)
-        parts = [_frame(*self.block(start, stop, columns)) for start, stop in self.bounds]
-        whole = pd.concat(parts) if parts else _frame(_empty(columns), np.empty(0, np.intp))
+        whole = self._frame_of(columns)
         whole.attrs = {**self.header, "units": {column.name: column.units for column in columns if column.units}}
         return whole
+
+    def frame_of(self, names: Iterable[str]) -> pd.DataFrame:
+        """Return other columns of the table's rows than its own, by their names."""
+        return self._frame_of(flat(chosen(self.available, names)))
+
+    def _frame_of(self, columns: Sequence[Column]) -> pd.DataFrame:
+        parts = [_frame(*self.block(start, stop, columns)) for start, stop in self.bounds]
+        return pd.concat(parts) if parts else _frame(_empty(columns), np.empty(0, np.intp))
 
     def to_dask(self) -> dd.DataFrame:
         """Return the rows as a lazy frame of one partition per block, indexed by the row in the run."""
@@ -163,7 +174,8 @@ class ResultsTable:
         return _frame(*self.block(*bounds, flat(self.columns)))
 
     @cached_property
-    def _available(self) -> list[Column]:
+    def available(self) -> list[Column]:
+        """All columns that a table of this model can have."""
         return columns_of(self.plan, self.model)
 
     @cached_property
@@ -177,7 +189,7 @@ class ResultsTable:
     @cached_property
     def _needed_by_where(self) -> list[Column]:
         """Return the columns that the condition names, in any case."""
-        known = {name.lower(): column for name, column in by_name(self._available).items() if not column.labels}
+        known = {name.lower(): column for name, column in by_name(self.available).items() if not column.labels}
         wanted = sorted(condition.names(str(self.where)))
         for name in wanted:
             if name not in known:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import xarray as xr
+from astropy import units
 
 import pipeline
 from pipeline.errors import ConfigError
@@ -15,6 +17,7 @@ from pipeline.planning.model import ModelConfig
 from pipeline.spectra.quality import Quality
 from pipeline.store import arrays as dataset
 from pipeline.store.finalize import finalize
+from tests.pipeline.conftest import model_config
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import MakeRun, MakeTargets
@@ -130,6 +133,41 @@ def test_a_name_that_several_targets_share_is_refused_naming_them(tmp_path: Path
     assert shared.find("103/300-51600-1") == 1
 
 
+def test_encodings_of_two_models_are_not_joined_unnoticed(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path, models=[model_config("toy"), other_model()])
+    run = pipeline.open_run(tmp_path)
+    one, two = (run.encodings(name)[["latents"]].isel(spectrum=slice(2)) for name in ("toy", "other"))
+    joined = xr.concat([one, two], "spectrum", coords="different", compat="equals")
+    assert joined["model"].dims == ("spectrum",)
+    assert joined["model"].values.tolist() == ["toy", "toy", "other", "other"]
+    with pytest.raises(xr.MergeError, match="model|latents"):
+        xr.merge([one, two], compat="no_conflicts", join="outer")
+    assert "model" not in (one["latents"] - two["latents"]).coords
+
+
+def test_reductions_of_whole_datasets_work(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path)
+    encodings = pipeline.open_run(tmp_path).encodings()
+    for reduced in (encodings.median("spectrum"), encodings.quantile(0.5, "spectrum")):
+        np.testing.assert_allclose(reduced["chi2"], np.nanmedian(encodings["chi2"]))
+        np.testing.assert_allclose(reduced["latents"], np.nanmedian(encodings["latents"], axis=0))
+    by_class = encodings[["chi2", "latents"]].groupby("class").median()
+    assert by_class["class"].values.tolist() == ["GALAXY", "QSO", "STAR"]
+    assert np.isfinite(encodings["chi2"].median())
+
+
+def test_units_are_those_of_astropy(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path)
+    encodings = pipeline.open_run(tmp_path).encodings()
+    found = {
+        name: units.Unit(each.attrs["units"]) for name, each in encodings.variables.items() if "units" in each.attrs
+    }
+    assert found["norm"] == 1e-17 * units.erg / units.s / units.cm**2 / units.AA
+    assert found["ra"] == units.deg
+    assert found["flux"] == units.dimensionless_unscaled
+    assert found["wavelength"] == units.AA
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plan\.json"):
         pipeline.open_run(str(tmp_path / "nowhere"))
@@ -166,6 +204,6 @@ def test_opening_a_run_does_not_need_the_model() -> None:
 
 
 def test_unknown_names_of_the_package_are_refused() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'open_runs'"):
-        pipeline.open_runs  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'open_walks'"):
+        pipeline.open_walks  # noqa: B018
     assert set(pipeline.__all__) <= set(dir(pipeline))
