@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.results.batch import make_batch
     from pipeline.results.run import Run, open_run
     from pipeline.results.tables.export import export
+    from pipeline.results.tables.spectra import export_spectra
     from pipeline.spectra.raw import BadSpectrum
     from pipeline.storage import AccessError
     from spender_core.weights import WeightsError
@@ -40,6 +41,7 @@ _HOMES = {
     "drop_model": "pipeline.api",
     "estimate": "pipeline.api",
     "export": "pipeline.results.tables.export",
+    "export_spectra": "pipeline.results.tables.spectra",
     "finalize": "pipeline.api",
     "make_batch": "pipeline.results.batch",
     "open_run": "pipeline.results.run",
@@ -68,6 +70,7 @@ __all__ = [
     "drop_model",
     "estimate",
     "export",
+    "export_spectra",
     "finalize",
     "make_batch",
     "open_run",

@@ -105,8 +105,9 @@ def imported_packages(folder: str) -> set[str]:
 def test_packages_import_only_declared_runtime_dependencies(folder: str, project: dict[str, Any]) -> None:
     of_runtime = requirements(project["project"]["dependencies"])
     runtime = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in of_runtime}
-    of_kubernetes = requirements(project["project"]["optional-dependencies"]["kubernetes"])
-    optional = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in of_kubernetes}
+    extras = project["project"]["optional-dependencies"]
+    optional_ones = {**requirements(extras["kubernetes"]), **requirements(extras["analysis"])}
+    optional = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in optional_ones}
     assert imported_packages(folder) <= runtime | optional
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.planning.redshift import CATALOG
 from pipeline.results.lines import ABSORPTION_LINES, EMISSION_LINES, Lines
+from pipeline.results.spectrum import Spectrum, read_spectrum
 from pipeline.spectra.quality import Quality
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pipeline.results.redshift import Scanned
     from pipeline.results.run import Run
 
-Floats = NDArray[np.floating[Any]]
-
 _INK, _DATA, _NOISE, _MODEL, _MASK, _GUIDE = "#1f2933", "#34495e", "#9cc3e6", "#d1384b", "#edebe6", "#8a94a0"
 _LEFT, _WIDTH = 0.075, 0.91  # of all panels, in parts of the figure
 _ATTENTION_HEIGHT = 1.6  # inches, which its panel adds to the figure
@@ -35,87 +33,6 @@ _SCAN_HEIGHT = 2.2
 _RESIDUAL_LIMIT = 5.0  # sigma
 _NO_RESTFRAME = Quality.NO_REDSHIFT | Quality.NO_OVERLAP | Quality.NEGATIVE_AMPLITUDE
 _FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """One row of a run, in the units of its figure.
-
-    wavelength: (L,), observed Angstrom; flux, sigma, reconstruction: (L,), 1e-17 erg s-1 cm-2 Angstrom-1, sigma
-    infinite where masked, reconstruction NaN where there is none; observed: (L,), whether the file has the pixel.
-    unusable: those bits of its quality that mean "no latents" in its run.
-    wave_rest, restframe: (R,), Angstrom and flux over norm; empty where the run has no restframe of it.
-    """
-
-    target: str
-    object_class: str
-    z: float
-    sn_median: float
-    quality: int
-    unusable: int
-    wavelength: Floats
-    flux: Floats
-    sigma: Floats
-    observed: NDArray[np.bool_]
-    reconstruction: Floats
-    wave_rest: Floats
-    restframe: Floats
-
-    @property
-    def residual(self) -> Floats:
-        """(flux - reconstruction) / sigma, shape (L,), NaN where masked or without a reconstruction."""
-        pull = (self.flux - self.reconstruction) / self.sigma
-        return np.where(np.isfinite(self.sigma), pull, np.nan)
-
-
-def read_spectrum(run: Run, row: int, model: str | None = None) -> Spectrum:
-    """Read one row of a run and its encoding.
-
-    row: index along `spectrum`. model: name, default the plan's only one. The reconstruction is the stored one,
-    else the stored restframe, redshifted and interpolated linearly (without the instrument's line spread function).
-    """
-    encoding = run.encodings(model).isel(spectrum=row)
-    wavelength = encoding["wavelength"].to_numpy().astype(np.float64)
-    norm, ivar = float(encoding["norm"]), encoding["ivar"].to_numpy().astype(np.float64)
-    scale = norm if np.isfinite(norm) else 1.0
-    flux = encoding["flux"].to_numpy().astype(np.float64)
-    used = np.flatnonzero(ivar > 0)
-    observed = np.zeros(len(wavelength), dtype=bool)
-    if len(used):
-        observed[used[0] : used[-1] + 1] = True
-    else:
-        observed[:] = np.isfinite(flux) & (flux != 0)
-    with np.errstate(divide="ignore"):
-        sigma = np.where(ivar > 0, scale * ivar**-0.5, np.inf)
-    z = float(encoding["z_fit"] if "z_fit" in encoding else encoding["z"])
-    wave_rest, restframe = np.empty(0), np.empty(0)
-    if "restframe" in encoding and np.isfinite(encoding["restframe"].to_numpy()).any():
-        wave_rest = encoding["wavelength_rest"].to_numpy().astype(np.float64)
-        restframe = encoding["restframe"].to_numpy().astype(np.float64)
-    return Spectrum(
-        target=str(encoding["target"].item()),
-        object_class=str(encoding["class"].item()) if "class" in encoding.coords else "",
-        z=z,
-        sn_median=float(encoding["sn_median"]) if "sn_median" in encoding.coords else float("nan"),
-        quality=int(encoding["quality"]),
-        unusable=int(encoding["quality"]) & int(run.plan.unusable),
-        wavelength=wavelength,
-        flux=flux * scale,
-        sigma=sigma,
-        observed=observed,
-        reconstruction=scale * _reconstruction(encoding, wavelength, z, wave_rest, restframe),
-        wave_rest=wave_rest,
-        restframe=restframe,
-    )
-
-
-def _reconstruction(encoding: xr.Dataset, wavelength: Floats, z: float, wave_rest: Floats, restframe: Floats) -> Floats:
-    """Model of the observed spectrum in units of norm, shape (L,), NaN where there is none."""
-    if "reconstruction" in encoding:
-        return np.asarray(encoding["reconstruction"].to_numpy(), dtype=np.float64)
-    if not len(restframe):
-        return np.full(len(wavelength), np.nan)
-    return np.interp(wavelength, wave_rest * (1 + z), restframe, left=np.nan, right=np.nan)
 
 
 def plot_spectrum(run: Run, row: int, output: str, model: str | None = None, attention: bool = False) -> None:

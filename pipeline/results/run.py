@@ -29,6 +29,7 @@ GOOD = "the recommended selection"
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
+    import specutils
 
     from pipeline.results.tables.table import ResultsTable, Where
 
@@ -147,6 +148,19 @@ class Run:
             kept = self.good(config.name)
             among, what = (kept, GOOD) if among is None else (among & kept, f"{GOOD}; {what}")
         return ResultsTable(self.root, self.plan, config, names, text, among, what)
+
+    def spectrum(self, name: Entry, model: str | None = None, *, kind: str = "observed") -> specutils.Spectrum:
+        """Return one spectrum as a `Spectrum` of specutils, with units, mask and uncertainty.
+
+        name: as `find` takes it. model: may be left out when the run has one only. kind: "observed" (flux, inverse
+        variance, mask), "reconstruction" on the same wavelengths, or "restframe", masked where the spectrum does not
+        cover it. Flux is in 1e-17 erg s-1 cm-2 Angstrom-1, wavelengths are in Angstrom, vacuum; `meta` has target,
+        object_class, z, sn_median, quality and model. Needs specutils (the extra `analysis`). Raises ConfigError for
+        a name that no target has, for another kind, and where there is no restframe.
+        """
+        from pipeline.results.spectrum import as_specutils, read_spectrum
+
+        return as_specutils(read_spectrum(self, self._names.row(name), model), kind)
 
     def problems(self) -> pd.DataFrame:
         """Return the spectra whose files are missing or bad, one row each: row, target, quality in words, reason.

@@ -51,4 +51,22 @@ def header(
         "comment": "match rows by target or specobjid; latents of different models cannot be compared",
         "creator": f"spender-pipeline {__version__}",
     }
+    return _in_one_line(found)
+
+
+def header_of_spectra(root: str, plan: Plan) -> dict[str, str]:
+    """Return what a file of spectra without a model says of its origin, as `header` does."""
+    store = stores_of(root, plan)[0]
+    attributes = provenance(plan, store, store.ledger.done())
+    found = {
+        "title": f"{plan.survey.provenance.title} spectra",
+        "spectra_fingerprint": plan.ingest_fingerprint,
+        **{key: str(attributes[key]) for key in _FROM_STORE if key in attributes},
+        "cite": "the survey, by its acknowledgement",
+        "creator": f"spender-pipeline {__version__}",
+    }
+    return _in_one_line(found)
+
+
+def _in_one_line(found: dict[str, str]) -> dict[str, str]:
     return {key: " ".join(text.split()) for key, text in found.items()}

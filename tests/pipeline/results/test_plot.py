@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from pipeline.cli.main import main
 from pipeline.errors import ConfigError
 from pipeline.results import plot as report
+from pipeline.results import spectrum as spectra
 from pipeline.results.attention import read_attention
 from pipeline.results.run import Run, open_run
 from pipeline.spectra.quality import Quality
@@ -80,7 +81,7 @@ def test_flux_is_shown_in_physical_units(run: Run, mirror: Path) -> None:
 def test_reconstruction_made_from_the_restframe_is_the_stored_one(run: Run) -> None:
     stored = report.read_spectrum(run, 1)
     encoding = run.encodings().isel(spectrum=1)
-    made = report._reconstruction(
+    made = spectra._reconstruction(
         encoding.drop_vars("reconstruction"), stored.wavelength, stored.z, stored.wave_rest, stored.restframe
     )
     both = np.isfinite(made) & np.isfinite(stored.reconstruction)
