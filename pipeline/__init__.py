@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.planning.plan import Plan
     from pipeline.results.batch import make_batch
     from pipeline.results.run import Run, open_run
+    from pipeline.results.runs import Runs, open_runs
     from pipeline.results.tables.export import export
     from pipeline.results.tables.spectra import export_spectra
     from pipeline.spectra.raw import BadSpectrum
@@ -33,6 +34,7 @@ _HOMES = {
     "ModelConfig": "pipeline.planning.model",
     "Plan": "pipeline.planning.plan",
     "Run": "pipeline.results.run",
+    "Runs": "pipeline.results.runs",
     "SourceError": "pipeline.archive.source",
     "StorageConfig": "pipeline.config",
     "SurveyConfig": "pipeline.config",
@@ -45,6 +47,7 @@ _HOMES = {
     "finalize": "pipeline.api",
     "make_batch": "pipeline.results.batch",
     "open_run": "pipeline.results.run",
+    "open_runs": "pipeline.results.runs",
     "plan": "pipeline.api",
     "report": "pipeline.api",
     "run": "pipeline.api",
@@ -61,6 +64,7 @@ __all__ = [
     "ModelConfig",
     "Plan",
     "Run",
+    "Runs",
     "SourceError",
     "StorageConfig",
     "SurveyConfig",
@@ -74,6 +78,7 @@ __all__ = [
     "finalize",
     "make_batch",
     "open_run",
+    "open_runs",
     "plan",
     "report",
     "run",

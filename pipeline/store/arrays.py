@@ -262,6 +262,9 @@ def _checksum(values: NDArray[Any]) -> str:
 _LAYOUT = frozenset({"chunks", "preferred_chunks", "shards", "compressors", "filters", "serializer", "object_codec"})
 
 
+_FLAGS = frozenset({"flag_masks", "flag_values"})
+
+
 def open_dataset(url: str) -> xr.Dataset:
     """Open a store as a lazy dataset, finalized or not; data variables are dask arrays of one shard per block.
 
@@ -278,8 +281,12 @@ def open_dataset(url: str) -> xr.Dataset:
     several = {name: variable for name, variable in opened.data_vars.items() if variable.ndim > 1}
     blocks = {name: variable.variable.chunk(_block(variable)) for name, variable in several.items()}
     found = opened.assign(blocks)
-    for each in found.variables.values():
+    for name, each in found.variables.items():
         each.encoding = {key: value for key, value in each.encoding.items() if key not in _LAYOUT}
+        if each.dims == (name,):
+            each.encoding["_FillValue"] = None  # CF allows none on an axis, and xarray would add it
+        for flags in _FLAGS & set(each.attrs):
+            each.attrs[flags] = np.asarray(each.attrs[flags], each.dtype)  # CF wants their variable's type
     return found
 
 

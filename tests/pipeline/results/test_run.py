@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,21 @@ def test_reductions_of_whole_datasets_work(tmp_path: Path, make_run: MakeRun) ->
     by_class = encodings[["chi2", "latents"]].groupby("class").median()
     assert by_class["class"].values.tolist() == ["GALAXY", "QSO", "STAR"]
     assert np.isfinite(encodings["chi2"].median())
+
+
+def test_a_selection_that_is_written_to_netcdf_follows_cf(run: pipeline.Run, tmp_path: Path) -> None:
+    """By the checker of IOOS, which knows CF 1.11."""
+    checker = pytest.importorskip("compliance_checker.runner", reason="compliance-checker is not installed")
+    checker.CheckSuite.load_all_available_checkers()
+    for name, whole in (("spectra", run.spectra()), ("encodings", run.encodings())):
+        file, report = tmp_path / f"{name}.nc", tmp_path / f"{name}.txt"
+        whole.isel(spectrum=[1, 5, 7]).to_netcdf(file, engine="h5netcdf")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the checker's own libraries
+            options = {"verbose": 0, "criteria": "strict", "output_filename": str(report)}
+            passed, failed = checker.ComplianceChecker.run_checker(str(file), ["cf:1.11"], **options)
+        assert passed, report.read_text()
+        assert not failed
 
 
 def test_units_are_those_of_astropy(tmp_path: Path, make_run: MakeRun) -> None:

@@ -265,6 +265,13 @@ def test_a_selection_of_an_opened_dataset_is_written_without_a_trick(
     again.close()
 
 
+def test_an_opened_dataset_says_flags_in_their_type_and_no_fill_of_axes(store: str) -> None:
+    opened = dataset.open_dataset(store)
+    assert opened["quality"].attrs["flag_masks"].dtype == np.uint32
+    assert opened["zwarning"].attrs["flag_masks"].dtype == np.int32
+    assert opened["wavelength"].encoding["_FillValue"] is None
+
+
 def test_opened_dataset_is_lazy_in_blocks_of_one_shard(store: str, plan: Plan) -> None:
     shard = plan.shards()[1]
     dataset.write_region(store, shard, arrays(shard))
