@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,30 +11,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import RefusedError
 from pipeline.planning.redshift import CATALOG
-from pipeline.results.lines import ABSORPTION_LINES, EMISSION_LINES, Lines
-from pipeline.results.spectrum import Spectrum, read_spectrum
+from pipeline.results.figures import style, texts
+from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES, Lines
+from pipeline.results.figures.page import View, draw_page
+from pipeline.results.spectrum import Spectrum, read_spectra
 from pipeline.spectra.quality import Quality
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-    from pipeline.results.attention import Attention
-    from pipeline.results.redshift import Scanned
-    from pipeline.results.run import Run
+    from pipeline.results.data import RunData
+    from pipeline.results.figures.attention import Attention
+    from pipeline.results.figures.redshift import Scanned
 
-_INK, _DATA, _NOISE, _MODEL, _MASK, _GUIDE = "#1f2933", "#34495e", "#9cc3e6", "#d1384b", "#edebe6", "#8a94a0"
+_INK, _DATA, _NOISE, _MODEL, _MASK, _GUIDE = style.INK, style.DATA, style.NOISE, style.MODEL, style.MASK, style.GUIDE
 _LEFT, _WIDTH = 0.075, 0.91  # of all panels, in parts of the figure
 _ATTENTION_HEIGHT = 1.6  # inches, which its panel adds to the figure
 _SCAN_HEIGHT = 2.2
 _RESIDUAL_LIMIT = 5.0  # sigma
-_NO_RESTFRAME = Quality.NO_REDSHIFT | Quality.NO_OVERLAP | Quality.NEGATIVE_AMPLITUDE
-_FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
 
 
-def plot_spectrum(run: Run, row: int, output: str, model: str | None = None, attention: bool = False) -> None:
+def plot_spectrum(run: RunData, row: int, output: str, model: str | None = None, attention: bool = False) -> None:
     """Draw one spectrum: observed with noise and masked pixels, reconstruction, residual, labeled restframe.
 
     row: index along `spectrum` (see Run.find). output: a file whose ending says the format (png, pdf, svg, ...).
@@ -43,33 +42,58 @@ def plot_spectrum(run: Run, row: int, output: str, model: str | None = None, att
     checkpoint is loaded. A spectrum without an encoding is drawn with the reason. Raises ConfigError for a format that
     cannot be written, and for a model without attention.
     """
-    import matplotlib
+    plot_spectra(run, [row], output, models=[model], attention=attention)
 
-    file = Path(output).expanduser()
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if file.suffix.lstrip(".").lower() not in formats:
-        raise ConfigError(
-            "output", str(output), f"a file ending in one of {', '.join(sorted(formats))}", "name it *.png"
-        )
-    spectrum, looks, scanned = read_spectrum(run, row, model), None, None
+
+def plot_spectra(
+    run: RunData,
+    rows: Sequence[int],
+    output: str | None = None,
+    *,
+    models: Sequence[str | None] = (None,),
+    view: View = View(),  # noqa: B008 - frozen
+    attention: bool = False,
+) -> Figure:
+    """Draw spectra by one or several models, and write the figure where an output is given; see `Run.plot`.
+
+    One spectrum by one model, without windows, smoothing and another width, is a figure of its own, with residual and
+    restframe. attention: of that one alone.
+    """
+    file = None if output is None else style.file_of(output)
+    is_one = len(rows) == len(models) == 1 and not view.windows and not view.smooth and view.width == View().width
+    if attention and not is_one:
+        raise RefusedError("attention", "attention is shown of one whole spectrum by one model", "leave it out")
+    looks = scanned = None
     if attention:
-        from pipeline.results.attention import read_attention  # torch: not for every figure
+        from pipeline.results.figures.attention import read_attention  # torch: not for every figure
 
-        looks = read_attention(run, row, model)
-    if run.model(model).redshift != CATALOG:
-        from pipeline.results.redshift import read_scan
+        looks = read_attention(run, rows[0], models[0])
+    if is_one and run.plan.models and run.model(models[0]).redshift != CATALOG:
+        from pipeline.results.figures.redshift import read_scan
 
-        scanned = read_scan(run, row, model)
-    with matplotlib.rc_context({"font.size": 13, "axes.edgecolor": _INK, "axes.labelcolor": _INK}):
-        figure = draw(spectrum, looks, scanned)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=150)
+        scanned = read_scan(run, rows[0], models[0])
+    by_model = [read_spectra(run, rows, model) for model in models]
+    with style.settings():
+        if is_one:
+            figure = draw(by_model[0][0], looks, scanned, observed_only=view.observed_only)
+        else:
+            figure = draw_page([list(each) for each in zip(*by_model, strict=True)], view)
+    if file is not None:
+        style.save(figure, file)
+    return figure
 
 
-def draw(spectrum: Spectrum, attention: Attention | None = None, scanned: Scanned | None = None) -> Figure:
+def draw(
+    spectrum: Spectrum,
+    attention: Attention | None = None,
+    scanned: Scanned | None = None,
+    *,
+    observed_only: bool = False,
+) -> Figure:
     """Make the figure of a spectrum, 16:9, to be read from the last row.
 
     Higher with where the encoder looks, and with how the redshift was found.
+    observed_only: leaves out the restframe where the spectrum does not cover it.
     """
     added = 0.0 if attention is None else _ATTENTION_HEIGHT
     below = 0.0 if scanned is None else _SCAN_HEIGHT
@@ -80,9 +104,7 @@ def draw(spectrum: Spectrum, attention: Attention | None = None, scanned: Scanne
     def panel(bottom: float, size: float) -> Axes:
         return figure.add_axes((_LEFT, (bottom + below) / height, _WIDTH, size / height))
 
-    title = 1 - 0.41 / height
-    figure.text(_LEFT, title, _title(spectrum), fontsize=20, color=_INK, weight="bold")
-    figure.text(_LEFT + _WIDTH, title, _subtitle(spectrum), fontsize=15, color=_INK, ha="right")
+    texts.heading(figure, (_LEFT, _LEFT + _WIDTH, 1 - 0.31 / height), spectrum, (20, 15))
     observed, residual, restframe = panel(4.2 + added, 2.4), panel(3.41 + added, 0.71), panel(0.64, 1.65)
     looks = None if attention is None else panel(3.41, added - 0.08)
     lowest = residual if looks is None else looks
@@ -92,35 +114,16 @@ def draw(spectrum: Spectrum, attention: Attention | None = None, scanned: Scanne
         axes.tick_params(labelbottom=axes in (lowest, restframe))
     _draw_observed(observed, spectrum)
     _draw_residual(residual, spectrum)
-    _draw_restframe(restframe, spectrum)
+    _draw_restframe(restframe, spectrum, observed_only)
     if looks is not None and attention is not None:
         _draw_attention(looks, spectrum, attention)
     if scanned is not None:
-        from pipeline.results.redshift import draw_scan
+        from pipeline.results.figures.redshift import draw_scan
 
         draw_scan(panel(0.64 - below, below - 0.85), scanned)
     lowest.set_xlabel(r"observed wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
     figure.align_ylabels()
     return figure
-
-
-def _title(spectrum: Spectrum) -> str:
-    return f"{spectrum.object_class.strip() or 'spectrum'} {spectrum.target}"
-
-
-def _subtitle(spectrum: Spectrum) -> str:
-    parts = [f"z = {spectrum.z:.4f}" if np.isfinite(spectrum.z) else "z unknown"]
-    parts += [f"S/N = {spectrum.sn_median:.1f}"] if np.isfinite(spectrum.sn_median) else []
-    used = np.isfinite(spectrum.residual)
-    if used.any():
-        parts.append(rf"$\chi^2/n$ = {np.mean(spectrum.residual[used] ** 2):.2f}")
-    if spectrum.quality:
-        parts.append(_words(spectrum.quality))
-    return "    ".join(parts)
-
-
-def _words(quality: int) -> str:
-    return Quality.describe(quality).replace("_", " ").replace("|", ", ").lower()
 
 
 def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
@@ -167,28 +170,26 @@ def _draw_observed(axes: Axes, spectrum: Spectrum) -> None:
     axes.step(wavelength, valid, where="mid", color=_DATA, lw=0.7, label="observed")
     reconstruction = np.where(shown, spectrum.reconstruction, np.nan)
     if np.isfinite(reconstruction).any():
-        axes.plot(wavelength, reconstruction, color=_MODEL, lw=1.5, label="reconstruction")
+        axes.plot(
+            wavelength, reconstruction, color=_MODEL, lw=1.5, label="reconstruction", path_effects=style.halo(1.5)
+        )
     axes.set_ylim(*_limits(spectrum))
     _set_observed_range(axes, spectrum)
-    axes.set_ylabel(_FLUX_LABEL, y=0.56)
+    axes.set_ylabel(style.FLUX_LABEL, y=0.56)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if shown.any():
         axes.legend(
-            loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=4, frameon=False, fontsize=13, handlelength=1.6
+            loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=4, frameon=False, fontsize=11.5, handlelength=1.6
         )
     if spectrum.unusable or not np.isfinite(reconstruction).any():
         _say_why(axes, spectrum)
 
 
 def _say_why(axes: Axes, spectrum: Spectrum) -> None:
-    if spectrum.unusable:
-        reason = f"no latents: {_words(spectrum.unusable)}"
-    elif spectrum.quality & int(_NO_RESTFRAME):
-        reason = f"no restframe: {_words(spectrum.quality & int(_NO_RESTFRAME))}"
-    else:
-        reason = "the run has no restframe spectra to reconstruct from"
-    box = {"facecolor": "white", "edgecolor": _MODEL, "boxstyle": "round,pad=0.6"}
-    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", fontsize=18, color=_MODEL, bbox=box)
+    reason = texts.reason(spectrum)
+    box = {"facecolor": "white", "edgecolor": _MODEL, "boxstyle": "round,pad=0.4", "alpha": 0.9}
+    text = axes.text(0.012, 0.95, reason, transform=axes.transAxes, va="top", fontsize=15, color=_MODEL, bbox=box)
+    texts.fit(text, 0.45 * axes.bbox.width, 9)  # the legend is on the right
 
 
 def _set_observed_range(axes: Axes, spectrum: Spectrum) -> None:
@@ -227,7 +228,7 @@ def _draw_attention(axes: Axes, spectrum: Spectrum, attention: Attention) -> Non
     _set_observed_range(axes, spectrum)
 
 
-def _draw_restframe(axes: Axes, spectrum: Spectrum) -> None:
+def _draw_restframe(axes: Axes, spectrum: Spectrum, observed_only: bool = False) -> None:
     axes.set_xlabel(r"restframe wavelength  [$\mathrm{\AA}$, vacuum]", labelpad=2)
     axes.set_ylabel("flux / norm")
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -238,16 +239,17 @@ def _draw_restframe(axes: Axes, spectrum: Spectrum) -> None:
             0.5, 0.5, "no restframe", transform=axes.transAxes, ha="center", va="center", color=_GUIDE, fontsize=16
         )
         return
-    shown = spectrum.wavelength[spectrum.observed] / (1 + spectrum.z)
-    inside = (wavelength >= shown[0]) & (wavelength <= shown[-1])
-    low, high = min(float(restframe[inside].min()), 0.0), float(restframe[inside].max())
+    inside = spectrum.covered
+    there = restframe[inside] if inside.any() else restframe
+    low, high = min(float(np.nanmin(there)), 0.0), float(np.nanmax(there))
+    high = high if high > low else low + 1.0
     axes.set_ylim(low - 0.3 * (high - low), high + 0.08 * (high - low))  # room for names below
     axes.set_xlim(wavelength[0], wavelength[-1])
-    axes.plot(wavelength, restframe, color=_MODEL, lw=0.9, alpha=0.45)
+    if not observed_only:
+        axes.plot(wavelength, restframe, color=_MODEL, lw=0.9, alpha=0.45)
     axes.plot(wavelength, np.where(inside, restframe, np.nan), color=_MODEL, lw=1.4)
-    for left, right in ((wavelength[0], shown[0]), (shown[-1], wavelength[-1])):
-        if right > left:
-            axes.axvspan(left, right, color=_MASK, lw=0, zorder=0)
+    for first, last in _runs(~inside):
+        axes.axvspan(wavelength[first], wavelength[last], color=_MASK, lw=0, zorder=0)
     _name_lines(axes, EMISSION_LINES, base=1.03, step=0.145, span=(0.5, 1.0))
     _name_lines(axes, ABSORPTION_LINES, base=0.03, step=0.145, span=(0.16, 0.5))
 
@@ -273,7 +275,7 @@ def _name_lines(axes: Axes, lines: Lines, *, base: float, step: float, span: tup
         text.set_y(base + row * step)
 
 
-def summary_table(run: Run, rows: Sequence[int] = (), model: str | None = None) -> str:
+def summary_table(run: RunData, rows: Sequence[int] = (), model: str | None = None) -> str:
     """Describe the encodings of a run in a few lines of text, and some of its spectra one by one.
 
     rows: indices along `spectrum` that get their own line. model: default the plan's only one.
@@ -303,7 +305,7 @@ def summary_table(run: Run, rows: Sequence[int] = (), model: str | None = None) 
         one = table.isel(spectrum=row)
         lines.append(
             f"{one['target'].item():24} {one['class'].item():8} {float(one['z']):8.4f} {float(one['sn_median']):6.1f} "
-            f"{float(_reduced(one)):7.2f}  {_words(int(one['quality']))}"
+            f"{float(_reduced(one)):7.2f}  {texts.remarks(int(one['quality']))}"
         )
     return "\n".join(lines)
 

@@ -13,16 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RefusedError
-from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import FIRST_VERSION
 from pipeline.results import quality
 from pipeline.results import stack as stacks
+from pipeline.results.data import RunData
 from pipeline.results.names import Names, is_one, listed, nearest, places_of, within
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
-from pipeline.store import generations
-from pipeline.store.arrays import encodings_url, open_dataset, read_region, spectra_url
-from pipeline.store.root import ingest_ledger, read_plan
+from pipeline.store.arrays import read_region, spectra_url
+from pipeline.store.root import ingest_ledger
 from pipeline.surveys.survey import Entry
 
 GOOD = "the recommended selection"
@@ -30,6 +28,7 @@ GOOD = "the recommended selection"
 if TYPE_CHECKING:
     import dask.dataframe as dd
     import specutils
+    from matplotlib.figure import Figure
 
     from pipeline.results.tables.table import ResultsTable, Where
 
@@ -39,47 +38,15 @@ def open_run(root: Place) -> Run:
     return Run(root)
 
 
-class Run:
-    """A run to read, finished or not. Datasets are lazy; chunks that are not done yet read as their fill.
+class Run(RunData):
+    """A run to read, finished or not, with what analysts do with it. Datasets are lazy.
 
-    Raises ConfigError when there is no plan at the root.
+    Chunks that are not done yet read as their fill. Raises ConfigError when there is no plan at the root.
     """
-
-    def __init__(self, root: Place) -> None:
-        self.root = place(root, "ROOT")
-        self.plan = read_plan(self.root)
 
     def __repr__(self) -> str:
         models = ", ".join(model.name for model in self.plan.models) or "none"
         return f"<Run {self.root}: {self.plan.n_spectra} spectra, models: {models}>"
-
-    def targets(self) -> pd.DataFrame:
-        """Return the targets, one row per spectrum; the row number is the index along `spectrum`."""
-        return self._targets.copy()
-
-    def spectra(self) -> xr.Dataset:
-        """Return the lazy spectra: flux, ivar, norm, quality, with the targets as coordinates."""
-        return self._open(spectra_url(self.root), self.plan.ingest_fingerprint, "spectra")
-
-    def model(self, name: str | None = None) -> ModelConfig:
-        """Return a model of the plan. name: may be left out when there is one only. Raises ConfigError for others."""
-        return self.plan.model(name if name is not None else self._only_model())
-
-    def encodings(self, model: str | None = None, *, observed_only: bool = False) -> xr.Dataset:
-        """Return the lazy encodings of a model with the flux, ivar and norm of their spectra.
-
-        `quality` is the encodings' own, which holds the bits of the spectra too. model: may be left out when
-        the run has one only. observed_only: the restframe is NaN outside of the bins that the spectrum covers, where it
-        is the model's alone. Raises ConfigError for a model that the run does not have or has not begun.
-        """
-        config = self.model(model)
-        url = encodings_url(self.root, config.name)
-        encodings = self._open(url, self.plan.encode_fingerprint(config.name), f"encodings of {config.name}")
-        if observed_only:
-            encodings = stacks.observed_only(encodings, config.name)
-        spectra = self.spectra()
-        # Both stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
-        return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")})
 
     def stack(
         self,
@@ -162,6 +129,39 @@ class Run:
 
         return as_specutils(read_spectrum(self, self._names.row(name), model), kind)
 
+    def plot(
+        self,
+        ids: Entry | Iterable[Entry],
+        output: Place | None = None,
+        *,
+        model: str | Sequence[str] | None = None,
+        window: tuple[float, float] | None = None,
+        lines: str | Sequence[str] = (),
+        smooth: float = 0.0,
+        observed_only: bool = False,
+        width: float = 13.333,
+        attention: bool = False,
+    ) -> Figure:
+        """Draw spectra with their reconstructions; return the figure, and write it where an output is given.
+
+        ids: one or up to 24, as `find` takes them; one alone is drawn with residual and restframe, several below each
+        other. output: a file whose ending says the format (png, pdf, svg, ...). model: a name, or several, which are
+        drawn side by side; may be left out when the run has one only. A run without encodings shows spectra alone.
+        window: lowest and highest restframe wavelength, Angstrom; lines: names such as "Halpha" or "[O III]"; panels
+        that zoom on these. smooth: pixels of a Gaussian, weighted by inverse variance. observed_only: leaves out the
+        model where a spectrum has no pixels with weight. width: inches. attention: adds where the encoder looks, for
+        one spectrum. Masked pixels and bins that are not covered are shaded. Raises ConfigError for what cannot be
+        drawn.
+        """
+        from pipeline.results.figures.page import View, windows_of
+        from pipeline.results.plot import plot_spectra
+
+        rows = [self._names.row(ids)] if is_one(ids) else self._names.rows(listed(ids)).tolist()  # type: ignore[arg-type]
+        models = [model] if model is None or isinstance(model, str) else list(model)
+        view = View(windows_of(window, [lines] if isinstance(lines, str) else lines), smooth, observed_only, width)
+        file = None if output is None else place(output, "--output")
+        return plot_spectra(self, rows, file, models=models, view=view, attention=attention)
+
     def problems(self) -> pd.DataFrame:
         """Return the spectra whose files are missing or bad, one row each: row, target, quality in words, reason.
 
@@ -190,11 +190,6 @@ class Run:
                 "reason": [reason for _, _, reason in found],
             }
         )
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the plan's models, for `encodings`, `table` and the others."""
-        return tuple(model.name for model in self.plan.models)
 
     @overload
     def find(self, ids: str | int) -> int: ...
@@ -258,10 +253,6 @@ class Run:
         return quality.good(self.results(model))
 
     @cached_property
-    def _targets(self) -> pd.DataFrame:
-        return generations.rows_of(self.root, self.plan)
-
-    @cached_property
     def _names(self) -> Names:
         return Names(self._targets, self.plan.survey.lookup)
 
@@ -281,28 +272,3 @@ class Run:
         """Read the quality bits of the spectra, or of a model."""
         opened = self.spectra() if model is None else self.encodings(model)
         return opened["quality"].to_numpy()
-
-    def _only_model(self) -> str:
-        names = [model.name for model in self.plan.models]
-        if len(names) != 1:
-            raise ConfigError("model", None, f"one of the run's models: {', '.join(names) or 'none yet'}", "name one")
-        return names[0]
-
-    def _open(self, url: str, fingerprint: str, what: str) -> xr.Dataset:
-        try:
-            opened = open_dataset(url)
-        except FileNotFoundError as error:
-            raise RefusedError(what, f"there is no store {url} yet", "start the run first") from error
-        if opened.attrs.get("fingerprint") != fingerprint:
-            found = str(opened.attrs.get("fingerprint"))[:12]
-            problem = f"{what} is of another plan (fingerprint {str(found)[:12]}, the plan has {fingerprint[:12]})"
-            raise RefusedError("fingerprint", problem, "start the run again, or open another ROOT")
-        if self.plan.plan_version > FIRST_VERSION and opened.attrs.get("targets_sha256") != self.plan.targets_sha256:
-            from pipeline.store.stores import made_for, stores_of  # slow to import: brings torch
-
-            (store,) = (each for each in stores_of(self.root, self.plan) if each.url == url)
-            made_for(self.plan, store)  # refuses one of other targets
-        if opened.sizes["spectrum"] < self.plan.n_spectra:
-            raise RefusedError(what, f"{what} has no rows yet of the targets that were added", "start the run first")
-        # More than the plan has: targets are being added, and are no part of the run yet.
-        return opened.isel(spectrum=slice(self.plan.n_spectra))

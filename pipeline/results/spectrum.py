@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RefusedError
-from pipeline.results.stack import COVERAGE, covered
+from pipeline.results.coverage import COVERAGE, covered
 
 if TYPE_CHECKING:
     import specutils
     import xarray as xr
 
-    from pipeline.results.run import Run
+    from pipeline.results.data import RunData
 
 Floats = NDArray[np.floating[Any]]
 
@@ -68,12 +68,12 @@ class Spectrum:
         return np.asarray(~(self.ivar > 0))
 
 
-def read_spectrum(run: Run, row: int, model: str | None = None) -> Spectrum:
+def read_spectrum(run: RunData, row: int, model: str | None = None) -> Spectrum:
     """Read one row of a run and its encoding; see `read_spectra`."""
     return read_spectra(run, [row], model)[0]
 
 
-def read_spectra(run: Run, rows: Sequence[int], model: str | None = None) -> list[Spectrum]:
+def read_spectra(run: RunData, rows: Sequence[int], model: str | None = None) -> list[Spectrum]:
     """Read rows of a run and their encodings by one model.
 
     rows: indices along `spectrum`. model: name, default the plan's only one; a run without models, or whose model has
@@ -87,7 +87,7 @@ def read_spectra(run: Run, rows: Sequence[int], model: str | None = None) -> lis
     return [_of_row(loaded.isel(spectrum=i), int(run.plan.unusable)) for i in range(len(rows))]
 
 
-def opened(run: Run, model: str | None) -> xr.Dataset:
+def opened(run: RunData, model: str | None) -> xr.Dataset:
     """Return the encodings of a model with their spectra, or spectra alone where a run has no model that has begun."""
     if model is None and not run.plan.models:
         return run.spectra()
@@ -150,7 +150,7 @@ def _of_row(row: xr.Dataset, unusable: int) -> Spectrum:
         observed[:] = np.isfinite(flux) & (flux != 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         sigma = np.where(weight > 0, abs(scale) * weight**-0.5, np.inf)
-    z = float(row["z"])
+    z = float(row["z_fit"] if "z_fit" in row else row["z"])
     wave_rest, restframe = np.empty(0), np.empty(0)
     if "restframe" in row and np.isfinite(row["restframe"].to_numpy()).any():
         wave_rest = row["wavelength_rest"].to_numpy().astype(np.float64)

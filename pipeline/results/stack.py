@@ -1,4 +1,4 @@
-"""Coverage of restframe spectra, and their weighted means over groups of spectra: stacks."""
+"""Weighted means of restframe spectra over groups of spectra, of what each of them covers: stacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, RefusedError
+from pipeline.errors import ConfigError
+from pipeline.results.coverage import COVERAGE, covered, require_coverage
 from pipeline.results.tables.columns import by_name
 from pipeline.store.arrays import encodings_url, read_region
 
@@ -22,37 +23,6 @@ ROWS = 512
 
 AT_ONCE = 8
 """Partial sums that are added by one task."""
-
-COVERAGE = ("rest_first", "rest_last")
-
-
-def covered(first: NDArray[np.integer[Any]], last: NDArray[np.integer[Any]], bins: int) -> NDArray[np.bool_]:
-    """Return which restframe bins spectra constrain: first and last covered bin, shape (N,) -> shape (N, bins)."""
-    place = np.arange(bins)
-    return np.asarray((place >= first[:, None]) & (place <= last[:, None]) & (first[:, None] >= 0))
-
-
-def observed_only(encodings: xr.Dataset, model: str) -> xr.Dataset:
-    """Return encodings whose restframe is NaN in bins outside of the first and last that the spectrum covers, lazily.
-
-    Raises RefusedError where the encodings lack one of restframe, rest_first and rest_last.
-    """
-    require_coverage(set(map(str, encodings.data_vars)), model)
-    restframe = encodings["restframe"]
-    rows = {"spectrum": restframe.chunksizes["spectrum"]}
-    first, last = (encodings[name].chunk(rows) for name in COVERAGE)
-    place = xr.DataArray(np.arange(restframe.sizes["wavelength_rest"]), dims="wavelength_rest")
-    kept = restframe.where((place >= first) & (place <= last) & (first >= 0))
-    kept.attrs = {**restframe.attrs, "comment": "NaN in bins that the spectrum does not cover"}
-    return encodings.assign(restframe=kept)
-
-
-def require_coverage(present: set[str], model: str) -> None:
-    """Refuse encodings that do not say what their spectra cover. Raises RefusedError."""
-    missing = [name for name in ("restframe", *COVERAGE) if name not in present]
-    if missing:
-        problem = f"the encodings of {model} have no {', '.join(missing)}"
-        raise RefusedError("variables", problem, "plan a model with these variables, under another name")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.cli.main import main
 from pipeline.errors import ConfigError
 from pipeline.results import plot as report
 from pipeline.results import spectrum as spectra
-from pipeline.results.attention import read_attention
+from pipeline.results.figures.attention import read_attention
 from pipeline.results.run import Run, open_run
 from pipeline.spectra.quality import Quality
 from tests.running import random_checkpoint
@@ -53,7 +53,7 @@ def test_plot_is_a_png_for_a_slide(run: Run, tmp_path: Path) -> None:
 
 def test_plot_names_object_redshift_and_quality(run: Run) -> None:
     row = run.find("266-51630-174")
-    shown = " ".join(texts(report.draw(report.read_spectrum(run, row))))
+    shown = " ".join(texts(report.draw(spectra.read_spectrum(run, row))))
     for word in ("GALAXY 26/266-51630-174", "z = 0.0216", "S/N = 41.4", "fiber masked", r"H$\alpha$", "Mg b"):
         assert word in shown
 
@@ -67,7 +67,7 @@ def test_a_format_that_cannot_be_written_is_refused_by_name(run: Run, tmp_path: 
 def test_flux_is_shown_in_physical_units(run: Run, mirror: Path) -> None:
     from pipeline.surveys.sdss.files import read_spec
 
-    spectrum = report.read_spectrum(run, 0)
+    spectrum = spectra.read_spectrum(run, 0)
     file = next((mirror / "sdss").glob("**/0266/spec-0266-51630-0168.fits"))
     raw = read_spec(file.read_bytes())
     valid = np.isfinite(spectrum.sigma)
@@ -79,7 +79,7 @@ def test_flux_is_shown_in_physical_units(run: Run, mirror: Path) -> None:
 
 
 def test_reconstruction_made_from_the_restframe_is_the_stored_one(run: Run) -> None:
-    stored = report.read_spectrum(run, 1)
+    stored = spectra.read_spectrum(run, 1)
     encoding = run.encodings().isel(spectrum=1)
     made = spectra._reconstruction(
         encoding.drop_vars("reconstruction"), stored.wavelength, stored.z, stored.wave_rest, stored.restframe
@@ -91,13 +91,13 @@ def test_reconstruction_made_from_the_restframe_is_the_stored_one(run: Run) -> N
 
 def test_residuals_give_the_chi2_of_the_store(run: Run) -> None:
     encoding = run.encodings().isel(spectrum=2)
-    residual = report.read_spectrum(run, 2).residual
+    residual = spectra.read_spectrum(run, 2).residual
     assert np.isfinite(residual).sum() == int(encoding["n_pixels"])
     assert np.nansum(residual**2) == pytest.approx(float(encoding["chi2"]), rel=1e-3)
 
 
 def test_masked_pixels_are_shaded_in_both_observed_panels(run: Run) -> None:
-    spectrum = report.read_spectrum(run, 0)
+    spectrum = spectra.read_spectrum(run, 0)
     masked = spectrum.observed & ~np.isfinite(spectrum.sigma)
     runs = list(report._runs(masked))
     assert sum(last - first + 1 for first, last in runs) == masked.sum() > 100
@@ -108,7 +108,7 @@ def test_masked_pixels_are_shaded_in_both_observed_panels(run: Run) -> None:
 
 def test_a_spectrum_without_a_file_says_so(run: Run, tmp_path: Path) -> None:
     row = run.plan.n_spectra - 1
-    spectrum = report.read_spectrum(run, row)
+    spectrum = spectra.read_spectrum(run, row)
     assert spectrum.quality & Quality.NO_FILE
     shown = texts(report.draw(spectrum))
     assert "no latents: no file" in shown
@@ -117,7 +117,7 @@ def test_a_spectrum_without_a_file_says_so(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_spectrum_without_a_redshift_says_so(run: Run) -> None:
-    spectrum = report.read_spectrum(run, 0)
+    spectrum = spectra.read_spectrum(run, 0)
     nothing = np.full_like(spectrum.reconstruction, np.nan)
     blank = {"reconstruction": nothing, "wave_rest": np.empty(0), "restframe": np.empty(0)}
     shown = texts(report.draw(replace(spectrum, z=np.nan, quality=int(Quality.NO_REDSHIFT), **blank)))
@@ -126,7 +126,7 @@ def test_a_spectrum_without_a_redshift_says_so(run: Run) -> None:
 
 
 def test_attention_adds_a_panel_on_the_observed_wavelengths(run: Run, tmp_path: Path) -> None:
-    spectrum, attention = report.read_spectrum(run, 0), read_attention(run, 0)
+    spectrum, attention = spectra.read_spectrum(run, 0), read_attention(run, 0)
     assert attention is not None
     observed, _, _, looks = report.draw(spectrum, attention).axes
     assert looks.get_xlim() == observed.get_xlim()
@@ -144,20 +144,20 @@ def test_attention_adds_a_panel_on_the_observed_wavelengths(run: Run, tmp_path: 
 
 
 def test_limits_of_a_spectrum_that_is_all_nan_are_finite(run: Run) -> None:
-    spectrum = report.read_spectrum(run, 0, None)
+    spectrum = spectra.read_spectrum(run, 0, None)
     blank = replace(spectrum, flux=np.full_like(spectrum.flux, np.nan))
     assert np.isfinite(report._limits(blank)).all()
 
 
 def test_a_run_that_kept_no_restframe_says_so(run: Run) -> None:
-    spectrum = report.read_spectrum(run, 0)
+    spectrum = spectra.read_spectrum(run, 0)
     nothing = np.full_like(spectrum.reconstruction, np.nan)
     figure = report.draw(replace(spectrum, reconstruction=nothing, wave_rest=np.empty(0), restframe=np.empty(0)))
     assert "the run has no restframe spectra to reconstruct from" in texts(figure)
 
 
 def test_names_of_lines_do_not_touch(run: Run) -> None:
-    restframe = report.draw(report.read_spectrum(run, 0)).axes[2]
+    restframe = report.draw(spectra.read_spectrum(run, 0)).axes[2]
     names = {name for name, _ in report.EMISSION_LINES + report.ABSORPTION_LINES}
     boxes = [text.get_window_extent() for text in restframe.texts if text.get_text() in names]
     assert len(boxes) > 10

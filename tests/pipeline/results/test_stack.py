@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 import pipeline
-from pipeline.results.stack import covered
+from pipeline.results.coverage import covered
 from tests.pipeline.conftest import MakeRun, model_config
 
 

@@ -20,7 +20,7 @@ _TICKS = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 4)
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pipeline.results.run import Run
+    from pipeline.results.data import RunData
 
 Floats = NDArray[np.floating[Any]]
 
@@ -49,7 +49,7 @@ class Scanned:
     kind: str
 
 
-def read_scan(run: Run, row: int, model: str | None = None) -> Scanned | None:
+def read_scan(run: RunData, row: int, model: str | None = None) -> Scanned | None:
     """Scan a spectrum of a run once more; None where the model takes the catalog's redshifts.
 
     row: index along `spectrum`. model: name, default the plan's only one. Raises ConfigError where ROOT has lost the

@@ -10,7 +10,7 @@ import pytest
 
 import pipeline
 from pipeline.errors import ConfigError
-from pipeline.results.attention import read_attention
+from pipeline.results.figures.attention import read_attention
 from pipeline.results.run import Run, open_run
 from spender_core import SDSS, load_model
 from spender_core.architectures import register

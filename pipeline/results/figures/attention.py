@@ -15,7 +15,7 @@ from spender_core.instrument import get_instrument
 from spender_core.weights import load_model
 
 if TYPE_CHECKING:
-    from pipeline.results.run import Run
+    from pipeline.results.data import RunData
 
 Floats = NDArray[np.floating[Any]]
 
@@ -33,7 +33,7 @@ class Attention:
     sensitivity: Floats
 
 
-def read_attention(run: Run, row: int, model: str | None = None) -> Attention | None:
+def read_attention(run: RunData, row: int, model: str | None = None) -> Attention | None:
     """Load the model of a run, and return where it looks in one row; None for a row without latents.
 
     row: index along `spectrum`. model: name, default the plan's only one. Raises ConfigError for a model whose encoder
