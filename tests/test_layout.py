@@ -31,7 +31,7 @@ ORDER = (
 # Where a package may be imported, by room or module; everywhere else it may not.
 ONLY_IN = {
     "astropy": {"surveys", "catalog.formats", "mock", "results.spectrum", "results.tables"},
-    "distributed": {"compute", "archive.quota", "kubernetes.notebook", "api"},
+    "distributed": {"results.tables.hats", "compute", "archive.quota", "kubernetes.notebook", "api"},
     "jinja2": {"monitor.report"},
     "kr8s": {"kubernetes.submit"},
     "matplotlib": {"results.figures", "results.plot", "results.run", "training.curve"},

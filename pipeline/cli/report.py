@@ -20,5 +20,5 @@ def _execute(args: Namespace) -> int:
 
 
 REPORT = Verb(
-    "report", "write one HTML file: progress, throughput, quality, slowest chunks, failures", _execute, _add_options
+    "report", "write one HTML file: the run, its quality, and its science at a glance", _execute, _add_options
 )

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file, made from its plan, its ledger and its logs, without a look at the stores."""
+"""The report of a run: one HTML file, made from its plan, its ledger and its logs, and of what is encoded so far."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jinja2
 from pipeline import storage
 from pipeline.errors import redacted
 from pipeline.monitor.run_log import Line, Log, read_logs
+from pipeline.monitor.science import Science, read_science
 from pipeline.monitor.status import StageStatus, read_status
 from pipeline.monitor.throughput import Throughput, seconds_of, throughput
 from pipeline.monitor.units import duration, label, number, size
@@ -41,10 +42,13 @@ def write_page(root: str, output: str) -> None:
     Raises ConfigError when there is no plan at ROOT, OSError when the page cannot be written.
     """
     plan = read_plan(root)
-    storage.write_bytes(output, page(root, plan, read_status(root, plan), read_logs(root)).encode())
+    text = page(root, plan, read_status(root, plan), read_logs(root), read_science(root, plan))
+    storage.write_bytes(output, text.encode())
 
 
-def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Log]) -> str:
+def page(
+    root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Log], science: Sequence[Science] = ()
+) -> str:
     """Return the report as HTML that needs nothing beside it: no script, no picture, no font from elsewhere."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"duration": duration, "size": size, "number": number, "moment": _moment}
@@ -64,6 +68,7 @@ def page(root: str, plan: Plan, stages: Sequence[StageStatus], logs: Sequence[Lo
         label=label,
         begun=bool(logs) or any(each.done or each.failed for each in stages),
         finished=all(each.done == each.chunks for each in stages),
+        science=science,
         runs=[_run(log) for log in logs],
         unread=sum(log.unread for log in logs),
         chart=None if rates is None else _chart(rates),

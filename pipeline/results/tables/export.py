@@ -49,6 +49,9 @@ def _fits(table: ResultsTable, path: Path) -> int:
 FORMATS: dict[str, Writer] = {".parquet": _parquet, ".fits": _fits, ".csv": _csv}
 """The formats of single files, by the ending of their names."""
 
+HATS = ".hats"
+"""The ending of a folder that is a HATS catalog."""
+
 
 def export(
     root: Place,
@@ -61,8 +64,9 @@ def export(
 ) -> Exported:
     """Write the results of a model as one table to a file, one row per spectrum; its ending says the format.
 
-    root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits or .csv; it is there as a
-    whole or not at all. model: may be left out when the run has one only. columns: names of columns of
+    root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits or .csv, or a folder on a disk
+    that ends in .hats (a HATS catalog, of spectra with positions; needs the extra `analysis`). It is there as a whole
+    or not at all. model: may be left out when the run has one only. columns: names of columns of
     `Run.table`, default all. where: a condition on them, such as "z < 0.1 and quality == 0", or a mask of the run's
     rows. good: only the recommended selection, see `Run.good`. The file says which model, checkpoint, versions and
     sources it is of, under which licence, and how to cite.
@@ -74,16 +78,20 @@ def export(
     from pipeline.results.run import open_run
 
     url = place(output, "--output")
-    ending_of(url, tuple(FORMATS))
+    ending_of(url, (*FORMATS, HATS))
     return export_table(open_run(root).results(model, columns=columns, where=where, good=good), url)
 
 
 def export_table(table: ResultsTable, output: str) -> Exported:
-    """Write a table to a file; .parquet, .fits or .csv. It is there as a whole or not at all.
+    """Write a table to a file; .parquet, .fits, .csv or .hats. It is there as a whole or not at all.
 
     output: a path or any fsspec URL. Raises ConfigError for another ending.
     """
-    ending = ending_of(output, tuple(FORMATS))
+    ending = ending_of(output, (*FORMATS, HATS))
+    if ending == HATS:
+        from pipeline.results.tables.hats import write_hats
+
+        return Exported(output, write_hats(table, output), table.n_left_out)
     with whole(output) as path:
         rows = FORMATS[ending](table, path)
     return Exported(output, rows, table.n_left_out)

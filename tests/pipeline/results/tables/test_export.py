@@ -151,7 +151,7 @@ def test_kept_columns_of_every_type_are_exported(tmp_path: Path, mirror: Path, c
 
 @pytest.mark.parametrize("name", ["x.txt", "x", "x.fits.gz", "x.hdf5"])
 def test_another_ending_is_refused(run: pipeline.Run, tmp_path: Path, name: str) -> None:
-    with pytest.raises(pipeline.ConfigError, match=r"a name that ends in \.parquet or \.fits or \.csv"):
+    with pytest.raises(pipeline.ConfigError, match=r"a name that ends in \.parquet or \.fits or \.csv or \.hats"):
         pipeline.export(run.root, tmp_path / name)
     assert not (tmp_path / name).exists()
 
