@@ -19,6 +19,4 @@ def _execute(args: Namespace) -> int:
     return 0
 
 
-REPORT = Verb(
-    "report", "write one HTML file: the run, its quality, and its science at a glance", _execute, _add_options
-)
+REPORT = Verb("report", "write one HTML file: the run, its quality, its science at a glance", _execute, _add_options)

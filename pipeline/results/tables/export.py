@@ -64,12 +64,12 @@ def export(
 ) -> Exported:
     """Write the results of a model as one table to a file, one row per spectrum; its ending says the format.
 
-    root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits or .csv, or a folder on a disk
-    that ends in .hats (a HATS catalog, of spectra with positions; needs the extra `analysis`). It is there as a whole
-    or not at all. model: may be left out when the run has one only. columns: names of columns of
-    `Run.table`, default all. where: a condition on them, such as "z < 0.1 and quality == 0", or a mask of the run's
-    rows. good: only the recommended selection, see `Run.good`. The file says which model, checkpoint, versions and
-    sources it is of, under which licence, and how to cite.
+    root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits or .csv, or a folder on a
+    disk that ends in .hats (a HATS catalog, of rows with positions; needs the extra `analysis`). It is there as a whole
+    or not at all. model: may be left out when the run has one only. columns: names of columns of `Run.table`, default
+    all. where: a condition on them, such as "z < 0.1 and quality == 0", or a mask of the run's rows. good: only the
+    recommended selection, see `Run.good`. The file says which model, checkpoint, versions and sources it is of, under
+    which licence, and how to cite.
     Rows of chunks that are not done are left out, and counted. Raises ConfigError for another ending, for columns that
     there are not, and where nothing is encoded yet.
 

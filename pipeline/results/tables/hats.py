@@ -91,9 +91,10 @@ def _client() -> Iterator[Client]:
     from distributed import Client, default_client
 
     try:
-        yield default_client()
+        yield default_client()  # type: ignore[no-untyped-call]
         return
     except ValueError:
         pass
-    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
+    with Client(**options) as client:  # type: ignore[no-untyped-call]
         yield client
