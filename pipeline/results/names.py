@@ -73,7 +73,10 @@ class Names:
         if numbers:
             mask = np.logical_and.reduce([frame[name] == value for name, value in numbers.items()])
         elif (number := _number(text)) and lookup.id_column is not None:
-            mask = frame[lookup.id_column] == np.uint64(number)
+            ids = frame[lookup.id_column]
+            # as one of its own type: numpy compares others by floats, which cut such numbers
+            is_possible = number <= np.iinfo(ids.dtype).max
+            mask = ids == ids.dtype.type(number) if is_possible else np.zeros(len(ids), np.bool_)
         else:
             mask = frame["target"] == text
         rows = np.flatnonzero(np.asarray(mask, dtype=bool))

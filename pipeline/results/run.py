@@ -209,12 +209,12 @@ class Run(RunData):
     ) -> int | NDArray[np.intp]:
         """Return the rows of spectra: by their names, or by positions on the sky.
 
-        ids: one name gives its row; a list, tuple, array or column of names gives an array of rows in this order,
-        shape (N,). A name is a target's key, such as "run2d/plate-mjd-fiberid", or another one: SDSS takes
-        "plate-mjd-fiberid", (plate, mjd, fiberid), (plate, mjd, fiberid, run2d) and a specobjid, too; DESI a TARGETID that one
-        spectrum of the run has. position: (ra,
-        dec) in degrees, or a SkyCoord; one gives the rows within the radius, the nearest first; arrays of M positions
-        give the nearest row of each, shape (M,), -1 where there is none. radius: arcsec.
+        ids: one name gives its row; a list, tuple, array or column of names gives an array of rows in this order, shape
+        (N,). A name is a target's key, such as "run2d/plate-mjd-fiberid", or another one: SDSS takes
+        "plate-mjd-fiberid", (plate, mjd, fiberid), (plate, mjd, fiberid, run2d) and a specobjid, too; DESI a TARGETID
+        that one spectrum of the run has. position: (ra, dec) in degrees, or a SkyCoord; one gives the rows within the
+        radius, the nearest first; arrays of M positions give the nearest row of each, shape (M,), -1 where there is
+        none. radius: arcsec.
 
         Raises ConfigError for a name that no target has, or several have.
         """

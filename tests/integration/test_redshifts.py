@@ -18,8 +18,8 @@ from pipeline.catalog import targets as tables
 from pipeline.cli import main as cli
 from pipeline.compute.stages import process
 from pipeline.planning.redshift import WARNINGS
-from pipeline.results.plot import draw, read_spectrum
 from pipeline.results.figures.redshift import read_scan
+from pipeline.results.plot import draw, read_spectrum
 from pipeline.spectra.quality import Quality
 from spender_core.redshift import ZWarning
 from tests.running import file_hashes, markers, random_checkpoint
