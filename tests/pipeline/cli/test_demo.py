@@ -15,7 +15,7 @@ import xarray as xr
 from pipeline import open_run
 from pipeline.cli import demo as demo_module
 from pipeline.cli.run import open_statements
-from pipeline.compute.planner import DEFAULT_MODEL
+from pipeline.compute.choice import DEFAULT_MODEL
 
 pytestmark = pytest.mark.slow
 
