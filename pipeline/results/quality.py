@@ -53,13 +53,14 @@ def good(table: ResultsTable) -> NDArray[np.bool_]:
     table: of the model, with all rows. See `Run.good`.
     """
     known = {column.name for column in table.available}
-    wanted = [name for name in ("quality", "zwarning", "chi2_n") if name in known]
+    warning = "z_fit_warning" if "z_fit_warning" in known else "zwarning"  # of the redshift that the model took
+    wanted = [name for name in ("quality", warning, "chi2_n") if name in known]
     found = np.zeros(table.plan.n_spectra, np.bool_)
     for start, stop in table.bounds:
         values = table.read(start, stop, wanted)
         kept = (values["quality"] & np.uint32(NOT_GOOD | table.plan.unusable)) == 0
-        if "zwarning" in values:
-            kept &= values["zwarning"] == 0
+        if warning in values:
+            kept &= values[warning] == 0
         if "chi2_n" in values:
             kept &= values["chi2_n"] <= MOST_CHI2_N  # NaN is not good
         found[start:stop] = kept

@@ -245,10 +245,11 @@ class Run(RunData):
     def good(self, model: str | None = None) -> NDArray[np.bool_]:
         """Return which spectra belong to the recommended selection for science, shape (n_spectra,), bool.
 
-        They have latents, lie in the domain of the model (`OUT_OF_DOMAIN`), have a redshift without warning (where the
-        survey has `zwarning`), a norm from the usual window, enough pixels, and chi2_n of at most 6. `NOT_GOOD` in
-        `pipeline.results.quality` lists the bits. Rows that are not done are not good. What it keeps of mocks and of
-        real spectra is on the page "Results". model: may be left out when the run has one only.
+        They have latents, lie in the domain of the model (`OUT_OF_DOMAIN`), have a redshift without warning
+        (`z_fit_warning` of models that find it, else `zwarning`, where the survey has it), a norm from the usual
+        window, enough pixels, and chi2_n of at most 6. `NOT_GOOD` in `pipeline.results.quality` lists the bits. Rows
+        that are not done are not good. What it keeps of mocks and of real spectra is on the page "Results". model: may
+        be left out when the run has one only.
         """
         return quality.good(self.results(model))
 
