@@ -25,6 +25,8 @@ MOST = 2**18
 WORST, IDS, LATENTS = 6, 5, 8
 """Spectra that fit worst; ids of each quality bit; latents in the corner plot."""
 
+_PICTURED = ("sn_median", "class", "chi2_n", "ra", "dec", "latents")
+
 LEVELS = 4
 """Shades of a density."""
 
@@ -82,12 +84,16 @@ def _of_table(run: RunData, table: ResultsTable) -> Science:
         return Science(table.model.name, problem="nothing is encoded yet")
     every = -(-n // MOST)
     known = {column.name: column for column in table.available}
-    names = [name for name in ("z", "sn_median", "class", "chi2_n", "ra", "dec", "latents") if name in known]
+    names = [name for name in ("z", "z_fit", *_PICTURED) if name in known]
     parts = [table.read(start, stop, [*names, "quality"]) for start, stop in table.bounds[::every]]
     values = {name: np.concatenate([part[name] for part in parts]) for name in [*names, "quality"]}
     rows = np.concatenate([np.arange(start, stop) for start, stop in table.bounds[::every]])
     usable = (values["quality"] & np.uint32(table.plan.unusable)) == 0
-    labels = {"z": "redshift", "sn_median": "S/N per pixel", "chi2_n": "chi2 per pixel"}
+    labels = {
+        "z_fit" if "z_fit" in known else "z": "redshift",
+        "sn_median": "S/N per pixel",
+        "chi2_n": "chi2 per pixel",
+    }
     pictures = [histogram(values[name][usable], label) for name, label in labels.items() if name in values]
     return Science(
         table.model.name,

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
-from pipeline.planning.schema import ENCODING_QUALITY, SPECTRA_VARIABLES, Variable, variables_of
+from pipeline.planning.schema import ENCODING_QUALITY, SPECTRA_VARIABLES, Variable, lengths
 from pipeline.surveys.columns import Attributes
 
 TARGETS, ENCODINGS, SPECTRA, MADE = "targets", "encodings", "spectra", "made"
@@ -75,13 +75,14 @@ def columns_of(plan: Plan, model: ModelConfig) -> list[Column]:
 
     Every output of the plan that has no wavelength is one.
     """
-    outputs = variables_of(model.variables)
+    outputs = model.stored
+    sizes = lengths(plan.n_spectra, plan.n_pixels, model.n_latent or 0, model.n_rest or 0)
     found = [Column(name, each.dtype, TARGETS, dict(each.attributes)) for name, each in plan.coordinates.items()]
     norm = SPECTRA_VARIABLES["norm"]
     found.append(Column("norm", norm.dtype, SPECTRA, dict(norm.attributes)))
     for name, variable in outputs.items():
         if name != "quality" and not _SPECTRAL_AXES & set(variable.dims):
-            found.append(_of_output(name, variable, {"latent": model.n_latent or 0, **variable.sizes}))
+            found.append(_of_output(name, variable, {**sizes, **variable.sizes}))
     if {"chi2", "n_pixels"} <= set(outputs):
         attributes = {"long_name": "chi2 divided by n_pixels", "units": "1", "ucd": "stat.fit.chi2;arith.ratio"}
         found.append(Column(CHI2_N, "float32", MADE, attributes))

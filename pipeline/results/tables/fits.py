@@ -48,7 +48,7 @@ KEYWORDS = {
 }
 """The keyword of each key of the header."""
 
-_FORMATS = {"b1": "L", "u1": "B", "i1": "B", "i2": "I", "u2": "I", "i4": "J", "u4": "J", "i8": "K", "u8": "K"}
+_FORMATS = {"b1": "L", "u1": "B", "i1": "I", "i2": "I", "u2": "I", "i4": "J", "u4": "J", "i8": "K", "u8": "K"}
 _FLOATS = {"f4": "E", "f8": "D"}
 
 
@@ -113,7 +113,7 @@ def _fits_column(column: Column, width: int) -> fits.Column:
     if code in _FLOATS:
         return fits.Column(name=column.name, format=f"{size if is_vector else ''}{_FLOATS[code]}", unit=unit)
     kind = np.dtype(column.dtype)
-    bzero = -128 if code == "i1" else 1 << (8 * kind.itemsize - 1) if kind.kind == "u" and kind.itemsize > 1 else None
+    bzero = 1 << (8 * kind.itemsize - 1) if kind.kind == "u" and kind.itemsize > 1 else None
     return fits.Column(
         name=column.name,
         format=f"{size if is_vector else ''}{_FORMATS[code]}",
@@ -128,8 +128,10 @@ def _raw_type(column: Column, header: fits.Header, number: int) -> tuple[Any, ..
     if column.dtype == "str":
         return (f"S{str(header[f'TFORM{number}'])[:-1]}",)
     kind = np.dtype(column.dtype)
-    stored = {"b": "S1", "u": f">i{kind.itemsize}" if kind.itemsize > 1 else "u1", "i": f">i{kind.itemsize}"}
-    raw = f">f{kind.itemsize}" if kind.kind == "f" else "u1" if kind.str[1:] == "i1" else stored[kind.kind]
+    size = kind.itemsize
+    # FITS has no signed bytes: they are written as numbers of two
+    stored = {"b": "S1", "f": f">f{size}", "i": f">i{max(size, 2)}", "u": f">i{size}" if size > 1 else "u1"}
+    raw = stored[kind.kind]
     return (raw, (len(column.labels),)) if column.labels else (raw,)
 
 
@@ -147,12 +149,10 @@ def _stored(block: pa.Table, columns: Sequence[Column], raw: np.dtype[Any]) -> N
         kind = numbers.dtype
         if kind.kind == "b":
             numbers = np.where(numbers, b"T", b"F")
-        elif (kind.kind == "u" and kind.itemsize > 1) or kind.str[1:] == "i1":
+        elif kind.kind == "u" and kind.itemsize > 1:
             # unsigned numbers are signed ones with their first bit turned: TZERO
-            unsigned = numbers.view(f"u{kind.itemsize}") ^ kind.type(1).astype(f"u{kind.itemsize}") << (
-                8 * kind.itemsize - 1
-            )
-            numbers = unsigned if kind.kind == "i" else unsigned.view(f"i{kind.itemsize}")
+            first = np.array(1, kind) << np.array(8 * kind.itemsize - 1, kind)
+            numbers = (numbers ^ first).view(f"i{kind.itemsize}")
         rows[column.name] = numbers.reshape(rows[column.name].shape)
     return rows.view(np.uint8)
 

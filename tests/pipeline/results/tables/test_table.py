@@ -129,3 +129,19 @@ def test_bits_are_written_as_words() -> None:
         "0x80000000",
     ]
     assert words(np.empty(0, np.uint32)).tolist() == []
+
+
+def test_outputs_of_other_plans_are_columns_too(make_run: MakeRun, tmp_path: Path) -> None:
+    """Whatever is added to the table of outputs, if it has no wavelength; vectors have a column for each number."""
+    from pipeline.results.tables.columns import columns_of
+    from pipeline.store.root import read_plan
+
+    make_run(tmp_path)
+    plan = read_plan(str(tmp_path))
+    model = model_config(variables=["latents", "restframe", "latents_fit", "latents_cov"], redshift="blind")
+    found = {column.name: column for column in columns_of(plan, model)}
+    assert {"z_fit", "z_fit_err", "z_fit_warning", "z_fit_class"} <= set(found)
+    assert found["latents_cov"].labels == tuple(f"latents_cov_{i}" for i in range(6))
+    assert found["latents_fit"].labels == ("latents_fit_0", "latents_fit_1", "latents_fit_2")
+    assert found["z_fit_class"].null == -1
+    assert "restframe" not in found
