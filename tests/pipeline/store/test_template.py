@@ -32,6 +32,8 @@ MODEL = ModelConfig(
     n_rest=50,
     micro_batch=4,
     variables=tuple(schema.OUTPUTS),
+    redshift_range=(0.0, 0.5),
+    basis="cd" * 32,
 )
 
 
@@ -73,6 +75,9 @@ def test_encodings_have_the_designed_variables(encodings: tuple[xr.Dataset, Enco
         "amplitude": ("spectrum",),
         "rest_first": ("spectrum",),
         "rest_last": ("spectrum",),
+        "latents_fit": ("spectrum", "latent"),
+        "latents_cov": ("spectrum", "latent_pair"),
+        "chi2_fit": ("spectrum",),
         "quality": ("spectrum",),
     }
 
