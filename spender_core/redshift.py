@@ -25,10 +25,10 @@ C = 299_792.458
 APART = 1000.0
 """Minima this far apart, in km/s, are different answers (redrock)."""
 
-DELTA_CHI2 = 16.0
+DELTA_CHI2 = 12.0
 """A runner-up within this of the lowest chi2 is as likely as not: SMALL_DELTA_CHI2 (set on mocks, RESULTS.md)."""
 
-FLOOR = 8.0
+FLOOR = 6.0
 """Error that no redshift is below, km/s: wavelength scale, and templates that are no galaxy (RESULTS.md)."""
 
 LEAST_PIXELS = 500
@@ -41,6 +41,12 @@ STARS = (-0.004, 0.004)
 BINNING = 2
 """Pixels that are taken together for quasars and stars, whose class is asked for more than their redshift."""
 
+DEGREE = 2
+"""Of the polynomial that is fitted with the model's templates, as the SDSS pipeline does: flux calibration, dust, and
+continua that no decoder makes. Without it featureless galaxies are taken for stars (RESULTS.md)."""
+
+OTHERS = 10.0
+"""How much less chi2 another kind of object than the model's must have: rarer, and more ways to fit noise."""
 
 BLOCK = 16
 """Spectra that are scanned at once: their cross-correlations are some 4 MB each."""
@@ -61,8 +67,9 @@ class Redshifts:
     """Answers for N spectra, each shape (N,).
 
     z, error: float64, NaN without data. chi2: of the best linear fit. delta_chi2: of the runner-up, the best minimum
-    more than `APART` away, of any kind of object, less chi2; NaN where there is none. second: its redshift. warning:
-    int32, bits of `ZWarning`. kind: int8, places in `RedshiftEstimator.kinds`, -1 without data.
+    more than `APART` away, of any kind of object, less chi2, kinds but the model's own set back by `OTHERS`; NaN where
+    there is none. second: its redshift. warning: int32, bits of `ZWarning`. kind: int8, places in
+    `RedshiftEstimator.kinds`, -1 without data.
     """
 
     z: Tensor
@@ -95,7 +102,7 @@ class RedshiftEstimator:
             others = [(of_quasars(), QUASARS), (of_stars(), STARS)]
         size = self._bins.start, self._bins.count
         self.scans: list[Scan] = [
-            scan_of(own, *size, z_range),
+            scan_of(own, *size, z_range, degree=DEGREE),
             *(scan_of(templates, *size, reach, BINNING) for templates, reach in others),
         ]
         self._threshold = delta_chi2
@@ -239,16 +246,18 @@ class Minima:
 
 def _answer(minima: Minima, ivar: Tensor, threshold: float) -> Redshifts:
     """Choose among minima."""
-    best = minima.chi2.argmin(dim=1, keepdim=True)
+    setback = torch.where(minima.kind > 0, OTHERS, 0.0)
+    compared = minima.chi2 + setback
+    best = compared.argmin(dim=1, keepdim=True)
 
     def at(values: Tensor, place: Tensor) -> Tensor:
         return values.gather(1, place).squeeze(1)
 
     log_stretch, chi2 = at(minima.log_stretch, best), at(minima.chi2, best)
     apart = (minima.log_stretch - log_stretch[:, None]).abs() > math.log10(1 + APART / C)
-    others = torch.where(apart, minima.chi2, torch.inf)
+    others = torch.where(apart, compared, torch.inf)
     second = others.argmin(dim=1, keepdim=True)
-    delta = at(others, second) - chi2
+    delta = at(others, second) - at(compared, best)
     n_pixels = torch.count_nonzero(ivar, dim=1)
     some = torch.isfinite(chi2) & (n_pixels > 0)
     z = 10**log_stretch - 1

@@ -78,11 +78,25 @@ class Scan(ABC):
 
 
 class LinearScan(Scan):
-    """Scan by all linear combinations of the templates and a constant."""
+    """Scan by all linear combinations of the templates and a polynomial in log10(wavelength) of a degree."""
+
+    def __init__(
+        self,
+        templates: Templates,
+        start: float,
+        n_pixels: int,
+        z_range: tuple[float, float],
+        binning: int = 1,
+        degree: int = 0,
+    ) -> None:
+        self._degree = degree
+        super().__init__(templates, start, n_pixels, z_range, binning)
 
     def _prepare(self, segment: Tensor) -> None:
         reach = (segment != 0).any(dim=0)
-        components = torch.cat([segment, reach.double()[None]])
+        # shifted, a polynomial is one of the same degree
+        x = torch.linspace(-1, 1, segment.shape[1], dtype=torch.float64)
+        components = torch.cat([torch.stack([reach * x**p for p in range(self._degree + 1)]), segment])
         n = len(components)
         self._pairs = [(i, j) for i in range(n) for j in range(i, n)]
         self._length = fast_length(segment.shape[1])
@@ -139,10 +153,13 @@ class AlternativesScan(Scan):
         return gain.view(len(w), self._n_templates, -1).amax(dim=1)
 
 
-def scan_of(templates: Templates, start: float, n_pixels: int, z_range: tuple[float, float], binning: int = 1) -> Scan:
-    """Make the scan that templates need; arguments as for `Scan`."""
-    kind = AlternativesScan if templates.alternatives else LinearScan
-    return kind(templates, start, n_pixels, z_range, binning)
+def scan_of(
+    templates: Templates, start: float, n_pixels: int, z_range: tuple[float, float], binning: int = 1, degree: int = 0
+) -> Scan:
+    """Make the scan that templates need; arguments as for `Scan`. degree: of what is added to combinations of all."""
+    if templates.alternatives:
+        return AlternativesScan(templates, start, n_pixels, z_range, binning)
+    return LinearScan(templates, start, n_pixels, z_range, binning, degree)
 
 
 def explained(matrix: dict[tuple[int, int], Tensor], vector: Sequence[Tensor]) -> Tensor:

@@ -54,6 +54,22 @@ def test_a_scan_is_a_least_squares_fit_at_every_redshift(alternatives: bool) -> 
         np.testing.assert_allclose(gain[row, ::7], expected, rtol=1e-8)
 
 
+def test_a_polynomial_beside_the_templates_is_one_of_the_observed_wavelengths() -> None:
+    t = templates(length=300, start=3.6)
+    w, y = spectra()
+    scan = scan_of(t, START, w.shape[1], (0.0, 0.05), degree=2)
+    x = np.linspace(-1, 1, w.shape[1])
+    for m in (0, 100, len(scan.log_stretch) - 1):
+        place = round((START - scan.log_stretch[m].item() - t.start) / LOG_STEP) + np.arange(w.shape[1])
+        inside = (place >= 0) & (place < t.flux.shape[1])
+        rows = [np.where(inside, each[place.clip(0, 299)], 0) for each in t.flux.numpy().astype(np.float64)]
+        fitted = np.stack([*rows, inside, inside * x, inside * x**2], axis=1) * np.sqrt(w[0].numpy())[:, None]
+        target = np.sqrt(w[0].numpy()) * y[0].numpy()
+        left = target - fitted @ np.linalg.lstsq(fitted, target, rcond=None)[0]
+        expected = float((target**2).sum() - (left**2).sum())
+        assert scan.gain(w, w * y)[0, m].item() == pytest.approx(expected, rel=1e-8)
+
+
 def test_pixels_that_templates_do_not_reach_keep_their_chi2() -> None:
     t = templates(length=300, start=3.6)
     w, y = spectra()
