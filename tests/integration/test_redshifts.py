@@ -19,7 +19,8 @@ from pipeline.cli import main as cli
 from pipeline.compute.stages import process
 from pipeline.planning.redshift import WARNINGS
 from pipeline.results.figures.redshift import read_scan
-from pipeline.results.plot import draw, read_spectrum
+from pipeline.results.plot import draw
+from pipeline.results.spectrum import read_spectrum
 from pipeline.spectra.quality import Quality
 from spender_core.redshift import ZWarning
 from tests.running import file_hashes, markers, random_checkpoint
