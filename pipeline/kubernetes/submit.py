@@ -133,7 +133,7 @@ def create(run: Submitted, documents: Iterable[Document]) -> None:
             unknown = isinstance(refusal, kr8s.ServerError) and _code(refusal) == 404
             if unknown and document["kind"].startswith("Dask"):
                 problem = f"the cluster has no resource {document['kind']}: the Dask operator is not installed there"
-                remedy = "install it (deploy/README.md says how), or pass --no-operator"
+                remedy = "install it (deploy/kubernetes.md says how), or pass --no-operator"
                 raise RefusedError("kubernetes", problem, remedy) from error
             raise
         if document["kind"] == "Job":
@@ -189,7 +189,7 @@ def _require_certificates(run: Submitted) -> None:
         with _translated(f"Secret {_TLS_SECRET}"):
             secret.refresh()
     except kr8s.NotFoundError as error:
-        remedy = "create the namespace and the certificates: deploy/README.md says how"
+        remedy = "create the namespace and the certificates: deploy/kubernetes.md says how"
         problem = f"there is no Secret {_TLS_SECRET} in the namespace {run.api.namespace}"
         raise RefusedError(f"Secret {_TLS_SECRET}", problem, remedy) from error
 

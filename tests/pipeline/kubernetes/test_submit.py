@@ -111,7 +111,7 @@ def test_without_certificates_nothing_of_the_run_is_created(
     api: kubernetes.Api, submitted: submission.Submitted, root: str
 ) -> None:
     api.objects.clear()
-    with pytest.raises(submission.ConfigError, match=r"Secret dask-tls.*deploy/README.md"):
+    with pytest.raises(submission.ConfigError, match=r"Secret dask-tls.*deploy/kubernetes.md"):
         submission.create(submitted, documents(root))
     assert api.names("DaskJob") == []
 
