@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv and ensurepip on PATH;" \
 		"install one or say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[analysis,demo,docs,kubernetes,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[analysis,demo,docs,kubernetes,slurm,test]'
 	@touch $@
 
 demo: install ## encode two real galaxies and 300 mock spectra into ./demo
@@ -99,7 +99,7 @@ format: install ## apply ruff's fixes and formatting
 lock: ## write constraints.txt again from the newest releases that pyproject.toml admits
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
-	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[analysis,demo,docs,kubernetes,notebook,test]'
+	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[analysis,demo,docs,kubernetes,notebook,slurm,test]'
 	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
 	mv constraints.new constraints.txt
@@ -122,7 +122,7 @@ matrix-%: $(ENVIRONMENTS)/uv/.installed
 	@{ cat $(ENVIRONMENTS)/newest.txt; printf '%s\n' 'datasets<4.6' 'pyparsing<3.3'; } > $(ENVIRONMENTS)/lowest.txt
 	$(UV) venv --quiet --clear --no-project --seed --python $(firstword $(subst -, ,$*)) $(ENVIRONMENTS)/$*
 	$(ENVIRONMENTS)/$*/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	$(UV) pip install --quiet --python $(ENVIRONMENTS)/$* $(OPTIONS) --editable '.[demo,docs,kubernetes,test]'
+	$(UV) pip install --quiet --python $(ENVIRONMENTS)/$* $(OPTIONS) --editable '.[demo,docs,kubernetes,slurm,test]'
 	$(UV) pip freeze --quiet --python $(ENVIRONMENTS)/$* | grep -E '^(dask|numpy|pandas|pyarrow|torch|xarray|zarr)=='
 	$(ENVIRONMENTS)/$*/bin/python -m pytest -m "not slow and not long" --numprocesses 2 --dist loadfile --quiet
 
