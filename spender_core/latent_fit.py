@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -12,11 +11,8 @@ from torch import Tensor
 from .autoencoder import fit_amplitude
 from .model import SpectrumModel
 
-STEPS = 6
-"""Steps of the fit at most. Most spectra need two or three, and rest then; those that begin far away take six."""
-
-ENOUGH = 1.0
-"""A spectrum rests after a step that was to lower its objective by less: the next would by some tenth of that."""
+STEPS = 4
+"""Steps of the fit. Most spectra stay where they are after three; those that begin far away take six or more."""
 
 BLOCK = 32
 """Spectra that are fitted at once: the derivatives of one take some 0.5 MB, and as much again while they are made."""
@@ -91,14 +87,6 @@ class _State:
     chi2: Tensor
     objective: Tensor
 
-    def of(self, rows: Tensor) -> _State:
-        """Take some of the spectra."""
-        return _State(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def with_rows(self, rows: Tensor, other: _State) -> _State:
-        """Put other states in place of some spectra's."""
-        return _State(*(getattr(self, f.name).index_copy(0, rows, getattr(other, f.name)) for f in fields(self)))
-
 
 class _Problem:
     """Spectra, a model and a prior."""
@@ -107,12 +95,6 @@ class _Problem:
         self.model, self.flux, self.ivar, self.prior = model, flux, ivar, prior
         self.precision = prior.precision
         self.spread = prior.covariance.diagonal().sqrt()
-
-    def of(self, rows: Tensor) -> _Problem:
-        """Take some of the spectra."""
-        part = copy(self)
-        part.flux, part.ivar = self.flux[rows], self.ivar[rows]
-        return part
 
     def at(self, s: Tensor, z: Tensor) -> _State:
         """Compare the model of latents with the data; the amplitude is the best one."""
@@ -182,27 +164,21 @@ def _fit(problem: _Problem, s: Tensor, z: Tensor, *, free_z: bool, steps: int) -
     n_latent = s.shape[1]
     first, better, worse = _DAMPING
     damping = torch.full_like(state.chi2, first)
-    n_parameters = n_latent + (2 if free_z else 1)
-    matrices = state.objective.new_zeros(len(s), n_parameters, n_parameters)
-    if not steps:
-        matrices, _ = problem.normal(state, free_z=free_z)
-    moving = (start.weight > 0).any(dim=1).nonzero()[:, 0]
-    for _ in range(steps):
-        if not len(moving):
-            break
-        part, now = problem.of(moving), state.of(moving)
-        matrix, vector = part.normal(now, free_z=free_z)
-        matrices[moving] = matrix.clone()
+    is_seen = (start.weight > 0).any(dim=1)
+    data, vector = problem.normal(state, free_z=free_z)
+    for step in range(steps):
+        if step:
+            data, vector = problem.normal(state, free_z=free_z)
+        matrix = data.clone()
         matrix[:, :n_latent, :n_latent] += problem.precision
-        vector[:, :n_latent] -= (now.s - prior.mean) @ problem.precision
-        change = _solved(matrix, vector, damping[moving])
-        tried = part.at(now.s + change[:, :n_latent], now.z + (change[:, -1] if free_z else 0))
-        is_lower = (tried.objective < now.objective) & torch.isfinite(tried.objective)
-        state = state.with_rows(moving, _chosen(is_lower, tried, now))
-        damping[moving] *= torch.where(is_lower, better, worse)
-        moving = moving[(change * vector).sum(dim=1) >= ENOUGH]
+        vector[:, :n_latent] -= (state.s - prior.mean) @ problem.precision
+        change = _solved(matrix, vector, damping)
+        tried = problem.at(state.s + change[:, :n_latent], state.z + (change[:, -1] if free_z else 0))
+        is_lower = (tried.objective < state.objective) & torch.isfinite(tried.objective) & is_seen
+        state = _chosen(is_lower, tried, state)
+        damping = damping * torch.where(is_lower, better, worse)
     state = _chosen(state.chi2 <= start.chi2, state, start)
-    return _result(problem, state, matrices, free_z=free_z)
+    return _result(problem, state, data, free_z=free_z)
 
 
 def _solved(matrix: Tensor, vector: Tensor, damping: Tensor) -> Tensor:

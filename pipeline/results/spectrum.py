@@ -81,7 +81,7 @@ def read_spectra(run: RunData, rows: Sequence[int], model: str | None = None) ->
     interpolated linearly (without the instrument's line spread function).
     """
     whole = opened(run, model)
-    wanted = {"flux", "ivar", "norm", "quality", "restframe", "reconstruction", *COVERAGE}
+    wanted = {"flux", "ivar", "norm", "quality", "restframe", "reconstruction", "z_fit", *COVERAGE}
     kept = whole[[name for name in whole.data_vars if name in wanted]]
     loaded = kept.isel(spectrum=np.asarray(rows, np.intp)).load()
     return [_of_row(loaded.isel(spectrum=i), int(run.plan.unusable)) for i in range(len(rows))]
