@@ -81,6 +81,7 @@ def test_who_does_not_belong_is_refused_in_one_line(
     }.get(change, tls.variables)
     done = ingest(root[0], address, **variables)
     assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert f"--scheduler is '{address}'" in line
     assert re.search(shown, line)
