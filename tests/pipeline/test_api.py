@@ -23,9 +23,12 @@ pytestmark = pytest.mark.slow
 FUNCTIONS = (
     "drop_model",
     "estimate",
+    "export",
+    "export_spectra",
     "finalize",
     "make_batch",
     "open_run",
+    "open_runs",
     "plan",
     "report",
     "run",
