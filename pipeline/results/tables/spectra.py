@@ -43,11 +43,12 @@ def export_spectra(
     """Write spectra with their reconstructions and restframes as FITS.
 
     root: folder of the run. output: a path or any fsspec URL: a name that ends in .fits gets all of them, another one
-    is a folder that gets a file for each. ids: as `Run.find` takes them; else where and good as in `export`. Extension
-    OBSERVED holds wavelength, flux, uncertainty, mask, ivar and reconstruction, RESTFRAME wavelength, flux and mask,
-    both in Angstrom and 1e-17 erg s-1 cm-2 Angstrom-1; specutils reads each as "tabular-fits". A file of all has a
-    spectrum in each column of these, and the extension TARGETS. Spectra that are not done are left out, and counted.
-    Raises ConfigError where no spectrum is chosen, and for more than 20,000 in one file.
+    is a folder that gets a file for each. model: its name, needed where a run has several. ids: as `Run.find` takes
+    them; else where and good as in `export`. Extension OBSERVED holds wavelength, flux, uncertainty, mask, ivar and
+    reconstruction, RESTFRAME wavelength, flux and mask, both in Angstrom and 1e-17 erg s-1 cm-2 Angstrom-1; specutils
+    reads each as "tabular-fits". A file of all has a spectrum in each column of these, and the extension TARGETS.
+    Spectra that are not done are left out, and counted. Raises ConfigError where no spectrum is chosen, and for more
+    than 20,000 in one file.
 
     >>> export_spectra("s3://bucket/dr17", "galaxies.fits", where="z < 0.01")
     """
