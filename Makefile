@@ -74,7 +74,7 @@ folds: install ## train the embedded model and its folds again, into FOLDS: 15 h
 science-training: install ## judge the embedded model on galaxies that it has not seen
 	$(BIN)/python benchmarks/science_training.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
 
-science-redshifts: install ## judge redshifts and refined latents on galaxies that the model has not seen: half an hour
+science-redshifts: install ## judge redshifts and refined latents on galaxies that the model has not seen: ten minutes
 	$(BIN)/python benchmarks/science_redshifts.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
 
 # The unit tests again, measured, worker processes too.
