@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training coverage docs lint types format lock matrix audit clean
+.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training science-redshifts coverage docs lint types format lock matrix audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -73,6 +73,9 @@ folds: install ## train the embedded model and its folds again, into FOLDS: 15 h
 
 science-training: install ## judge the embedded model on galaxies that it has not seen
 	$(BIN)/python benchmarks/science_training.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
+
+science-redshifts: install ## judge redshifts and refined latents on galaxies that the model has not seen: ten minutes
+	$(BIN)/python benchmarks/science_redshifts.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
 
 # The unit tests again, measured, worker processes too.
 coverage: install ## at least 90 % of the lines of both packages

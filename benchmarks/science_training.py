@@ -205,9 +205,9 @@ def rows_in_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def write_section(file: Path, name: str, text: str) -> None:
+def write_section(file: Path, name: str, text: str, script: str = "science_training.py") -> None:
     """Replace what stands between the two marks of a section. ValueError for a file without them."""
-    begin, end = f"<!-- {name}: written by benchmarks/science_training.py -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by benchmarks/{script} -->", f"<!-- end of {name} -->"
     content = file.read_text(encoding="utf-8")
     if begin not in content or end not in content:
         raise ValueError(f"{file} has no section {name!r}: add the lines {begin} and {end}")

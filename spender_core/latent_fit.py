@@ -14,7 +14,7 @@ from .model import SpectrumModel
 STEPS = 4
 """Steps of the fit. Most spectra stay where they are after three; those that begin far away take six or more."""
 
-BLOCK = 32
+BLOCK = 16
 """Spectra that are fitted at once: the derivatives of one take some 0.5 MB, and as much again while they are made."""
 
 _DIFFERENCE = 0.01  # of a latent, in units of its spread, that derivatives of the decoder are taken over

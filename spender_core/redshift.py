@@ -25,11 +25,14 @@ C = 299_792.458
 APART = 1000.0
 """Minima this far apart, in km/s, are different answers (redrock)."""
 
-DELTA_CHI2 = 12.0
+DELTA_CHI2 = 16.0
 """A runner-up within this of the lowest chi2 is as likely as not: SMALL_DELTA_CHI2 (set on mocks, RESULTS.md)."""
 
-FLOOR = 6.0
+FLOOR = 5.0
 """Error that no redshift is below, km/s: wavelength scale, and templates that are no galaxy (RESULTS.md)."""
+
+SCALE = 1.25
+"""Scatter of redshifts over the error that the parabola through whole pixels gives, at any S/N (RESULTS.md)."""
 
 LEAST_PIXELS = 500
 """Fewer weighted pixels set LITTLE_COVERAGE."""
@@ -38,7 +41,7 @@ QUASARS = (0.0, 4.0)
 STARS = (-0.004, 0.004)
 """Redshifts of quasars and stars that are scanned; stars: +-1200 km/s."""
 
-BINNING = 2
+BINNING = 4
 """Pixels that are taken together for quasars and stars, whose class is asked for more than their redshift."""
 
 DEGREE = 2
@@ -262,7 +265,9 @@ def _answer(minima: Minima, ivar: Tensor, threshold: float) -> Redshifts:
     some = torch.isfinite(chi2) & (n_pixels > 0)
     z = 10**log_stretch - 1
     scatter = (chi2 / (n_pixels - 1).clamp(min=1)).clamp(min=1).sqrt()
-    error = (1 + z) * torch.hypot(math.log(10) * at(minima.error, best) * scatter, torch.full_like(z, FLOOR / C))
+    error = (1 + z) * torch.hypot(
+        SCALE * math.log(10) * at(minima.error, best) * scatter, torch.full_like(z, FLOOR / C)
+    )
     has_second = some & torch.isfinite(delta)
     bits = {
         ZWarning.NODATA: ~some,
