@@ -150,13 +150,14 @@ class Admission:
         """Return the resource that tasks of a kind ask for; None where any worker may do them."""
         return f"spender-{kind[0]}-{self._topic[-8:]}" if self._gated else None
 
-    def missing(self, kind: Kind) -> str:
-        """Say why no worker can do tasks of a kind, where there are workers."""
+    def missing(self, kind: Kind, workers: Workers) -> str:
+        """Say why none of these workers can do tasks of a kind."""
         for denied in self.denied.values():
             return f"no worker can {kind[0]}: {denied}; {denied.remedy}"
-        if kind[0] == "encode" and self.roles.encode_on_gpu:
+        there = kinds_of(workers)
+        if kind[0] == "encode" and self.roles.encode_on_gpu and GPU not in there:
             return f"none of the workers offers the resource {GPU}, needed to {kind[0]}"
-        if kind[0] == "ingest" and self.roles.ingest_off_gpu:
+        if kind[0] == "ingest" and self.roles.ingest_off_gpu and CPU not in there:
             return f"all workers offer the resource {GPU}, and those do not ingest here"
         return f"no worker has said yet whether it can {kind[0]}"
 

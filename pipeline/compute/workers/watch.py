@@ -131,7 +131,7 @@ class Watch:
             able = set(offering(workers, place) if place else workers)
             idle = {address for address in able if workers[address]["status"] != "running"}
             if not able:
-                found[kind] = f"{self._admission.missing(kind)}; Ctrl-C stops the run"
+                found[kind] = f"{self._admission.missing(kind, workers)}; Ctrl-C stops the run"
             elif able <= silent:
                 found[kind] = f"no worker that can {kind[0]} has answered for {SILENCE:.0f} s; {_ADVICE}"
             elif able <= silent | idle:

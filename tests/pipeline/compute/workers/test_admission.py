@@ -194,6 +194,17 @@ def test_roles_follow_from_the_kinds_of_workers() -> None:
 OFFERS = {"CPU": ("--resources", "CPU=2"), "plain": (), "GPU": ("--resources", "GPU=1")}
 
 
+def test_a_worker_that_is_still_looked_at_is_not_said_to_be_of_another_kind() -> None:
+    admission = Admission(None, {"CPU", "GPU"})  # type: ignore[arg-type]
+    admission.roles = Roles(encode_on_gpu=True, ingest_off_gpu=True)
+    cpu, gpu = ({kind: {"resources": {kind: 1.0}}} for kind in ("CPU", "GPU"))
+    encode = ("encode", "m")
+    assert admission.missing(encode, cpu) == "none of the workers offers the resource GPU, needed to encode"
+    assert admission.missing(encode, cpu | gpu) == "no worker has said yet whether it can encode"
+    assert admission.missing(("ingest", None), cpu) == "no worker has said yet whether it can ingest"
+    assert admission.missing(("ingest", None), gpu).startswith("all workers offer the resource GPU")
+
+
 @pytest.mark.parametrize(
     "order",
     [*itertools.permutations(("CPU", "plain", "GPU"))],

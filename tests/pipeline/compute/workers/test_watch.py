@@ -59,7 +59,7 @@ class Stub:
     def place(self, kind: Kind) -> str:
         return "CPU" if kind == INGEST else "GPU"
 
-    def missing(self, kind: Kind) -> str:
+    def missing(self, kind: Kind, workers: object) -> str:
         return f"nobody may {kind[0]}"
 
     def look(self, workers: object) -> list[Denied]:
