@@ -29,8 +29,8 @@ def _add_options(parser: ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a ready-made condition; SDSS: main-galaxies, all-galaxies, clean; DESI: bgs, lrg, galaxies, stars, qso, "
-        "clean; given more than once, all must hold",
+        help="a ready-made condition; SDSS: main-galaxies, all-galaxies, clean, sdss-v-galaxies; DESI: bgs, lrg, "
+        "galaxies, stars, qso, clean; given more than once, all must hold",
     )
     parser.add_argument("--output", metavar="URL", required=True, help="table to write, Parquet")
     parser.add_argument(

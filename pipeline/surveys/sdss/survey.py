@@ -15,12 +15,14 @@ SELECTIONS = {
     "and SOURCETYPE == 'GALAXY' and CLASS == 'GALAXY' and Z > 0 and Z_ERR < 1e-4",
     "all-galaxies": "CLASS == 'GALAXY'",
     "clean": "SPECPRIMARY == 1 and ZWARNING == 0",
+    "sdss-v-galaxies": "FIELDQUALITY == 'good' and SPECPRIMARY == 1 and CLASS == 'GALAXY' and ZWARNING == 0",
 }
-"""Ready-made selections over specObj's columns, by name.
+"""Ready-made selections over specObj's columns, and spAll's, by name.
 
 main-galaxies: the sample of paper I (arXiv:2211.07890), as upstream's `SDSS.query` cuts it. all-galaxies: every
 spectrum that the SDSS pipeline classified so, whatever its target was. clean: one spectrum per position (the best
-within 2 arcsec), without any redshift warning.
+within 2 arcsec), without any redshift warning; of spAll, too. sdss-v-galaxies: galaxies of spAll and spAll-lite
+(DR18 to DR20) in fields of good quality, each once, without any redshift warning.
 """
 
 SDSS = Survey(

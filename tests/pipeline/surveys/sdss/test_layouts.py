@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,39 @@ CASES = [
 ]
 
 
+# reductions of each release; those of SDSS-I/II and its own newest ones
+RELEASES = {
+    **{f"dr{n}": ("26", "103", "104", "v5_4_45") for n in (9, 10)},
+    "dr11": ("26", "104", "v5_6_5"),
+    "dr12": ("26", "104", "v5_7_0", "v5_7_2"),
+    **{f"dr{n}": ("26", "104", version) for n, version in ((13, "v5_9_0"), (14, "v5_10_0"), (15, "v5_10_0"))},
+    "dr16": ("26", "103", "104", "v5_13_0"),
+    "dr17": ("26", "103", "104", "v5_13_2"),
+    "dr18": ("v6_0_4",),
+    "dr19": ("v6_0_6", "v6_1_3"),
+    "dr20": ("v6_2_1",),
+}
+
+
+def drawn() -> list[tuple[str, str, str, str]]:
+    """Draw twenty spectra of every release, with numbers of all lengths that there are."""
+    rng, cases = random.Random(20261127), []
+    for release, reductions in RELEASES.items():
+        for i in range(20):
+            run2d, mjd = reductions[i % len(reductions)], rng.randint(51600, 61000)
+            if run2d.startswith("v6"):
+                field, number = rng.choice((rng.randint(15000, 32767), rng.randint(100000, 130000))), rng.randint(9, 16)
+                kind, template = rng.choice((("spec-lite", "specLite"), ("spec", "specFull")))
+                cases.append(
+                    (release, kind, f"{run2d}/{field}-{mjd}-{rng.randint(10**number, 9 * 10**number)}", template)
+                )
+                continue
+            plate = rng.choice((rng.randint(266, 999), rng.randint(1000, 9999), rng.randint(10000, 12547)))
+            kind = rng.choice(("spec-lite", "spPlate"))
+            cases.append((release, kind, f"{run2d}/{plate}-{mjd}-{rng.randint(1, 1000)}", kind))
+    return cases
+
+
 def keywords(target: str, template: str) -> dict[str, str | int]:
     ids = ids_of(target)
     if template.startswith(("specLite", "specFull")):
@@ -57,13 +91,14 @@ print("\\n" + json.dumps([Path(release=r).url(t, base_dir="/base/", **k) for r, 
 
 @pytest.mark.slow
 def test_every_path_is_that_of_sdss_access():
-    cases = [(release, template, keywords(target, template)) for release, _, target, template in CASES]
+    all_cases = CASES + drawn()
+    cases = [(release, template, keywords(target, template)) for release, _, target, template in all_cases]
     answer = subprocess.run(
         [sys.executable, "-c", ASK], input=json.dumps(cases), capture_output=True, text=True, check=True
     )
     urls = json.loads(answer.stdout.splitlines()[-1])
-    ours = [SDSS.paths(layout, [target])[0] for _, layout, target, _ in CASES]
-    theirs = [url.split(f"/sas/{release}/")[1] for url, (release, *_) in zip(urls, CASES, strict=True)]
+    ours = [SDSS.paths(layout, [target])[0] for _, layout, target, _ in all_cases]
+    theirs = [url.split(f"/sas/{release}/")[1] for url, (release, *_) in zip(urls, all_cases, strict=True)]
     assert ours == theirs
 
 
