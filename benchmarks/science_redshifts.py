@@ -6,7 +6,8 @@ DIR is what benchmarks/train_galaxies.py wrote: each galaxy is then judged by th
 without it, and the figures are written to benchmarks/redshifts.csv. Without it, the fold figures are those of that
 table. Either way the shipped model is judged by the 16 galaxies that it never saw. What is accepted, and how large
 errors are, is judged on these 16 alone: the threshold and the floor are set on the other 48, with other noise (`--set`,
-with `--folds`, prints what they are set by). `--write` puts the tables into RESULTS.md. Intervals are of 68 %.
+with `--folds`, prints what they are set by). `--write` puts the tables
+into RESULTS.md, and that of the folds into the page. Intervals are of 68 %.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from spender_core.weights import load_model, read_extras
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "redshifts.csv"
 RESULTS = HERE / "RESULTS.md"
+PAGE = HERE.parent / "docs/redshifts.md"
 SHIPPED = "sdss-galaxies"
 Z_RANGE = (0.0, 0.5)
 PEER = "spEigenGal-56436.fits"
@@ -183,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sas/dr17 and templates")
     parser.add_argument("--folds", type=Path, help="folder that train_galaxies.py wrote")
-    parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md and the page")
     parser.add_argument("--set", action="store_true", help="print what threshold and floor are set by, and no more")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -207,6 +209,7 @@ def main() -> None:
     if arguments.write:
         for name, text in texts.items():
             write_section(RESULTS, name, text, "science_redshifts.py")
+        write_section(PAGE, "redshifts-folds", texts["redshifts-folds"], "science_redshifts.py")
     print(f"missed: {sum(f.met is False or f.met is np.False_ for f in every)}")
 
 
