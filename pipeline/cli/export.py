@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="model of the plan (default: its only one)")
-    text = "file to write: .parquet, .fits, .csv or .hats; with --spectra: .fits, or a folder for a file each"
+    text = "file to write: .parquet, .fits, .csv, .ecsv or .hats; with --spectra: .fits, or a folder for a file each"
     parser.add_argument("--output", metavar="FILE", required=True, help=text)
     parser.add_argument("--columns", metavar="A,B", help="columns of the table (default: all)")
     parser.add_argument("--where", metavar="EXPR", help="condition on the columns, such as 'z < 0.1 and quality == 0'")

@@ -40,13 +40,19 @@ def _csv(table: ResultsTable, path: Path) -> int:
     return write_csv(table, path)
 
 
+def _ecsv(table: ResultsTable, path: Path) -> int:
+    from pipeline.results.tables.flat import write_ecsv
+
+    return write_ecsv(table, path)
+
+
 def _fits(table: ResultsTable, path: Path) -> int:
     from pipeline.results.tables.fits import write_fits
 
     return write_fits(table, path)
 
 
-FORMATS: dict[str, Writer] = {".parquet": _parquet, ".fits": _fits, ".csv": _csv}
+FORMATS: dict[str, Writer] = {".parquet": _parquet, ".fits": _fits, ".csv": _csv, ".ecsv": _ecsv}
 """The formats of single files, by the ending of their names."""
 
 HATS = ".hats"
@@ -64,12 +70,12 @@ def export(
 ) -> Exported:
     """Write the results of a model as one table to a file, one row per spectrum; its ending says the format.
 
-    root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits or .csv, or a folder on a
-    disk that ends in .hats (a HATS catalog, of rows with positions; needs the extra `analysis`). It is there as a whole
-    or not at all. model: may be left out when the run has one only. columns: names of columns of `Run.table`, default
-    all. where: a condition on them, such as "z < 0.1 and quality == 0", or a mask of the run's rows. good: only the
-    recommended selection, see `Run.good`. The file says which model, checkpoint, versions and sources it is of, under
-    which licence, and how to cite.
+    root: folder of the run. output: a path or any fsspec URL that ends in .parquet, .fits, .csv or .ecsv, or a folder
+    on a disk that ends in .hats (a HATS catalog, of rows with positions; needs the extra `analysis`). It is there as a
+    whole or not at all. model: may be left out when the run has one only. columns: names of columns of `Run.table`,
+    default all. where: a condition on them, such as "z < 0.1 and quality == 0", or a mask of the run's rows. good: only
+    the recommended selection, see `Run.good`. The file says which model, checkpoint, versions and sources it is of,
+    under which licence, and how to cite; for CSV, a file beside it says so, whose name is longer by -metadata.json.
     Rows of chunks that are not done are left out, and counted. Raises ConfigError for another ending, for columns that
     there are not, and where nothing is encoded yet.
 
@@ -83,7 +89,7 @@ def export(
 
 
 def export_table(table: ResultsTable, output: str) -> Exported:
-    """Write a table to a file; .parquet, .fits, .csv or .hats. It is there as a whole or not at all.
+    """Write a table to a file; .parquet, .fits, .csv, .ecsv or .hats. It is there as a whole or not at all.
 
     output: a path or any fsspec URL. Raises ConfigError for another ending.
     """
@@ -94,6 +100,11 @@ def export_table(table: ResultsTable, output: str) -> Exported:
         return Exported(output, write_hats(table, output), table.n_left_out)
     with whole(output) as path:
         rows = FORMATS[ending](table, path)
+    if ending == ".csv":
+        from pipeline.results.tables.flat import write_metadata
+
+        with whole(f"{output}-metadata.json") as path:
+            write_metadata(table, output.rpartition("/")[2], path)
     return Exported(output, rows, table.n_left_out)
 
 

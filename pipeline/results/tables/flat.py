@@ -1,8 +1,9 @@
-"""Tables as Parquet and CSV: one column for each number, written block by block."""
+"""Tables as Parquet, CSV and ECSV: one column for each number, written block by block."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,15 +35,52 @@ def write_parquet(table: ResultsTable, path: Path) -> int:
 
 
 def write_csv(table: ResultsTable, path: Path) -> int:
-    """Write a table as CSV, in the form ECSV of astropy; return how many rows it has.
+    """Write a table as CSV below a line of its columns' names; return how many rows it has.
 
-    Lines that begin with # are the header and the units, types and descriptions of the columns: astropy reads them,
-    pandas skips them with comment="#". Numbers are written so that they are read back bit by bit.
+    Nothing else is in it, so that whatever reads CSV reads it; `write_metadata` says what it is. Numbers are written so
+    that they are read back bit by bit; empty text is a missing value.
     """
-    columns, rows = flat(table.columns), 0
-    options = csv.WriteOptions(include_header=False)
+    columns = flat(table.columns)
+    return _write_rows(table, columns, path, ",".join(column.name for column in columns) + "\n")
+
+
+def write_ecsv(table: ResultsTable, path: Path) -> int:
+    """Write a table as astropy's ECSV, as `write_csv` does; return how many rows it has.
+
+    Lines that begin with # are the header and the units, types and descriptions of the columns.
+    """
+    columns = flat(table.columns)
+    return _write_rows(table, columns, path, _ecsv_header(columns, table.header))
+
+
+def write_metadata(table: ResultsTable, name: str, path: Path) -> None:
+    """Write what a CSV file of this name is, in the form of W3C's Metadata Vocabulary for Tabular Data.
+
+    https://www.w3.org/TR/tabular-metadata: the header as notes, and the columns' units and descriptions.
+    """
+    columns = [
+        {
+            "name": column.name,
+            **({"dc:description": column.description} if column.description else {}),
+            **({"unit": column.units} if column.units else {}),
+            **({"ucd": str(column.attributes["ucd"])} if "ucd" in column.attributes else {}),
+        }
+        for column in flat(table.columns)
+    ]
+    said = {
+        "@context": "http://www.w3.org/ns/csvw",
+        "url": name,
+        "dc:title": table.header["title"],
+        "notes": [table.header],
+        "tableSchema": {"columns": columns},
+    }
+    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_rows(table: ResultsTable, columns: Sequence[Column], path: Path, head: str) -> int:
+    rows, options = 0, csv.WriteOptions(include_header=False)
     with path.open("wb") as file:
-        file.write(_ecsv_header(columns, table.header).encode())
+        file.write(head.encode())
         for block in table.blocks(columns):
             csv.write_csv(_readable(block), file, options)
             rows += len(block)
