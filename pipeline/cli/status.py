@@ -51,7 +51,7 @@ def _print_problems(problems: Sequence[Mapping[Hashable, Any]]) -> None:
 
 
 def print_status(found: Sequence[StageStatus]) -> None:
-    """Print a table of the stages, then the spectra by quality bit of each."""
+    """Print a table of the stages, then the spectra by quality bit of each, and warnings."""
     header = ("stage", "model", "chunks", "done", "pending", "failed", "spectra", "with latents", "no remarks")
     rows = [header, *(_status_row(each) for each in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
@@ -71,6 +71,9 @@ def print_status(found: Sequence[StageStatus]) -> None:
             print(f"\nredshifts by warning, {label(each.stage, each.model)}:")
             for name, count in each.warnings.items():
                 print(f"  {name.lower():<18}{count:>10}")
+    warned = [f"warning: {each.outside}" for each in found if each.outside is not None]
+    if warned:
+        print("", *warned, sep="\n")
     for each in found:
         if each.rate is not None and each.eta is not None:
             print(f"\n{label(each.stage, each.model)}: {each.rate:.1f} spectra/s, {duration(each.eta)} left")

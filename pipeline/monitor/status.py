@@ -55,6 +55,20 @@ class StageStatus:
     unusable: Quality = Quality.UNUSABLE
     warnings: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def outside(self) -> str | None:
+        """Say how many spectra are not like those that the model was trained on; None where all are, or none is known.
+
+        After the plan, which judges by the catalog, only what is encoded says so: redshifts may have been found since.
+        """
+        count = self.quality.get(str(Quality.OUT_OF_DOMAIN.name), 0)
+        if not count:
+            return None
+        return (
+            f"{count} of {self.spectra} spectra lie outside of what {self.model} was trained on:"
+            " they have the bit OUT_OF_DOMAIN, and Run.good leaves them out"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the status as JSON-ready values."""
         values = asdict(self)

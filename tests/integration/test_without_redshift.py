@@ -108,3 +108,18 @@ def test_plan_warns_of_targets_that_are_outside(
         f"warning: {(~inside).sum()} of {len(table)} targets lie outside of what free was trained on"
         " (class GALAXY, z 0.02 to 0.5, S/N 2 to 40); their encodings get the bit OUT_OF_DOMAIN"
     )
+
+
+def test_status_and_report_warn_of_spectra_that_are_outside(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quality = pipeline.open_run(root).encodings("free")["quality"].values
+    outside = int(((quality & np.uint32(Quality.OUT_OF_DOMAIN)) > 0).sum())
+    assert 0 < outside < len(quality)
+    said = f"{outside} of {len(quality)} spectra lie outside of what free was trained on:"
+    assert cli.main(["status", str(root)]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")] == [
+        f"warning: {said} they have the bit OUT_OF_DOMAIN, and Run.good leaves them out"
+    ]
+    pipeline.report(root, tmp_path / "report.html")
+    assert said in (tmp_path / "report.html").read_text(encoding="utf-8")
