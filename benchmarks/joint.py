@@ -1,13 +1,15 @@
-r"""Train SDSS and BOSS mocks together, one decoder and two encoders, and compare with each instrument alone.
+r"""Train mocks of two instruments together, one decoder and two encoders, and compare with each instrument alone.
 
-    python benchmarks/joint.py [--steps 400] [--batch 32] [--work /tmp/joint]
+    python benchmarks/joint.py [--second boss|desi] [--steps 400] [--batch 32] [--work /tmp/joint]
 
-Mock galaxies of two surveys, the near one seen by SDSS, the far one by BOSS; each alone and both together get the same
-number of steps per instrument. Restframes cover what instruments see between the first and 99th percentile of their
-redshifts, as `spender-pipeline train` chooses them. Prints the fidelity of spectra kept for validation, in each case on
-the restframe range that the instrument alone would have; the ranges; and how well the decoder of both predicts, from
-SDSS spectra, the ultraviolet that SDSS never sees. With --work, a run that was interrupted goes on from there. The last
-line is the worse of the two instruments' fidelity loss together over alone.
+Mock galaxies of two surveys, the near one seen by SDSS, the far one by BOSS or DESI; each alone and both together get
+the same number of steps per instrument. Restframes cover what instruments see between the first and 99th percentile of
+their redshifts, as `spender-pipeline train` chooses them. Prints the fidelity of spectra kept for validation, in each
+case on the restframe range that the instrument alone would have; the ranges; and how well the decoder of both predicts,
+from SDSS spectra, the ultraviolet that SDSS never sees. Of galaxies that both see, it prints the rms of the difference
+of their restframes, over the wavelengths that both cover, in units of the norm; beside it that of two observations by
+the same instrument, which differ in their noise alone. With --work, a run that was interrupted goes on from there. The
+last line is the worse of the two instruments' fidelity loss together over alone.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,8 @@ from spender_core.training import fit
 
 Array = NDArray[np.float64]
 
-REDSHIFTS = {"sdss": (0.02, 0.35), "boss": (0.20, 0.60)}
+FIRST = "sdss"
+REDSHIFTS = {FIRST: (0.02, 0.35), "boss": (0.20, 0.60), "desi": (0.02, 0.60)}
 SN = (5.0, 20.0)  # per bin, of the continuum
 WAVE = 10 ** np.arange(3.3, 4.03, 0.5e-4)  # of the mocks' restframes, Angstrom
 LEVEL = (5300.0, 5850.0)  # Angstrom: where spectra are 1
@@ -44,10 +48,12 @@ ABSORPTION = {  # Angstrom in vacuum, depth
 }
 N_LATENT = 6
 N_VALID = 8  # batches
+N_BOTH = 200  # galaxies that are observed by both
 EPOCHS = 10
 SEED = 18
 
 
+@cache
 def components() -> Array:
     """Return what mock spectra are sums of, shape (5, R): young and old stars, a tilt, gas, hard radiation."""
     x = np.log(WAVE / 5500)
@@ -71,7 +77,6 @@ class Mocks:
     def __init__(self, name: str, steps: int) -> None:
         self.name, self._steps = name, steps
         self.wave = get_instrument(name).wave_obs.double().numpy()
-        self._components = components()
         self.identity = f"{name} mocks, seed {SEED}, {steps} steps"
 
     def steps(self, split: Split, batch_size: int) -> int:
@@ -85,18 +90,25 @@ class Mocks:
             yield self.draw(batch_size, np.random.default_rng(key))
 
     def draw(self, n: int, rng: np.random.Generator) -> Batch:
-        """Draw n spectra; `truth` is on the grid of `components`."""
-        age = rng.beta(0.7, 0.7, n)
-        gas = (1 - age) * rng.lognormal(0, 0.6, n) + 0.05 * rng.random(n)
-        hard = gas * rng.lognormal(-0.7, 0.7, n)
-        amounts = np.stack([1 - age, age, rng.normal(0, 0.25, n), gas, hard], 1)
-        z = rng.uniform(*REDSHIFTS[self.name], n)
-        truth = amounts @ self._components
+        """Draw n galaxies, and observe them."""
+        return self.observe(galaxies(n, rng), rng.uniform(*REDSHIFTS[self.name], n), rng)
+
+    def observe(self, truth: Array, z: Array, rng: np.random.Generator) -> Batch:
+        """Observe galaxies, shape (N, R) on the grid of `components`, each with noise of its own."""
         clean = np.array([np.interp(self.wave / (1 + k), WAVE, row) for k, row in zip(z, truth, strict=True)])
-        sigma = np.broadcast_to(1 / rng.uniform(*SN, (n, 1)), clean.shape)
+        sigma = np.broadcast_to(1 / rng.uniform(*SN, (len(z), 1)), clean.shape)
         arrays = (clean + sigma * rng.standard_normal(clean.shape), sigma**-2.0, z)
         spec, w, redshift, rest = (torch.from_numpy(np.asarray(a, np.float32)) for a in (*arrays, truth))
         return Batch(spec, w, redshift, truth=rest)
+
+
+def galaxies(n: int, rng: np.random.Generator) -> Array:
+    """Draw restframe spectra, shape (n, R)."""
+    age = rng.beta(0.7, 0.7, n)
+    gas = (1 - age) * rng.lognormal(0, 0.6, n) + 0.05 * rng.random(n)
+    hard = gas * rng.lognormal(-0.7, 0.7, n)
+    amounts = np.stack([1 - age, age, rng.normal(0, 0.25, n), gas, hard], 1)
+    return np.asarray(amounts @ components())
 
 
 def rest_range(names: Sequence[str]) -> tuple[float, float]:
@@ -189,9 +201,46 @@ def unseen(trained: Trained, name: str, batch_size: int) -> tuple[float, float]:
     return float(np.median(deviations[0])), float(np.median(deviations[1]))
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Rms of differences of restframes, in units of the norm: of two instruments, and of each with itself."""
+
+    between: float
+    within: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """That of two instruments over that of the noisier one with itself."""
+        return self.between / max(self.within.values())
+
+
+@torch.no_grad()
+def agreement(trained: Trained, n: int) -> Agreement:
+    """Observe n unseen galaxies twice by each of two instruments, at redshifts that both have."""
+    first, second = trained.models
+    ends = [REDSHIFTS[name] for name in (first, second)]
+    rng = np.random.default_rng((SEED, 2))
+    truth, z = galaxies(n, rng), rng.uniform(max(low for low, _ in ends), min(high for _, high in ends), n)
+    made = {
+        name: [model.decode(model.encode(Mocks(name, 1).observe(truth, z, rng).spec)).double() for _ in range(2)]
+        for name, model in trained.models.items()
+    }
+    wave = trained.models[first].wave_rest.double()
+    stretch = 1 + torch.from_numpy(z)[:, None]
+    seen = torch.ones((n, len(wave)), dtype=torch.bool)
+    for model in trained.models.values():
+        seen &= (wave * stretch >= model.wave_obs[0]) & (wave * stretch <= model.wave_obs[-1])
+
+    def rms(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other)[seen].square().mean().sqrt())
+
+    return Agreement(rms(made[first][0], made[second][0]), {name: rms(*both) for name, both in made.items()})
+
+
 def main() -> None:
     """Train three times, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--second", choices=[name for name in REDSHIFTS if name != FIRST], default="boss")
     parser.add_argument("--steps", type=int, default=400, help="per instrument, a multiple of 10")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
@@ -200,7 +249,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.work is not None:
         arguments.work.mkdir(parents=True, exist_ok=True)
-    both = tuple(REDSHIFTS)
+    both = (FIRST, arguments.second)
     trained: dict[tuple[str, ...], Trained] = {}
     for names in (*((name,) for name in both), both):
         print(" and ".join(names), flush=True)
@@ -215,8 +264,14 @@ def main() -> None:
             f"{name}: fidelity loss alone {alone.model:.4f}, together {together.model:.4f}, ratio {ratios[-1]:.3f}"
             f" (mean spectrum {alone.mean:.2f}, noise {alone.noise:.4f})"
         )
-    decoded, mean = unseen(trained[both], "sdss", arguments.batch)
-    print(f"ultraviolet that sdss never sees: median deviation {decoded:.1%}, of the mean spectrum {mean:.1%}")
+    decoded, mean = unseen(trained[both], FIRST, arguments.batch)
+    print(f"ultraviolet that {FIRST} never sees: median deviation {decoded:.1%}, of the mean spectrum {mean:.1%}")
+    found = agreement(trained[both], N_BOTH)
+    alike = ", ".join(f"{name} with itself {value:.2%}" for name, value in found.within.items())
+    print(
+        f"restframes of {N_BOTH} galaxies by {' and '.join(both)} differ by {found.between:.2%} of the norm (rms); "
+        f"{alike}: {found.ratio:.2f} of the noisier one"
+    )
     print(f"ratio: {max(ratios):.3f}")
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from joint import LEVEL, REDSHIFTS, SN, WAVE, Mocks, components, rest_range
+import torch
+from joint import LEVEL, REDSHIFTS, SN, WAVE, Mocks, Trained, agreement, components, rest_range
 
+from spender_core.instrument import get_instrument
 from tests.benchmarks.running import lines_of
 
 
@@ -52,12 +54,32 @@ def test_stars_are_level_and_lines_are_where_they_belong() -> None:
     assert WAVE[hard.argmax()] == pytest.approx(5008.2, abs=0.5)
 
 
+def test_restframes_of_two_instruments_are_compared_where_both_see() -> None:
+    class Same(torch.nn.Module):
+        """Decodes 1, and half of that where only the first instrument sees."""
+
+        def __init__(self, name: str, height: float) -> None:
+            super().__init__()
+            self.wave_obs, self.wave_rest = get_instrument(name).wave_obs, torch.linspace(2500, 9500, 200)
+            self._height = height
+
+        def encode(self, spec: torch.Tensor) -> torch.Tensor:
+            return spec.mean(1, keepdim=True)
+
+        def decode(self, s: torch.Tensor) -> torch.Tensor:
+            return torch.where(self.wave_rest < 3600 / 1.35, 100 * s, self._height)
+
+    found = agreement(Trained({"sdss": Same("sdss", 1.0), "desi": Same("desi", 1.25)}, (2500, 9500)), 5)  # type: ignore[dict-item]
+    assert found.between == pytest.approx(0.25)
+    assert found.within == {"sdss": 0.0, "desi": 0.0}
+
+
 @pytest.mark.long
 def test_the_benchmark_compares_and_goes_on(tmp_path: Path) -> None:
-    options = ("joint.py", "--steps", "2", "--batch", "2", "--work", tmp_path)
+    options = ("joint.py", "--second", "desi", "--steps", "2", "--batch", "2", "--work", tmp_path)
     lines = lines_of(*options)
     found = [line for line in lines if ": fidelity loss alone" in line]
-    assert [line[:4] for line in found] == ["sdss", "boss"]
+    assert [line[:4] for line in found] == ["sdss", "desi"]
     ratios = [float(line.split("ratio ")[1].split()[0]) for line in found]
     assert float(lines[-1].removeprefix("ratio: ")) == pytest.approx(max(ratios), abs=2e-3)
     assert sum(line.startswith("  epoch") for line in lines) == 6
