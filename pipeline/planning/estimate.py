@@ -20,6 +20,7 @@ from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.redshift import CATALOG
 
 # Bytes stored over bytes in memory of what is compressed along a spectrum, by real spectra (flux and ivar together as
 # in benchmarks/RESULTS.md, "Chunks and compression") and by what sdss-demo makes of mock ones. All else counts in full:
@@ -30,6 +31,10 @@ COMPRESSED = {"flux": 0.78, "ivar": 0.65, "restframe": 0.73, "reconstruction": 0
 # and what one CPU core encodes in a second, pixels of spectra, with sdss-demo in float32 ("From files to encodings").
 FETCHED = 100e6
 ENCODED = 160.0 * 3921
+
+# What finding a redshift and fitting latents take, in times of encoding ("Redshifts and refined latents").
+SCANNED = 1.0
+FITTED = 3.0
 
 LOOKED_AT = 300_000
 """Targets whose files are counted, about; of a larger survey it is done for every n-th chunk, as paths take long."""
@@ -78,7 +83,7 @@ def estimate(
         store_bytes=math.ceil(sum(rows[kind] * _stored(plan, kind) for kind in rows)),
         seconds_fetch=max(working, waiting),
         per_second=per_second if waiting > working else None,
-        seconds_encode=sum(rows[kind] for kind in rows if kind[0] == "encode") * plan.n_pixels / ENCODED,
+        seconds_encode=sum(n * _work(plan, name) for (_, name), n in rows.items()) * plan.n_pixels / ENCODED,
     )
 
 
@@ -90,6 +95,15 @@ def _files(plan: Plan, keys: Callable[[Shard], Sequence[str]], chunks: Sequence[
     some = chunks[:: math.ceil(spectra / LOOKED_AT)]
     files = sum(len(set(plan.survey.paths(plan.config.layout, keys(chunk)))) for chunk in some)
     return round(files * spectra / sum(map(len, some)))
+
+
+def _work(plan: Plan, name: str | None) -> float:
+    """Return what a stage computes per spectrum, in times of encoding; 0 for ingest, of which name is None."""
+    if name is None:
+        return 0.0
+    model = plan.model(name)
+    is_fitted = any(schema.OUTPUTS[output].of_fit for output in model.variables)
+    return 1 + SCANNED * (model.redshift != CATALOG) + FITTED * is_fitted
 
 
 def _stored(plan: Plan, kind: Kind) -> float:

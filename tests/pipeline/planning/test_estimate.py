@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,18 @@ def test_the_rate_is_left_out_where_a_worker_is_slower_than_that() -> None:
     slow = estimate(made(4000, 100, max_requests_per_second=399), never)
     assert slow.seconds_fetch == pytest.approx(4000 / 399)
     assert slow.per_second == 399
+
+
+def test_redshifts_and_fits_take_longer_than_encoding_alone() -> None:
+    def seconds(**choices: Any) -> float:
+        of_basis = {"basis": "cd" * 32, "redshift_range": (0.0, 0.5)}
+        chosen = replace(model(), **{"variables": ("latents",), **of_basis, **choices})
+        return estimate(made(3200, 320, [chosen]), never).seconds_encode
+
+    alone = seconds()
+    assert alone == 20
+    assert seconds(redshift="blind") == 2 * alone
+    assert seconds(redshift="blind", variables=("latents", "latents_fit")) == 5 * alone
 
 
 @pytest.mark.parametrize(
