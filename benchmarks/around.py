@@ -52,9 +52,11 @@ def stand_in(plan: Plan, seconds: float) -> None:
     batch = infer._Batch(flux, torch.ones_like(flux), torch.linspace(0.01, 0.2, n))
     blank = infer._blank(n, model, config.variables, n, np.zeros(n, np.uint32))
     with torch.inference_mode():
-        answer = infer._compute(model, batch, slice(0, n), blank)
+        answer = infer._compute(model, batch, slice(0, n), blank, None)
 
-    def compute(model: SpectrumModel, batch: infer._Batch, rows: slice, result: infer.Encoded) -> infer._Computed:
+    def compute(
+        model: SpectrumModel, batch: infer._Batch, rows: slice, result: infer.Encoded, fit: infer.Fit | None
+    ) -> infer._Computed:
         time.sleep(seconds * (rows.stop - rows.start))
         return replace(answer, rows=rows)
 

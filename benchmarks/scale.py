@@ -99,7 +99,7 @@ def run_all(root: Path, client: Client) -> tuple[float, float]:
     """Run everything; return the seconds of the submission, and those from its beginning to the last chunk."""
     plan = read_plan(str(root))
     client.run(do_nothing)
-    submit, submission = executor._submit, 0.0
+    submit, submission = executor._Cluster.submit_all, 0.0
 
     def timed(*arguments: object) -> object:
         nonlocal submission
@@ -108,12 +108,12 @@ def run_all(root: Path, client: Client) -> tuple[float, float]:
         submission = time.perf_counter() - start
         return futures
 
-    executor._submit = timed  # type: ignore[assignment]
+    executor._Cluster.submit_all = timed  # type: ignore[assignment]
     clock = Clock()
     try:
         executor.run(job.pending(str(root), plan, ("ingest", "encode"), (MODEL,)), client, clock)
     finally:
-        executor._submit = submit
+        executor._Cluster.submit_all = submit
     if clock.ended != 2 * len(plan.shards()):
         raise SystemExit(f"{clock.ended} of {2 * len(plan.shards())} tasks ended")
     return submission, time.perf_counter() - clock.started
