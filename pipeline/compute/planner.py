@@ -16,7 +16,7 @@ from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.recognition import survey_of
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
-from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved
+from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved, with_outputs_of
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.estimate import Estimate, estimate, require_space
@@ -106,6 +106,8 @@ def plan(
         elif present is not None:
             _require_same_targets(root, existing, present, frame)
     bases: dict[str, bytes] = {}
+    if variables is None:
+        asked = [with_outputs_of(existing, model) for model in asked]
     for model in asked or (default_models(made) if existing is None else []):
         made = made.with_model(resolved(root, model, made, bases))
     require_writable(root)

@@ -74,7 +74,7 @@ def shard_arrays(store: Store, plan: Plan, shard: Shard) -> dict[str, np.ndarray
     random = np.random.default_rng(shard.start)
     arrays = {}
     for name, variable in variables.items():
-        shape = (len(shard), *(lengths[dim] for dim in variable.dims[1:]))
+        shape = (len(shard), *({**lengths, **variable.sizes}[dim] for dim in variable.dims[1:]))
         values = random.normal(size=shape).astype(variable.dtype)
         arrays[name] = np.full(shape, variable.fill, variable.dtype) if shard.index == 1 else values
     arrays["quality"][:] = 0

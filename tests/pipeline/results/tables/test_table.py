@@ -15,7 +15,10 @@ from pipeline.store.finalize import finalize
 from tests.pipeline.conftest import MakeRun, model_config
 
 COORDINATES = "target specobjid plate mjd fiberid run2d ra dec z z_err zwarning class sn_median".split()
-OUTPUTS = "norm l0 l1 l2 chi2 n_pixels amplitude rest_first rest_last chi2_n quality quality_words sample".split()
+REGIONS = [f"region_chi2_{low}" for low in (0, 3000, 3700, 4200, 4750, 5250, 6200, 7000)]
+REASONS = [*REGIONS, "run_significance", "run_wavelength"]
+LAST = "chi2_n quality quality_words sample".split()
+OUTPUTS = [*"norm l0 l1 l2 chi2 n_pixels amplitude rest_first rest_last".split(), *REASONS, *LAST]
 
 
 @pytest.fixture
