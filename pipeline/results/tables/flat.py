@@ -16,10 +16,10 @@ from astropy.table import Table
 from pyarrow import csv
 
 from pipeline.results.tables.columns import Column, flat
-from pipeline.results.tables.table import ResultsTable
+from pipeline.results.tables.table import Writable
 
 
-def write_parquet(table: ResultsTable, path: Path) -> int:
+def write_parquet(table: Writable, path: Path) -> int:
     """Write a table as Parquet; return how many rows it has.
 
     The header is the file's key-value metadata; each column's metadata hold its unit, ucd and description.
@@ -33,7 +33,7 @@ def write_parquet(table: ResultsTable, path: Path) -> int:
     return rows
 
 
-def write_csv(table: ResultsTable, path: Path) -> int:
+def write_csv(table: Writable, path: Path) -> int:
     """Write a table as CSV, in the form ECSV of astropy; return how many rows it has.
 
     Lines that begin with # are the header and the units, types and descriptions of the columns: astropy reads them,
