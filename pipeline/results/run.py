@@ -13,15 +13,16 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from pipeline.catalog import targets as target_table
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.results import quality
 from pipeline.results import stack as stacks
 from pipeline.results.data import RunData
-from pipeline.results.names import Names, is_one, listed, nearest, places_of, within
+from pipeline.results.names import Names, is_one, listed, nearest, places_of, row_among, within
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
 from pipeline.store.arrays import read_region, spectra_url
-from pipeline.store.root import ingest_ledger
+from pipeline.store.root import ingest_ledger, targets_url
 from pipeline.surveys.survey import Entry
 
 GOOD = "the recommended selection"
@@ -211,7 +212,7 @@ class Run(RunData):
 
         if (spectrum is None) == (latents is None):
             raise RefusedError("spectrum", "similar takes a spectrum, or latents", "give one of them")
-        files, row = _places(output), None if spectrum is None else self._names.row(spectrum)
+        files, row = _places(output), None if spectrum is None else self._row(spectrum)
         found = find_similar(self.results(model), n, self.index(model), row, latents)
         said = [f"distance {distance:.3g}" for distance in found.values["distance"]]
         found.write(self, files, said, [np.nan] * len(said), first=row)
@@ -328,6 +329,13 @@ class Run(RunData):
     @cached_property
     def _names(self) -> Names:
         return Names(self._targets, self.plan.survey.lookup)
+
+    def _row(self, name: Entry) -> int:
+        """Return the row of one spectrum; the targets of a whole survey are not read into memory for it."""
+        if "_targets" in self.__dict__:
+            return self._names.row(name)
+        survey, url = self.plan.survey, targets_url(self.root)
+        return row_among(lambda names: target_table.read_columns(url, names, survey), survey.lookup, name)
 
     def _near(self, position: object, radius: float) -> NDArray[np.intp]:
         missing = [name for name in ("ra", "dec") if name not in self.plan.coordinates]

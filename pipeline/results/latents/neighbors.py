@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 2**16
+ROWS = 2**15
 """Rows of an index that are compared at once."""
 
 AT_ONCE = 64
@@ -92,18 +92,19 @@ def _nearest(
     places = _measured(queries - origin, metric)
     lengths = np.einsum("ij,ij->i", places, places)
     error = _error(values.shape[1], metric)
+    least = np.float32(1 - error)  # of the squared lengths that a squared distance is made of
     for start in range(0, len(values), ROWS):
         block = _measured(values[start : start + ROWS] - origin, metric)
         own = np.einsum("ij,ij->i", block, block)
-        squared = own - 2 * (places @ block.T) + lengths[:, None] if len(queries) > 1 else own[None, :]
+        low = (own * least)[None, :] if len(queries) == 1 else _added((-2 * places) @ block.T, own * least)
         for k, nearby in enumerate(found):
             # rows of NaN are nowhere: no comparison with them is true
-            slack = error * (own + lengths[k])
-            hits = np.flatnonzero(squared[k] - slack <= nearby.reach)
+            hits = np.flatnonzero(low[k] <= nearby.reach - least * lengths[k])
             if leave_out is not None:
                 hits = hits[start + hits != leave_out[k]]
             if len(hits):
-                nearby.add(start + hits, squared[k][hits] - slack[hits], squared[k][hits] + slack[hits])
+                lowest = low[k][hits] + least * lengths[k]
+                nearby.add(start + hits, lowest, lowest + 2 * error * (own[hits] + lengths[k]))
     return [_exact(values, queries[k], nearby, metric) for k, nearby in enumerate(found)]
 
 
@@ -120,6 +121,11 @@ def _exact(
 
 def _measured(values: NDArray[np.float32], metric: NDArray[np.float64] | None) -> NDArray[np.float32]:
     return values if metric is None else values @ metric.astype(np.float32)
+
+
+def _added(values: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
+    values += more  # in place: these are large
+    return values
 
 
 def _error(size: int, metric: NDArray[np.float64] | None) -> float:
