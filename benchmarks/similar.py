@@ -3,8 +3,8 @@
     python benchmarks/similar.py ROOT [--queries 5] [--outliers 50]
 
 ROOT: a run, such as one that survey_store.py makes. Neighbors are compared with those that float64 finds by looking at
-every row. Seconds are those of a clock, and beside them those of the processor, on a machine that others use as well. The
-last line is the smallest of the limits over what was taken: 60 s for the index, 0.3 s for a query, 5 s for the outliers and
+every row. Seconds are those of the clock, and beside them those of the processor, which others may use as well. The last
+line is the smallest of the limits over what was taken: 60 s for the index, 0.3 s for a query, 5 s for the outliers and
 450 MB above the idle process, for five million rows of 10 latents.
 """
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 RUN = 20
-"""Pixels of a run: as wide as a line of 1400 km/s at 69 km/s per pixel, and wider than any that noise alone fills."""
+"""Pixels of a run: 1400 km/s where a pixel has 69 km/s, which is wider than narrow lines and cosmic rays."""
 
 LONGEST_SPAN = 2 * RUN
 """Pixels of the grid that a run may reach over: beyond that its two ends are no one feature."""
@@ -65,24 +65,24 @@ class Residuals:
     def _worst_run(self) -> tuple[Tensor, Tensor]:
         """Significance and middle of the worst run of each spectrum, NaN where there is none.
 
-        Of all runs of 20 compared pixels, other ones left out, the one whose sum of pulls is farthest from 0: the
-        matched filter of a constant offset in units of the errors, sum / sqrt(20). Where the other pixels of the
-        spectrum scatter more than their errors say, the offset counts less by that factor, so that a model that fits
-        badly everywhere has no significant run.
+        Of all runs of 20 compared pixels, other ones left out, the one whose mean pull is farthest from that of the 20
+        on either side, in units of the error of this difference: the matched filter of an offset from its surroundings.
+        A continuum that the model misses everywhere is none; its chi2 says so. Where the other pixels of the spectrum
+        scatter more than their errors say, the offset counts less by that factor.
         """
         pull, place, n = self._compared()
         size = pull.shape[1] - RUN + 1
         if size < 1:
             nothing = torch.full_like(self.z, torch.nan, dtype=torch.float32)
             return nothing, nothing
-        total = sums(pull)
+        offset = _offsets(sums(pull), n)
         is_run = torch.arange(size, device=n.device) + RUN <= n[:, None]
         is_run &= place[:, RUN - 1 :] - place[:, :size] < LONGEST_SPAN
-        highest, first = torch.where(is_run, total.abs(), -1).max(dim=1)
+        highest, first = torch.where(is_run, offset.abs(), -1).max(dim=1)
         own = first[:, None] + torch.arange(RUN, device=n.device)
         others = (pull**2).sum(dim=1) - (pull.gather(1, own) ** 2).sum(dim=1)
         scatter = torch.sqrt((others / (n - RUN).clamp(min=1)).clamp(min=1))
-        significance = total.gather(1, first[:, None])[:, 0] / RUN**0.5 / scatter
+        significance = offset.gather(1, first[:, None])[:, 0] / scatter
         middle = self.wave[place.gather(1, own[:, RUN // 2 - 1 : RUN // 2 + 1])].double().mean(dim=1)
         # NaN of a spectrum whose model is not finite is kept: it is no -1
         some = highest != -1
@@ -107,3 +107,21 @@ def sums(values: Tensor) -> Tensor:
     eight = four[:, :-4] + four[:, 4:]
     sixteen = eight[:, :-8] + eight[:, 8:]
     return sixteen[:, :-4] + four[:, 16:]
+
+
+def _offsets(total: Tensor, n: Tensor) -> Tensor:
+    """Return how far runs are from the ones on either side of them, in units of the error of the difference.
+
+    total: shape (N, M), sums of runs, of which those from the first n - 20 on, shape (N,), are no runs. A run without
+    another one on a side is compared with that on the other side, one without any with 0.
+    """
+    size = total.shape[1]
+    place = torch.arange(size, device=n.device)
+    before, after = torch.zeros_like(total), torch.zeros_like(total)
+    before[:, RUN:] = total[:, : max(size - RUN, 0)]
+    after[:, : max(size - RUN, 0)] = total[:, RUN:]
+    has_after = place + 2 * RUN <= n[:, None]
+    sides = (place >= RUN).to(total.dtype) + has_after.to(total.dtype)
+    around = (before + torch.where(has_after, after, 0)) / sides.clamp(min=1)
+    error = torch.sqrt(RUN * (1 + torch.where(sides > 0, 1 / sides.clamp(min=1), 0)))
+    return (total - around) / error

@@ -255,13 +255,14 @@ OUTPUTS: dict[str, Output] = {
     "run_significance": _of_worst_run(
         "significance of the worst run of 20 pixels, positive where the flux is above the model",
         "1",
-        "sum of (flux - model) / error over sqrt(20), over the scatter of the other pixels where that is above 1",
+        "its mean (flux - model) / error less that of 20 pixels on either side, in units of the error of this"
+        " difference, and of the scatter of the other pixels where that is above 1",
         lambda decoded: decoded.residuals.run_significance,
     ),
     "run_wavelength": _of_worst_run(
         "middle of the worst run of 20 pixels, observed wavelength",
         "Angstrom",
-        "vacuum; the run of used pixels whose sum of (flux - model) / error is farthest from 0",
+        "vacuum; the run of used pixels whose (flux - model) / error differs most from that around it",
         lambda decoded: decoded.residuals.run_wavelength,
     ),
     "latents_fit": Output(

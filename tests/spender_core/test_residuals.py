@@ -29,15 +29,19 @@ def by_hand(flux: Tensor, weight: Tensor, model: Tensor) -> tuple[float, float]:
     used = np.flatnonzero(weight.numpy() > 0)
     pull = ((flux - model).double() * weight.double().sqrt()).numpy()[used]
     best, found = -1.0, (np.nan, np.nan)
-    for first in range(len(used) - RUN + 1):
+    runs = np.arange(len(used) - RUN + 1)
+    for first in runs:
+        sides = [pull[at : at + RUN].mean() for at in (first - RUN, first + RUN) if at in runs]
+        error = np.sqrt(1 / RUN + (1 / (RUN * len(sides)) if sides else 0))
+        offset = (pull[first : first + RUN].mean() - (np.mean(sides) if sides else 0)) / error
         own = slice(first, first + RUN)
-        if used[own][-1] - used[own][0] >= LONGEST_SPAN or abs(pull[own].sum()) <= best:
+        if used[own][-1] - used[own][0] >= LONGEST_SPAN or abs(offset) <= best:
             continue
-        best = abs(pull[own].sum())
+        best = abs(offset)
         others = np.delete(pull, np.arange(first, first + RUN))
         scatter = max(1.0, np.sqrt(np.mean(others**2))) if len(others) else 1.0
         middle = WAVE.double().numpy()[used[own][RUN // 2 - 1 : RUN // 2 + 1]].mean()
-        found = (pull[own].sum() / np.sqrt(RUN) / scatter, middle)
+        found = (offset / scatter, middle)
     return found
 
 
@@ -62,6 +66,23 @@ def test_a_model_that_fits_badly_everywhere_has_no_significant_run() -> None:
     good, bad = residuals(), residuals()
     bad.flux.copy_(1 + 10 * (good.flux - 1))
     torch.testing.assert_close(bad.run_significance, good.run_significance, rtol=0.15, atol=0.0)
+
+
+def test_a_continuum_that_the_model_misses_is_no_run() -> None:
+    found = residuals()
+    found.flux[:] += torch.linspace(-10, 10, len(WAVE))
+    found.flux[:, 300 : 300 + RUN] += 6 * found.weight[:, 300 : 300 + RUN].clamp(min=0.5).rsqrt()
+    assert ((found.run_wavelength - WAVE[310]).abs() < WAVE[314] - WAVE[306]).all()
+    assert (found.region_chi2[:, 0] > 10).all()
+
+
+@pytest.mark.parametrize("n", [20, 30, 45, 70])
+def test_few_pixels_are_compared_with_what_there_is(n: int) -> None:
+    found = residuals(n=2)
+    found.weight[:, n + n // 5 :] = 0
+    for i in range(2):
+        expected = by_hand(found.flux[i], found.weight[i], found.reconstruction[i])
+        assert found.run_significance[i].item() == pytest.approx(expected[0], rel=1e-4, nan_ok=True)
 
 
 def test_runs_do_not_reach_over_wide_gaps() -> None:
