@@ -3,10 +3,10 @@
     python benchmarks/reasons.py [--data ../shared/data] [--spectra 1000] [--amplitudes 1,1.5,2,3,6]
 
 Each mock of a galaxy gets an offset of so many sigma in each of 20 valid pixels in a row, above or below, before it is
-encoded: what the model takes for its own is lost. A feature is found where the worst run overlaps it by half and has its
-sign. Galaxies are those of good.py, many of which the model fits badly; the share of those that it fits with chi2 of at
-most 2 per pixel is printed, too. The last line is the share that is found at 6 sigma per pixel, of all, over 0.95.
-Before it: what the reasons take, of an encoding with plain outputs.
+encoded: what the model takes for its own is lost. A feature is found where the worst run overlaps it by half and has
+its sign. Galaxies are those of good.py, many of which the model fits badly; the share of those that it fits with chi2
+of at most 2 per pixel is printed, too. The last line is the share that is found at 6 sigma per pixel, of all, over
+0.95. Before it: what the reasons take, of an encoding with plain outputs.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python benchmarks/similar.py ROOT [--queries 5] [--outliers 50]
 
 ROOT: a run, such as one that survey_store.py makes. Neighbors are compared with those that float64 finds by looking at
-every row. Seconds are those of the clock, and beside them those of the processor, which others may use as well. The last
-line is the smallest of the limits over what was taken: 60 s for the index, 0.3 s for a query, 5 s for the outliers and
-450 MB above the idle process, for five million rows of 10 latents.
+every row. Seconds are those of the clock, and beside them those of the processor, which others may use as well. The
+last line is the smallest of the limits over what was taken: 60 s for the index, 0.3 s for a query, 5 s for the outliers
+and 450 MB above the idle process, for five million rows of 10 latents.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def measure(root: str, queries: int, n_outliers: int) -> dict[str, float]:
         searched.append(timed(search, "query", found))
         timed(partial(run.similar, latents=latents[row].to_numpy(), n=NEIGHBORS), "similar", found)
     timed(partial(run.outliers, n_outliers), "outliers", found)
-    used = memory() - idle
+    used = max(memory() - idle, 1.0)
     print(f"memory above the idle process: {used / 1e6:.0f} MB")
     same = []
     for row, (near, distance) in zip(rows, searched, strict=True):
