@@ -29,6 +29,7 @@ from spender_core.model import SpectrumModel
 from spender_core.residuals import LONGEST_SPAN, RUN
 
 SEED, WANTED, SHARE = 5, 6.0, 0.95
+TIMED, ROUNDS = 128, 4
 WELL = 2.0  # chi2 per pixel, of mocks without a feature
 PLAIN = ("latents", "restframe", "chi2", "n_pixels", "amplitude", "rest_first", "rest_last")
 REASONS = ("region_chi2", "run_significance", "run_wavelength")
@@ -79,6 +80,17 @@ def is_found(found: dict[str, NDArray[Any]], ivar: Floats, pixels: NDArray[np.in
     return near & (np.sign(found["run_significance"]) == signs)
 
 
+def cost(model: SpectrumModel, spectra: tuple[Any, ...]) -> float:
+    """Return what the reasons take of an encoding with plain outputs, by the least of turns of both."""
+    least = dict.fromkeys((PLAIN, (*PLAIN, *REASONS)), np.inf)
+    for outputs in list(least) * ROUNDS:
+        start = time.process_time()
+        encoded(model, spectra, outputs)
+        least[outputs] = min(least[outputs], time.process_time() - start)
+    plain, both = least.values()
+    return both / plain - 1
+
+
 def main() -> None:
     """Print the share that is found of each amplitude, and what the reasons cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,11 +102,7 @@ def main() -> None:
     rng = np.random.default_rng(SEED)
     model, _ = load_model("sdss-galaxies", SDSS())
     flux, ivar, z, quality = made(args.data, args.spectra, rng)
-    seconds = {}
-    for outputs in (PLAIN, (*PLAIN, *REASONS)):
-        start = time.process_time()
-        plain = encoded(model, (flux, ivar, z, quality), outputs)
-        seconds[outputs] = time.process_time() - start
+    plain = encoded(model, (flux, ivar, z, quality), (*PLAIN, *REASONS))
     well = plain["chi2"] / plain["n_pixels"] <= WELL
     print(f"without a feature: |significance| median {np.nanmedian(np.abs(plain['run_significance'])):.1f}")
     shares = {}
@@ -106,8 +114,8 @@ def main() -> None:
         significance = np.median(np.abs(found["run_significance"]))
         print(f"{amplitude:g} sigma in each of 20 pixels: found {hit.mean():.1%} of {len(hit)}, ", end="")
         print(f"{hit[well].mean():.1%} of the {well.sum()} fitted well; median |significance| {significance:.1f}")
-    cost = seconds[(*PLAIN, *REASONS)] / seconds[PLAIN] - 1
-    print(f"the reasons take {cost:.1%} of an encoding")
+    few = (flux[:TIMED], ivar[:TIMED], z[:TIMED], quality[:TIMED])
+    print(f"the reasons take {cost(model, few):.1%} of an encoding")
     print(f"ratio: {shares.get(WANTED, max(shares.values())) / SHARE:.2f}")
 
 

@@ -79,7 +79,7 @@ def draw_sheet(spectra: Sequence[Spectrum], captions: Sequence[str], marks: Sequ
     label = r"observed wavelength  [$\mathrm{\AA}$, vacuum]"
     figure.text(1 - _RIGHT / _WIDTH, 0.12 / height, label, ha="right", fontsize=10, color=style.INK)
     place = _LEFT / _WIDTH
-    for name, color in _LEGEND:
+    for name, color in _LEGEND if np.isfinite(marks).any() else _LEGEND[:2]:
         text = figure.text(place, 0.12 / height, name, fontsize=9.5, color=color, weight="bold")
         place += text.get_window_extent().width / figure.bbox.width + 0.012
     figure.text(0.12 / _WIDTH, 0.5, style.FLUX_LABEL, rotation=90, va="center", fontsize=10, color=style.INK)
