@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from spender_core import SDSS, load_model
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-FIRST_LOOK, TRAIN, GALLERY, REDSHIFTS = NOTEBOOKS
+FIRST_LOOK, TRAIN, GALLERY, REDSHIFTS, OUTLIERS = NOTEBOOKS
 
 
 def source(file: Path) -> ast.Module:
@@ -106,3 +106,13 @@ def test_redshifts_are_found_and_made_to_fail(mirror: Path, tmp_path: Path) -> N
     assert count_figures(notebook) == 4
     tables = [each.data["text/html"] for each in outputs(notebook) if "text/html" in each.get("data", {})]
     assert any("STAR" in table for table in tables)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_outliers_are_listed_and_a_feature_is_found(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "mirror").symlink_to(mirror)
+    notebook = execute(OUTLIERS, tmp_path, SPECTRA=60, LISTED=6)
+    assert count_figures(notebook) == 3
+    tables = [each.data["text/html"] for each in outputs(notebook) if "text/html" in each.get("data", {})]
+    assert "run_significance" in tables[0]

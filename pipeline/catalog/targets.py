@@ -193,6 +193,35 @@ def read_rows(
         return checked.to_pandas(split_blocks=True, self_destruct=True)
 
 
+def read_columns(
+    url: str, names: Sequence[str], survey: Survey, kept: Mapping[str, Coordinate] | None = None
+) -> Iterator[pd.DataFrame]:
+    """Yield a few columns of a targets table, some rows after the others; as `read_rows`."""
+    schema = schema_of(survey, kept)
+    own = pa.schema([schema.field(name) for name in names])
+    with _open_table(url, schema.names) as table:
+        for batch in table.iter_batches(batch_size=BLOCK, columns=list(names)):
+            yield _of_our_types(pa.Table.from_batches([batch]).select(names), url, own).to_pandas()
+
+
+def read_chosen(
+    url: str, rows: NDArray[np.intp], survey: Survey, kept: Mapping[str, Coordinate] | None = None
+) -> pd.DataFrame:
+    """Read single rows of a targets table, in any order; as `read_rows`."""
+    schema = schema_of(survey, kept)
+    with _open_table(url, schema.names) as table:
+        ends = np.cumsum([0, *(table.metadata.row_group(i).num_rows for i in range(table.num_row_groups))])
+        group = np.searchsorted(ends, rows, side="right") - 1
+        needed = np.unique(group)
+        if len(rows) == 0 or needed[0] < 0 or needed[-1] >= len(ends) - 1:
+            raise ValueError(f"rows {rows.tolist()} are not in the table of {ends[-1]} rows")
+        starts = np.cumsum([0, *np.diff(ends)[needed]])[:-1]
+        found = table.read_row_groups(needed.tolist(), columns=schema.names)
+        places = starts[np.searchsorted(needed, group)] + rows - ends[group]
+        checked = _checked(found.take(places).select(schema.names), url, survey, int(rows.min()), kept)
+        return checked.to_pandas(split_blocks=True, self_destruct=True)
+
+
 def checked_frame(frame: pd.DataFrame, survey: Survey, kept: Mapping[str, Coordinate] | None = None) -> pd.DataFrame:
     """Bring targets that a script has made to the types of a targets table. Raises ConfigError, as `read_rows` does.
 

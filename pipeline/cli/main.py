@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pipeline.cli.arguments import Verb, describe, is_expected
 from pipeline.cli.demo import DEMO
 from pipeline.cli.export import EXPORT
+from pipeline.cli.latents import OUTLIERS, SIMILAR
 from pipeline.cli.plan import PLAN
 from pipeline.cli.plot import PLOT
 from pipeline.cli.report import REPORT
@@ -42,6 +43,8 @@ VERBS: tuple[Verb, ...] = (
     PLOT,
     REPORT,
     EXPORT,
+    OUTLIERS,
+    SIMILAR,
     TRAIN,
     SUBMIT,
     SCALE,

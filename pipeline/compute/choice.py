@@ -12,6 +12,7 @@ from pipeline.errors import RefusedError
 from pipeline.planning.model import ModelConfig, model_name
 from pipeline.planning.plan import Plan
 from pipeline.planning.redshift import CATALOG
+from pipeline.planning.schema import default_outputs
 from pipeline.storage import Place
 from pipeline.store.checkpoint import Checkpoint, basis_of, basis_sha256, inspect, redshift_range
 from pipeline.store.root import basis_url
@@ -33,6 +34,15 @@ def named(choice: ModelChoice, wishes: Mapping[str, Any]) -> ModelConfig:
     found = _NAMED_MODEL.match(text)
     name, checkpoint = (found[1], found[2]) if found else (model_name(text), text)
     return ModelConfig(name=name, checkpoint=checkpoint_place(checkpoint), **wishes)
+
+
+def with_outputs_of(existing: Plan | None, model: ModelConfig) -> ModelConfig:
+    """Return a model that is planned already, and for which no outputs are chosen now, with those of the plan.
+
+    The outputs of new plans may have changed since: a run keeps those that it began with.
+    """
+    known = [each for each in existing.models if each.name == model.name] if existing is not None else []
+    return replace(model, variables=known[0].variables) if known and model.variables == default_outputs() else model
 
 
 def checkpoint_place(text: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.recognition import survey_of
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
-from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved
+from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved, with_outputs_of
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.estimate import Estimate, estimate, require_space
@@ -28,7 +28,7 @@ from pipeline.storage import Place
 from pipeline.store import generations
 from pipeline.store.arrays import encodings_url
 from pipeline.store.clients import PLANNING, planning, require_writable
-from pipeline.store.root import encode_ledger, read_plan, targets_url, use_storage
+from pipeline.store.root import encode_ledger, index_url, read_plan, targets_url, use_storage
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import get_survey
 
@@ -106,6 +106,8 @@ def plan(
         elif present is not None:
             _require_same_targets(root, existing, present, frame)
     bases: dict[str, bytes] = {}
+    if variables is None:
+        asked = [with_outputs_of(existing, model) for model in asked]
     for model in asked or (default_models(made) if existing is None else []):
         made = made.with_model(resolved(root, model, made, bases))
     require_writable(root)
@@ -166,7 +168,7 @@ def drop_model(root: str, name: str) -> Plan:
     with planning(root, f"{PLANNING} --drop-model", single_client=True):  # it goes beside nobody
         _require_unchanged(root, existing)
         # Markers first, and the plan last: what remains of it when this is interrupted is never taken for done.
-        for url in (encode_ledger(root, existing, name).folder, encodings_url(root, name)):
+        for url in (encode_ledger(root, existing, name).folder, encodings_url(root, name), index_url(root, name)):
             storage.remove(url, recursive=True)
         storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
     return made

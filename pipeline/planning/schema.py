@@ -31,6 +31,13 @@ COORDINATE_SHARDS = 256
 
 _TEXT_ROWS = 2**20
 
+REGIONS = (0.0, 3000.0, 3700.0, 4200.0, 4750.0, 5250.0, 6200.0, 7000.0)
+"""Lower ends of the restframe regions whose chi2 is kept, vacuum Angstrom; the last one has no upper end.
+
+Between them lie Mg II; [Ne V]; [O II] with Ca H, K and the 4000 A break; G and Hgamma; Hbeta, [O III] and Mg b; Na D;
+Halpha, [N II] and [S II]; the red bands and Ca II.
+"""
+
 _FLUX_UNITS = "1e-17 erg s-1 cm-2 Angstrom-1"
 
 
@@ -59,7 +66,7 @@ class Decoded:
     the model. valid: shape (M, L), bool, the pixels that the model covers. chi2: shape (M,), NaN without pixels.
     n_pixels: shape (M,), pixels in chi2. amplitude: shape (M,), the factor in restframe and reconstruction.
     rest_first, rest_last: shape (M,), the restframe bins between the first and the last pixel in chi2, -1 for none.
-    fit: spender_core's LatentFit, where an output is `of_fit`.
+    residuals: spender_core's Residuals, which computes what is asked. fit: its LatentFit, where an output is `of_fit`.
     """
 
     flux: Any
@@ -74,6 +81,7 @@ class Decoded:
     amplitude: Any
     rest_first: Any
     rest_last: Any
+    residuals: Any = None
     fit: Any = None
 
 
@@ -101,6 +109,11 @@ def _covered(which: str, compute: Callable[[Decoded], Any]) -> Output:
         "comment": "index along wavelength_rest; -1 where there is none. Bins outside are the model's alone",
     }
     return Output(dims=("spectrum",), dtype="int32", fill=-1, attributes=attributes, missing=False, compute=compute)
+
+
+def _of_worst_run(long_name: str, units: str, comment: str, compute: Callable[[Decoded], Any]) -> Output:
+    attributes = {"long_name": long_name, "units": units, "comment": comment, "ancillary_variables": "quality"}
+    return Output(dims=("spectrum",), dtype="float32", fill=np.nan, attributes=attributes, compute=compute)
 
 
 def _quality(description: str) -> Variable:
@@ -226,6 +239,32 @@ OUTPUTS: dict[str, Output] = {
     ),
     "rest_first": _covered("first", lambda decoded: decoded.rest_first),
     "rest_last": _covered("last", lambda decoded: decoded.rest_last),
+    "region_chi2": Output(
+        dims=("spectrum", "region"),
+        dtype="float32",
+        fill=np.nan,
+        sizes={"region": len(REGIONS)},
+        attributes={
+            "long_name": "chi2 per used pixel of a restframe region",
+            "units": "1",
+            "ucd": "stat.fit.chi2;arith.ratio",
+            "comment": "NaN where a region has fewer than 20 used pixels",
+        },
+        compute=lambda decoded: decoded.residuals.region_chi2,
+    ),
+    "run_significance": _of_worst_run(
+        "significance of the worst run of 20 pixels, positive where the flux is above the model",
+        "1",
+        "its mean (flux - model) / error less that of 20 pixels on either side, in units of the error of this"
+        " difference, and of the scatter of the other pixels where that is above 1",
+        lambda decoded: decoded.residuals.run_significance,
+    ),
+    "run_wavelength": _of_worst_run(
+        "middle of the worst run of 20 pixels, observed wavelength",
+        "Angstrom",
+        "vacuum; the run of used pixels whose (flux - model) / error differs most from that around it",
+        lambda decoded: decoded.residuals.run_wavelength,
+    ),
     "latents_fit": Output(
         dims=("spectrum", "latent"),
         dtype="float32",

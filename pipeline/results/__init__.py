@@ -1,1 +1,1 @@
-"""For analysts: open a run, plot a spectrum, make a batch."""
+"""For analysts: open a run, plot a spectrum, list outliers and neighbors, make a batch."""

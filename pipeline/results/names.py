@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,9 @@ from pipeline.errors import ConfigError
 from pipeline.surveys.survey import Entry, Lookup
 
 Rows = NDArray[np.intp]
+
+MOST_NAMED = 5
+"""Spectra that a message names."""
 
 ARCSEC = 1 / 3600
 """Degrees."""
@@ -31,16 +34,9 @@ class Names:
 
     def row(self, entry: Entry) -> int:
         """Return the row of one spectrum. Raises ConfigError when none is meant, or several are."""
-        rows = self._matches(entry)
-        if len(rows) == 1:
-            return int(rows[0])
-        if len(rows) == 0:
-            remedy = f"the first target is {self._frame['target'].iloc[0]}"
-            raise ConfigError("id", _plain(entry), f"a target of this run, written as {self._lookup.names}", remedy)
-        keys = ", ".join(self._frame["target"].iloc[rows[:5]])
-        raise ConfigError(
-            "id", _plain(entry), "one target of this run", f"{len(rows)} match it, name one of them: {keys}"
-        )
+        rows = self.matches(entry)
+        keys = self._frame["target"].iloc[rows[:MOST_NAMED]].tolist()
+        return _only_one(entry, rows, keys, self._frame["target"].iloc[0], self._lookup)
 
     def rows(self, entries: Iterable[Entry]) -> Rows:
         """Return the rows of several spectra, in their order; raises as `row`, for the first that is not there."""
@@ -67,7 +63,8 @@ class Names:
             return None
         return pd.Index(self._frame[column])
 
-    def _matches(self, entry: Entry) -> Rows:
+    def matches(self, entry: Entry) -> Rows:
+        """Return the rows of all spectra that a name may mean."""
         frame, lookup, text = self._frame, self._lookup, _text(entry)
         numbers = lookup.columns_of(text)
         if numbers:
@@ -84,6 +81,35 @@ class Names:
             return rows
         ends = frame["target"].str.endswith(f"/{text}")  # whose last number is another id than the fiber's
         return np.flatnonzero(np.asarray(ends, dtype=bool))
+
+
+def row_among(pieces: Callable[[list[str]], Iterable[pd.DataFrame]], lookup: Lookup, entry: Entry) -> int:
+    """Return the row of one spectrum, as `Names.row`, of targets that are not in memory as a whole.
+
+    pieces: names of columns -> these, some rows after the others.
+    """
+    wanted = {"target", *(lookup.columns_of(_text(entry)) or ()), *([lookup.id_column] if lookup.id_column else [])}
+    rows: list[int] = []
+    keys: list[str] = []
+    start, first = 0, ""
+    for frame in pieces(sorted(wanted)):
+        own = Names(frame, lookup).matches(entry)
+        rows += (start + own).tolist()
+        keys += frame["target"].iloc[own[:MOST_NAMED]].tolist()
+        first = first or str(frame["target"].iloc[0])
+        start += len(frame)
+    return _only_one(entry, rows, keys[:MOST_NAMED], first, lookup)
+
+
+def _only_one(entry: Entry, rows: Sequence[int] | Rows, keys: Sequence[str], first: str, lookup: Lookup) -> int:
+    """Return the only one of rows. Raises ConfigError for none, and for several, naming some."""
+    if len(rows) == 1:
+        return int(rows[0])
+    if len(rows) == 0:
+        remedy = f"the first target is {first}"
+        raise ConfigError("id", _plain(entry), f"a target of this run, written as {lookup.names}", remedy)
+    remedy = f"{len(rows)} match it, name one of them: {', '.join(keys)}"
+    raise ConfigError("id", _plain(entry), "one target of this run", remedy)
 
 
 def is_one(ids: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -12,15 +13,16 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from pipeline.catalog import targets as target_table
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.results import quality
 from pipeline.results import stack as stacks
 from pipeline.results.data import RunData
-from pipeline.results.names import Names, is_one, listed, nearest, places_of, within
+from pipeline.results.names import Names, is_one, listed, nearest, places_of, row_among, within
 from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.storage import Place, place
 from pipeline.store.arrays import read_region, spectra_url
-from pipeline.store.root import ingest_ledger
+from pipeline.store.root import ingest_ledger, targets_url
 from pipeline.surveys.survey import Entry
 
 GOOD = "the recommended selection"
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import specutils
     from matplotlib.figure import Figure
 
+    from pipeline.results.latents.index import LatentIndex
     from pipeline.results.tables.table import ResultsTable, Where
 
 
@@ -162,6 +165,72 @@ class Run(RunData):
         file = None if output is None else place(output, "--output")
         return plot_spectra(self, rows, file, models=models, view=view, attention=attention)
 
+    def outliers(
+        self,
+        n: int = 50,
+        *,
+        model: str | None = None,
+        where: Where | None = None,
+        output: Place | Sequence[Place] = (),
+    ) -> pd.DataFrame:
+        """Return the n rarest spectra and why they are rare, the rarest first; the index is the row in the run.
+
+        Ranked by `log_prob` where the run has a density of its latents, else by the distance of the latents from their
+        mean, else by the worst run of 20 pixels, else by chi2. where: as in `table`. Columns are those of these that
+        there are: log p and its percentile, chi2 per pixel, of restframe regions, too, the worst run with its
+        wavelengths and the nearest line, distances of the whitened latents from the mean and from the 5 nearest
+        spectra, quality, and `reason`, all of it in words. `attrs` say what they are ranked by, what is missing and
+        why, and how many spectra were left out. output: files to write: a table, .csv, .parquet or .fits, or a contact
+        sheet, .pdf or .png. Raises ConfigError for what cannot be ranked.
+        """
+        from pipeline.results.latents.outliers import find_outliers
+
+        files = _places(output)
+        found = find_outliers(self.results(model, where=where), n, lambda: self.index(model))
+        marks = found.values.get("run_wavelength", np.full(len(found.rows), np.nan)).tolist()
+        found.write(self, files, found.values["reason"].tolist(), marks)
+        return found.frame()
+
+    def similar(
+        self,
+        spectrum: Entry | None = None,
+        *,
+        latents: Sequence[float] | NDArray[np.floating[Any]] | None = None,
+        n: int = 20,
+        model: str | None = None,
+        output: Place | Sequence[Place] = (),
+    ) -> pd.DataFrame:
+        """Return the n spectra whose latents are nearest, the nearest first; the index is the row in the run.
+
+        spectrum: whose, as `find` takes it, or latents: shape (S,), of one that need not be in the run. Distances are
+        those of whitened latents; where the run has `latents_cov`, and for a spectrum of it, they are in units of its
+        own errors. `attrs["distance_in"]` says which. Exact; equal ones are in the order of the run. Spectra that are
+        not done or have no finite latents are left out, and counted in `attrs`. output: as of `outliers`; the contact
+        sheet begins with the spectrum itself. Uses `index`. Raises ConfigError.
+        """
+        from pipeline.results.latents.similar import find_similar
+
+        if (spectrum is None) == (latents is None):
+            raise RefusedError("spectrum", "similar takes a spectrum, or latents", "give one of them")
+        files, row = _places(output), None if spectrum is None else self._row(spectrum)
+        found = find_similar(self.results(model), n, self.index(model), row, latents)
+        said = [f"distance {distance:.3g}" for distance in found.values["distance"]]
+        found.write(self, files, said, [np.nan] * len(said), first=row)
+        return found.frame()
+
+    def index(self, model: str | None = None, *, remake: bool = False) -> LatentIndex:
+        """Return the index of a model's latents that `similar` and `outliers` search; it is made where there is none.
+
+        It lies in the folder `neighbors` of ROOT, or in the user's cache folder where ROOT is on a server or cannot be
+        written. remake: where it is refused, since the run has other latents now than it was made of.
+        """
+        from pipeline.results.latents.index import open_index
+
+        name = self.model(model).name
+        if remake or name not in self._indices:
+            self._indices[name] = open_index(self.results(name), remake=remake)
+        return self._indices[name]
+
     def problems(self) -> pd.DataFrame:
         """Return the spectra whose files are missing or bad, one row each: row, target, quality in words, reason.
 
@@ -254,8 +323,19 @@ class Run(RunData):
         return quality.good(self.results(model))
 
     @cached_property
+    def _indices(self) -> dict[str, LatentIndex]:
+        return {}
+
+    @cached_property
     def _names(self) -> Names:
         return Names(self._targets, self.plan.survey.lookup)
+
+    def _row(self, name: Entry) -> int:
+        """Return the row of one spectrum; the targets of a whole survey are not read into memory for it."""
+        if "_targets" in self.__dict__:
+            return self._names.row(name)
+        survey, url = self.plan.survey, targets_url(self.root)
+        return row_among(lambda names: target_table.read_columns(url, names, survey), survey.lookup, name)
 
     def _near(self, position: object, radius: float) -> NDArray[np.intp]:
         missing = [name for name in ("ra", "dec") if name not in self.plan.coordinates]
@@ -273,3 +353,15 @@ class Run(RunData):
         """Read the quality bits of the spectra, or of a model."""
         opened = self.spectra() if model is None else self.encodings(model)
         return opened["quality"].to_numpy()
+
+
+def _places(output: Place | Sequence[Place]) -> list[str]:
+    """Return the files to write. Raises ConfigError for one whose ending is no format, before anything is done."""
+    from pipeline.results.latents.found import ENDINGS
+    from pipeline.results.tables.files import ending_of
+
+    several = [output] if isinstance(output, str | PathLike) else list(output)
+    places = [place(each, "--output") for each in several]
+    for each in places:
+        ending_of(each, ENDINGS)
+    return places

@@ -170,6 +170,14 @@ def read_region(url: str, names: Iterable[str], start: int, stop: int | None) ->
         return {name: np.asarray(array[start:stop] if array.ndim else array[...]) for name, array in arrays.items()}
 
 
+def read_rows(url: str, names: Iterable[str], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Return single rows of some variables as stored, in any order; just their chunks are read."""
+    places, back = np.unique(rows, return_inverse=True)
+    with storage.translated_errors(url):
+        handle = open_handle(url)
+        return {name: np.asarray(handle.array(name).oindex[places])[back] for name in names}
+
+
 def write_region(url: str, shard: Shard, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a chunk's rows of some variables; everything is checked before anything is written.
 

@@ -47,6 +47,11 @@ def basis_url(root: str, checkpoint_sha256: str) -> str:
     return storage.join(root, "basis", f"{checkpoint_sha256[:16]}.npz")
 
 
+def index_url(root: str, model: str) -> str:
+    """Return where a run on a disk keeps the index of a model's latents, once somebody has looked for neighbors."""
+    return storage.join(root, "neighbors", f"{model}.latents")
+
+
 def ingest_ledger(root: str, plan: Plan) -> Ledger:
     """Return the markers of the ingest stage."""
     return Ledger(root, "ingest", plan.ingest_fingerprint, None, plan.grown(), len(plan.shards()))

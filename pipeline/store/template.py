@@ -20,6 +20,7 @@ from pipeline.planning.schema import (
     COORDINATE_SHARDS,
     ENCODING_SCALARS,
     OUTPUTS,
+    REGIONS,
     SPECTRA_VARIABLES,
     Variable,
     column,
@@ -46,6 +47,14 @@ _LATENT_PAIR: Attributes = {
     "long_name": "number of a pair of latent parameters",
     "units": "1",
     "comment": "the pair i, j with i >= j is number i (i + 1) / 2 + j",
+}
+
+
+_REGION: Attributes = {
+    **_WAVELENGTH,
+    "long_name": "lowest restframe wavelength of the region",
+    "frame": "rest",
+    "comment": "a region ends where the next one begins; the last one has no end",
 }
 
 
@@ -85,6 +94,7 @@ def encodings_template(
     axes = {
         "latent": (np.arange(n_latent, dtype=np.int32), _LATENT),
         "latent_pair": (np.arange(n_latent * (n_latent + 1) // 2, dtype=np.int32), _LATENT_PAIR),
+        "region": (np.array(REGIONS, np.float32), _REGION),
         "wavelength_rest": (wave_rest, _WAVELENGTH_REST),
         "wavelength": (wavelength, _WAVELENGTH),
     }

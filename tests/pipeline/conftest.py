@@ -70,11 +70,11 @@ def make_targets() -> MakeTargets:
 def shard_arrays(store: Store, plan: Plan, shard: Shard) -> dict[str, np.ndarray]:
     """Make up a chunk's arrays, the same for the same rows; some of them all fill."""
     variables = schema.SPECTRA_VARIABLES if store.model is None else store.model.stored
-    lengths = {"wavelength": plan.n_pixels, "latent": 3, "wavelength_rest": len(WAVE_REST)}
+    lengths = {"wavelength": plan.n_pixels, "latent": 3, "latent_pair": 6, "wavelength_rest": len(WAVE_REST)}
     random = np.random.default_rng(shard.start)
     arrays = {}
     for name, variable in variables.items():
-        shape = (len(shard), *(lengths[dim] for dim in variable.dims[1:]))
+        shape = (len(shard), *({**lengths, **variable.sizes}[dim] for dim in variable.dims[1:]))
         values = random.normal(size=shape).astype(variable.dtype)
         arrays[name] = np.full(shape, variable.fill, variable.dtype) if shard.index == 1 else values
     arrays["quality"][:] = 0

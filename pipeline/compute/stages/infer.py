@@ -18,6 +18,7 @@ from spender_core.autoencoder import fit_amplitude
 from spender_core.latent_fit import LatentFit, Prior, fit_latents
 from spender_core.model import SpectrumModel
 from spender_core.precision import arithmetic
+from spender_core.residuals import Residuals
 
 # Spectra whose `norm` is no measure of the model's scale: their amplitude is fitted.
 _UNSCALED = Quality.NO_NORM | Quality.NEGATIVE_NORM
@@ -214,6 +215,9 @@ def _compute(model: SpectrumModel, batch: _Batch, rows: slice, result: Encoded, 
         amplitude=scale,
         rest_first=rest_first,
         rest_last=rest_last,
+        residuals=Residuals(
+            batch.flux, weight, reconstruction, batch.z, model.wave_obs.to(batch.z.device), schema.REGIONS
+        ),
         fit=None if fit is None else _fitted(model, batch, latents, fit),
     )
     outputs = {name: OUTPUTS[name].compute(decoded) for name in result.outputs}

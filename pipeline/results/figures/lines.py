@@ -30,3 +30,18 @@ ABSORPTION_LINES: Lines = (
     ("Ca II", (8500.36, 8544.44, 8664.52)),
 )
 """The same of absorption lines, drawn from below."""
+
+_SEVERAL = {r"H$\alpha$, [N II]": ("[N II]", "Halpha", "[N II]"), "Ca K, H": ("Ca K", "Ca H")}
+
+
+def plain(label: str) -> str:
+    """Return a label without the marks of mathematics: Halpha."""
+    return label.replace("$", "").replace("\\", "")
+
+
+NAMED: tuple[tuple[str, float], ...] = tuple(
+    pair
+    for label, wavelengths in (*EMISSION_LINES, *ABSORPTION_LINES)
+    for pair in zip(_SEVERAL.get(label, [plain(label)] * len(wavelengths)), wavelengths, strict=True)
+)
+"""Each line with its own name and wavelength."""

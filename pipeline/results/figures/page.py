@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.results.figures import style, texts
-from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES
+from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES, plain
 from pipeline.results.spectrum import Floats, Spectrum
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def windows_of(window: Window | None, lines: Sequence[str]) -> tuple[Window, ...
     for line in lines:
         matches = [places for name, places in known.items() if name.startswith(_plain(line)) and _plain(line)]
         if not matches:
-            names = ", ".join(
-                name.replace("$", "").replace("\\", "") for name, _ in (*EMISSION_LINES, *ABSORPTION_LINES)
-            )
+            names = ", ".join(plain(name) for name, _ in (*EMISSION_LINES, *ABSORPTION_LINES))
             raise ConfigError("lines", line, f"some of {names}")
         found.append((min(matches[0]) - AROUND, max(matches[0]) + AROUND))
     return tuple(found)

@@ -16,8 +16,16 @@ FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1
 
 
 def settings() -> AbstractContextManager[None]:
-    """Draw with our sizes and colors within the context."""
-    return rc_context({"font.size": 13, "axes.edgecolor": INK, "axes.labelcolor": INK})
+    """Draw with our sizes and colors within the context; our panels have their places, whatever notebooks set."""
+    return rc_context(
+        {
+            "font.size": 13,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "figure.constrained_layout.use": False,
+            "figure.autolayout": False,
+        }
+    )
 
 
 def halo(width: float) -> list[patheffects.AbstractPathEffect]:

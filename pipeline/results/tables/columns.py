@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
-from pipeline.planning.schema import ENCODING_QUALITY, SPECTRA_VARIABLES, Variable, lengths
+from pipeline.planning.schema import ENCODING_QUALITY, REGIONS, SPECTRA_VARIABLES, Variable, lengths
 from pipeline.surveys.columns import Attributes
 
 TARGETS, ENCODINGS, SPECTRA, MADE = "targets", "encodings", "spectra", "made"
@@ -144,6 +144,8 @@ def _of_output(name: str, variable: Variable, sizes: Mapping[str, int]) -> Colum
     places = itertools.product(*(range(length) for length in lengths)) if lengths else ()
     prefix = "l" if name == "latents" else f"{name}_"
     labels = tuple(prefix + "_".join(map(str, place)) for place in places)
+    if variable.dims[1:] == ("region",):
+        labels = tuple(f"{prefix}{low:.0f}" for low in REGIONS)
     # -1 is no index and no number of anything
     null = int(variable.fill) if np.dtype(variable.dtype).kind == "i" and variable.fill < 0 else None
     attributes: Attributes = {key: value for key, value in variable.attributes.items() if key in _KEPT_ATTRIBUTES}

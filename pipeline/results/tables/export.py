@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline import storage
-from pipeline.disk import PARTIAL_SUFFIX
-from pipeline.errors import ConfigError
+from pipeline.results.tables.files import FORMATS, ending_of, write_table
 from pipeline.results.tables.table import ResultsTable, Where
 from pipeline.storage import Place, place
-
-Writer = Callable[[ResultsTable, Path], int]
 
 
 @dataclass(frozen=True)
@@ -27,33 +18,6 @@ class Exported:
     rows: int
     rows_not_done: int
 
-
-def _parquet(table: ResultsTable, path: Path) -> int:
-    from pipeline.results.tables.flat import write_parquet
-
-    return write_parquet(table, path)
-
-
-def _csv(table: ResultsTable, path: Path) -> int:
-    from pipeline.results.tables.flat import write_csv
-
-    return write_csv(table, path)
-
-
-def _ecsv(table: ResultsTable, path: Path) -> int:
-    from pipeline.results.tables.flat import write_ecsv
-
-    return write_ecsv(table, path)
-
-
-def _fits(table: ResultsTable, path: Path) -> int:
-    from pipeline.results.tables.fits import write_fits
-
-    return write_fits(table, path)
-
-
-FORMATS: dict[str, Writer] = {".parquet": _parquet, ".fits": _fits, ".csv": _csv, ".ecsv": _ecsv}
-"""The formats of single files, by the ending of their names."""
 
 HATS = ".hats"
 """The ending of a folder that is a HATS catalog."""
@@ -98,40 +62,4 @@ def export_table(table: ResultsTable, output: str) -> Exported:
         from pipeline.results.tables.hats import write_hats
 
         return Exported(output, write_hats(table, output), table.n_left_out)
-    with whole(output) as path:
-        rows = FORMATS[ending](table, path)
-    if ending == ".csv":
-        from pipeline.results.tables.flat import write_metadata
-
-        with whole(f"{output}-metadata.json") as path:
-            write_metadata(table, output.rpartition("/")[2], path)
-    return Exported(output, rows, table.n_left_out)
-
-
-def ending_of(output: str, endings: tuple[str, ...]) -> str:
-    """Return the ending of a name, in lower case. Raises ConfigError for one that is not among those given."""
-    found = next((ending for ending in endings if output.lower().endswith(ending)), None)
-    if found is None:
-        raise ConfigError("--output", output, f"a name that ends in {' or '.join(endings)}", "the ending is the format")
-    return found
-
-
-@contextmanager
-def whole(output: str) -> Iterator[Path]:
-    """Give a path to write to, and bring the file from there to its place when all is written."""
-    local = storage.local_path(output)
-    folder = tempfile.gettempdir() if local is None else str(local.absolute().parent)
-    ending = os.path.splitext(output)[1]
-    path = Path(folder, f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}{ending}")
-    try:
-        if local is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        yield path
-        if local is not None:
-            os.replace(path, local)
-        else:
-            fs, inner = storage.filesystem(output)
-            with storage.translated_errors(output):
-                fs.put_file(str(path), inner)
-    finally:
-        path.unlink(missing_ok=True)
+    return Exported(output, write_table(table, output), table.n_left_out)

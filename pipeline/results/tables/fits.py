@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.results.tables.checksum import Sum, reserve, stamp
 from pipeline.results.tables.columns import Column
-from pipeline.results.tables.table import ResultsTable
+from pipeline.results.tables.table import Writable
 
 EXTENSION = "RESULTS"
 
@@ -37,6 +37,11 @@ KEYWORDS = {
     "schema_version": "SCHEMA",
     "split": "SPLIT",
     "where": "WHERE",
+    "ranked_by": "RANKEDBY",
+    "left_out": "LEFTOUT",
+    "missing": "MISSING",
+    "distance_in": "DISTIN",
+    "rows_not_finite": "NOTFIN",
     "rows_not_done": "NOTDONE",
     "license": "LICENSE",
     "acknowledgement": "ACKNOWL",
@@ -52,7 +57,7 @@ _FORMATS = {"b1": "L", "u1": "B", "i1": "I", "i2": "I", "u2": "I", "i4": "J", "u
 _FLOATS = {"f4": "E", "f8": "D"}
 
 
-def write_fits(table: ResultsTable, path: Path) -> int:
+def write_fits(table: Writable, path: Path) -> int:
     """Write a table as FITS; return how many rows it has.
 
     Rows of several values, such as latents, are vector columns. FITS knows ASCII alone: other letters are escaped. The
@@ -164,7 +169,7 @@ def _bytes(texts: pa.Array) -> NDArray[Any]:
     return np.array([ascii_text(value).encode() for value in values.tolist()])
 
 
-def _widths(table: ResultsTable) -> dict[str, int]:
+def _widths(table: Writable) -> dict[str, int]:
     """Return the most bytes of each column of text."""
     texts = [column for column in table.columns if column.dtype == "str"]
     widths = dict.fromkeys((column.name for column in texts), 1)

@@ -17,10 +17,10 @@ from astropy.table import Table
 from pyarrow import csv
 
 from pipeline.results.tables.columns import Column, flat
-from pipeline.results.tables.table import ResultsTable
+from pipeline.results.tables.table import Writable
 
 
-def write_parquet(table: ResultsTable, path: Path) -> int:
+def write_parquet(table: Writable, path: Path) -> int:
     """Write a table as Parquet; return how many rows it has.
 
     The header is the file's key-value metadata; each column's metadata hold its unit, ucd and description.
@@ -34,7 +34,7 @@ def write_parquet(table: ResultsTable, path: Path) -> int:
     return rows
 
 
-def write_csv(table: ResultsTable, path: Path) -> int:
+def write_csv(table: Writable, path: Path) -> int:
     """Write a table as CSV below a line of its columns' names; return how many rows it has.
 
     Nothing else is in it, so that whatever reads CSV reads it; `write_metadata` says what it is. Numbers are written so
@@ -44,7 +44,7 @@ def write_csv(table: ResultsTable, path: Path) -> int:
     return _write_rows(table, columns, path, ",".join(column.name for column in columns) + "\n")
 
 
-def write_ecsv(table: ResultsTable, path: Path) -> int:
+def write_ecsv(table: Writable, path: Path) -> int:
     """Write a table as astropy's ECSV, as `write_csv` does; return how many rows it has.
 
     Lines that begin with # are the header and the units, types and descriptions of the columns.
@@ -53,7 +53,7 @@ def write_ecsv(table: ResultsTable, path: Path) -> int:
     return _write_rows(table, columns, path, _ecsv_header(columns, table.header))
 
 
-def write_metadata(table: ResultsTable, name: str, path: Path) -> None:
+def write_metadata(table: Writable, name: str, path: Path) -> None:
     """Write what a CSV file of this name is, in the form of W3C's Metadata Vocabulary for Tabular Data.
 
     https://www.w3.org/TR/tabular-metadata: the header as notes, and the columns' units and descriptions.
@@ -77,7 +77,7 @@ def write_metadata(table: ResultsTable, name: str, path: Path) -> None:
     path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_rows(table: ResultsTable, columns: Sequence[Column], path: Path, head: str) -> int:
+def _write_rows(table: Writable, columns: Sequence[Column], path: Path, head: str) -> int:
     rows, options = 0, csv.WriteOptions(include_header=False)
     with path.open("wb") as file:
         file.write(head.encode())

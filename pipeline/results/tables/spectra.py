@@ -13,7 +13,8 @@ from astropy.io import fits
 from pipeline import storage
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.results.spectrum import FLUX_UNITS, Floats, Spectrum, read_spectra
-from pipeline.results.tables.export import Exported, whole
+from pipeline.results.tables.export import Exported
+from pipeline.results.tables.files import whole
 from pipeline.results.tables.fits import add_facts, ascii_text, fits_units
 from pipeline.results.tables.header import header, header_of_spectra
 from pipeline.storage import Place, place

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ from pipeline.results.tables.columns import (
 from pipeline.results.tables.header import header
 from pipeline.results.tables.split import SAMPLES, Split, read_entries, split_of
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import encodings_url, read_region, spectra_url
+from pipeline.store.arrays import encodings_url, read_region, read_rows, spectra_url
 from pipeline.store.root import encode_ledger, targets_url
 
 if TYPE_CHECKING:
@@ -47,6 +47,24 @@ Where = str | Sequence[bool] | NDArray[np.bool_]
 """Which rows: a condition on the columns, or a mask of the run's rows."""
 
 Values = dict[str, NDArray[Any]]
+
+
+class Writable(Protocol):
+    """What is written to a file: columns, what the file says of its origin, and its rows, as Arrow."""
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns, in order."""
+
+    @property
+    def header(self) -> dict[str, str]:
+        """What the file says of its origin, as text by key."""
+
+    def counted(self) -> list[int]:
+        """Return how many rows each block has."""
+
+    def blocks(self, columns: Sequence[Column] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows block by block; columns: instead of its own."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +161,21 @@ class ResultsTable:
         """Return columns for all rows in [start, stop) of the run, whatever is chosen, by name."""
         return self._read(start, stop, chosen(self.available, names))
 
+    def rows(self, start: int, stop: int) -> NDArray[np.intp]:
+        """Return which rows of the run in [start, stop), a block of `bounds`, are in the table."""
+        return start + np.flatnonzero(self._mask(start, stop))
+
+    def at(self, rows: NDArray[np.intp], names: Iterable[str]) -> Values:
+        """Return columns for a few rows of the run, in any order, by name; just their chunks are read. Not `sample`."""
+        columns = chosen(self.available, names)
+        own = _stored_names(columns)
+        stored = {
+            ENCODINGS: read_rows(encodings_url(self.root, self.model.name), own[ENCODINGS], rows),
+            SPECTRA: read_rows(spectra_url(self.root), own[SPECTRA], rows) if own[SPECTRA] else {},
+        }
+        frame = target_table.read_chosen(targets_url(self.root), rows, self.plan.survey, self.plan.kept)
+        return self._values(columns, stored, frame, len(rows), 0)
+
     def to_pandas(self) -> pd.DataFrame:
         """Return all rows; the index is the row in the run, `attrs` the header of the files and the units."""
         columns = flat(self.columns)
@@ -205,23 +238,26 @@ class ResultsTable:
     def _read(self, start: int, stop: int, columns: Iterable[Column]) -> Values:
         """Return the values of columns for all rows in [start, stop), by name; rows of several have two dimensions."""
         columns = list(columns)
+        own = _stored_names(columns)
+        stored = {
+            ENCODINGS: read_region(encodings_url(self.root, self.model.name), own[ENCODINGS], start, stop),
+            SPECTRA: read_region(spectra_url(self.root), own[SPECTRA], start, stop) if own[SPECTRA] else {},
+        }
+        is_named = any(column.origin == TARGETS or column.name == SAMPLE for column in columns)
+        rows = self._targets(start, stop) if is_named else pd.DataFrame()
+        return self._values(columns, stored, rows, stop - start, start)
+
+    def _values(
+        self, columns: Sequence[Column], stored: Mapping[str, Values], rows: pd.DataFrame, n: int, start: int
+    ) -> Values:
+        """Return the values of columns for n rows that were read. start: the first of them in the run."""
         found: Values = {}
         made = {column.name for column in columns if column.origin == MADE}
-        own = {ENCODINGS: _sources(columns, ENCODINGS), SPECTRA: _sources(columns, SPECTRA)}
-        own[ENCODINGS] |= ({"chi2", "n_pixels"} if CHI2_N in made else set()) | (
-            {"quality"} if WORDS in made else set()
-        )
-        own[SPECTRA] |= {"quality"} if SAMPLE in made else set()
-        stored = {
-            ENCODINGS: read_region(encodings_url(self.root, self.model.name), sorted(own[ENCODINGS]), start, stop),
-            SPECTRA: read_region(spectra_url(self.root), sorted(own[SPECTRA]), start, stop) if own[SPECTRA] else {},
-        }
-        rows = self._targets(start, stop) if SAMPLE in made or _sources(columns, TARGETS) else pd.DataFrame()
         for column in columns:
             if column.origin == TARGETS:
                 found[column.name] = rows[column.variable].to_numpy()
             elif column.origin != MADE:
-                values = stored[column.origin][column.variable].reshape(stop - start, -1)
+                values = stored[column.origin][column.variable].reshape(n, -1)
                 found[column.name] = values if column.labels else values[:, column.part or 0]
         if CHI2_N in made:
             found[CHI2_N] = reduced(stored[ENCODINGS]["chi2"], stored[ENCODINGS]["n_pixels"])
@@ -252,8 +288,16 @@ def _empty(columns: Iterable[Column]) -> pa.Table:
     return pa.schema([(column.name, column.arrow) for column in columns]).empty_table()
 
 
-def _sources(columns: Iterable[Column], origin: str) -> set[str]:
-    return {column.variable for column in columns if column.origin == origin}
+def _stored_names(columns: Iterable[Column]) -> dict[str, list[str]]:
+    """Return the variables that columns are read or made of, by the store."""
+    columns = list(columns)
+    made = {column.name for column in columns if column.origin == MADE}
+    own = {
+        origin: {column.variable for column in columns if column.origin == origin} for origin in (ENCODINGS, SPECTRA)
+    }
+    own[ENCODINGS] |= ({"chi2", "n_pixels"} if CHI2_N in made else set()) | ({"quality"} if WORDS in made else set())
+    own[SPECTRA] |= {"quality"} if SAMPLE in made else set()
+    return {origin: sorted(names) for origin, names in own.items()}
 
 
 def _arrow(values: NDArray[Any], column: Column, mask: NDArray[np.bool_]) -> pa.Array:

@@ -110,6 +110,14 @@ def test_settings_of_a_model_reach_those_that_are_named(
     assert (model.variables, model.precision, model.micro_batch) == (("latents", "chi2"), "bf16", 3)
 
 
+def test_a_model_that_is_planned_again_keeps_its_outputs(make_plan: MakePlan, checkpoint: Path) -> None:
+    """Those of new plans may be others in a later version."""
+    first = make_plan(settings={"instrument": "sdss"}, models=[checkpoint], variables=["latents", "chi2"])
+    assert make_plan(settings={"instrument": "sdss"}, models=[checkpoint]) == first
+    with pytest.raises(ConfigError, match="variables of model .*: latents here, latents,chi2 in the existing plan"):
+        make_plan(settings={"instrument": "sdss"}, models=[checkpoint], variables=["latents"])
+
+
 def test_a_model_is_named_by_its_file_or_by_a_label(
     make_plan: MakePlan, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -304,6 +304,13 @@ def test_fingerprints_are_pinned() -> None:
     # They name the ledger's folders: a change orphans every run that exists, so it must be meant, and be announced.
     plan = Plan(config=survey(), generations=(Generation(100, "0" * 64),), shard=4, chunk=2, models=(model(),))
     assert plan.ingest_fingerprint == "b942c8a8a6b4c67a7973eecf2de83aa618c416eec21ec58e8b522615df0eeaa0"
+    assert plan.encode_fingerprint("m") == "78ac04befe9a99b0ac8f23cbefa5f6e980962479f8734870f407944f3b57526d"
+
+
+def test_fingerprints_of_runs_with_earlier_outputs_are_kept() -> None:
+    earlier = ("latents", "restframe", "chi2", "n_pixels", "amplitude", "rest_first", "rest_last")
+    config = replace(model(), variables=earlier)
+    plan = Plan(config=survey(), generations=(Generation(100, "0" * 64),), shard=4, chunk=2, models=(config,))
     assert plan.encode_fingerprint("m") == "24238122a467fde11a53446c3ac630e8d96afc3c2a501d99ecfc498813d20733"
 
 

@@ -12,7 +12,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 
 import pipeline
-from pipeline.results.names import nearest, separation, within
+from pipeline.results.names import nearest, row_among, separation, within
 from tests.pipeline.conftest import MakeRun
 
 BIG = 2**64 - 1
@@ -42,6 +42,25 @@ def test_one_name_gives_one_row(run: pipeline.Run, one: Any) -> None:
     found = run.find(one)
     assert isinstance(found, int)
     assert found == 4
+
+
+@pytest.mark.parametrize("one", [(300, 51600, 5), b"26/300-51600-5", "300-51600-5", BIG - 13, -14], ids=str)
+def test_one_name_is_found_in_targets_that_come_in_pieces(run: pipeline.Run, one: Any) -> None:
+    frame, lookup = run.targets(), run.plan.survey.lookup
+    asked: list[list[str]] = []
+
+    def pieces(names: list[str]) -> list[pd.DataFrame]:
+        asked.append(names)
+        return [frame[names].iloc[start : start + 4] for start in range(0, 18, 4)]
+
+    assert row_among(pieces, lookup, one) == 4
+    assert "ra" not in asked[0]
+    for wrong in ("1-2-3", "none"):
+        with pytest.raises(pipeline.ConfigError) as whole:
+            run.find(wrong)
+        with pytest.raises(pipeline.ConfigError) as parts:
+            row_among(pieces, lookup, wrong)
+        assert str(parts.value) == str(whole.value)
 
 
 @pytest.mark.parametrize(

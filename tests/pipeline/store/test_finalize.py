@@ -39,7 +39,8 @@ def test_a_finished_store_opens_with_xarray_alone_and_without_a_warning(tmp_path
         spectra = xr.open_zarr(tmp_path / "spectra.zarr").load()
         encodings = xr.open_zarr(tmp_path / "encodings" / "toy.zarr").load()
     assert spectra.sizes == {"spectrum": 18, "wavelength": 3921}
-    assert encodings.sizes == {"spectrum": 18, "latent": 3, "wavelength_rest": 50}
+    assert encodings.sizes == {"spectrum": 18, "latent": 3, "wavelength_rest": 50, "region": 8}
+    assert encodings["region_chi2"].sel(region=3700).dims == ("spectrum",)
     assert (spectra["quality"] == 0).all()
     assert spectra["specobjid"].dtype == np.uint64
     assert list(encodings["class"].values[:3]) == ["GALAXY", "QSO", "STAR"]

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pipeline.compute.stages import process as worker
 from pipeline.compute.stages.infer import Encoded, Fit, encode_spectra
-from pipeline.planning.schema import OUTPUTS
+from pipeline.planning.schema import OUTPUTS, REGIONS
 from pipeline.spectra.quality import Quality
 from spender_core.autoencoder import SpectrumAutoencoder
 from spender_core.instrument import SDSS
 from spender_core.latent_fit import Prior
+from spender_core.residuals import Residuals
 
 CPU = torch.device("cpu")
 FIT = Fit(Prior(torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)))
@@ -66,6 +67,20 @@ def test_a_negative_amplitude_leaves_the_latents_only() -> None:
     assert encoded.outputs["n_pixels"][0] == 0
     assert np.isfinite(encoded.outputs["restframe"][1:]).all()
     assert encoded.outputs["amplitude"][1] > 0
+
+
+def test_reasons_are_those_of_flux_ivar_and_reconstruction() -> None:
+    flux, ivar, z, quality = make_spectra(5)
+    flux[2, 1500:1520] += 3
+    encoded = encode(make_model(), (flux, ivar, z, quality), micro_batch=2)
+    model = torch.from_numpy(encoded.outputs["reconstruction"])
+    weight = torch.where(model.isfinite(), torch.from_numpy(ivar), 0)
+    found = Residuals(torch.from_numpy(flux), weight, model, torch.from_numpy(z), SDSS().wave_obs, REGIONS)
+    for name in ("region_chi2", "run_significance", "run_wavelength"):
+        np.testing.assert_array_equal(encoded.outputs[name], getattr(found, name))
+    n = encoded.outputs["n_pixels"]
+    assert np.nanmin(encoded.outputs["region_chi2"], axis=1).max() <= (encoded.outputs["chi2"] / n).max()
+    assert encoded.outputs["run_wavelength"][2] == pytest.approx(SDSS().wave_obs[1510].item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("n_aux", [0, 1])

@@ -70,8 +70,12 @@ def test_fits_is_the_table_with_units_ucds_nulls_and_checksums(run: pipeline.Run
         assert header[f"TNULL{number['rest_first']}"] == -1
         assert header[f"TFORM{number['latents']}"] == "3E"
     read = Table.read(tmp_path / "x.fits")
+    vectors = {f"l{i}": read["latents"][:, i] for i in range(3)}
+    regions = [name for name in table if name.startswith("region_chi2_")]
+    vectors |= {name: read["region_chi2"][:, i] for i, name in enumerate(regions)}
+    assert read["region_chi2"].shape == (18, 8)
     for name in table:
-        column = read["latents"][:, int(name[1])] if name in ("l0", "l1", "l2") else read[name]
+        column = vectors[name] if name in vectors else read[name]
         assert same(column, table[name]), name
     assert read["specobjid"].dtype == np.uint64
     assert QTable.read(tmp_path / "x.fits")["norm"].unit.is_equivalent(units.Unit("erg s-1 cm-2 Angstrom-1"))

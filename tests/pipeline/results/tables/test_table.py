@@ -15,7 +15,10 @@ from pipeline.store.finalize import finalize
 from tests.pipeline.conftest import MakeRun, model_config
 
 COORDINATES = "target specobjid plate mjd fiberid run2d ra dec z z_err zwarning class sn_median".split()
-OUTPUTS = "norm l0 l1 l2 chi2 n_pixels amplitude rest_first rest_last chi2_n quality quality_words sample".split()
+REGIONS = [f"region_chi2_{low}" for low in (0, 3000, 3700, 4200, 4750, 5250, 6200, 7000)]
+REASONS = [*REGIONS, "run_significance", "run_wavelength"]
+LAST = "chi2_n quality quality_words sample".split()
+OUTPUTS = [*"norm l0 l1 l2 chi2 n_pixels amplitude rest_first rest_last".split(), *REASONS, *LAST]
 
 
 @pytest.fixture
@@ -145,3 +148,20 @@ def test_outputs_of_other_plans_are_columns_too(make_run: MakeRun, tmp_path: Pat
     assert found["latents_fit"].labels == ("latents_fit_0", "latents_fit_1", "latents_fit_2")
     assert found["z_fit_class"].null == -1
     assert "restframe" not in found
+
+
+def test_single_rows_are_those_of_the_table(run: pipeline.Run) -> None:
+    table, rows = run.results(), np.array([17, 3, 3, 9])
+    names = ["target", "z", "l1", "latents", "chi2_n", "quality_words", "norm", "region_chi2_3700"]
+    found, whole = table.at(rows, names), run.table()
+    for name in set(names) - {"latents"}:
+        np.testing.assert_array_equal(found[name], whole[name].to_numpy()[rows], name)
+    np.testing.assert_array_equal(found["latents"], whole[["l0", "l1", "l2"]].to_numpy()[rows])
+    with pytest.raises(ValueError, match=r"rows \[18\] are not in the table of 18 rows"):
+        table.at(np.array([18]), ["target"])
+
+
+def test_the_rows_of_a_block_are_known_without_reading_its_columns(run: pipeline.Run) -> None:
+    table, whole = run.results(where="z > 0.1"), run.table()
+    rows = np.concatenate([table.rows(*bounds) for bounds in table.bounds])
+    assert rows.tolist() == whole.index[whole["z"] > 0.1].tolist()
