@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from pipeline.cli.arguments import Verb, describe, is_expected
 from pipeline.cli.demo import DEMO
+from pipeline.cli.density import DENSITY
 from pipeline.cli.export import EXPORT
 from pipeline.cli.plan import PLAN
 from pipeline.cli.plot import PLOT
@@ -43,6 +44,7 @@ VERBS: tuple[Verb, ...] = (
     REPORT,
     EXPORT,
     TRAIN,
+    DENSITY,
     SUBMIT,
     SCALE,
     DEMO,

@@ -19,7 +19,8 @@ from pipeline.errors import RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.stages import Kind
 
 # Bytes stored over bytes in memory of what is compressed along a spectrum, by real spectra (flux and ivar together as
 # in benchmarks/RESULTS.md, "Chunks and compression") and by what sdss-demo makes of mock ones. All else counts in full:
@@ -94,11 +95,11 @@ def _files(plan: Plan, keys: Callable[[Shard], Sequence[str]], chunks: Sequence[
 
 def _stored(plan: Plan, kind: Kind) -> float:
     """Bytes that a stage stores per spectrum."""
-    _, name = kind
+    stage, name = kind
     if name is None:
         return _compressed(plan, schema.SPECTRA_VARIABLES)
     model = plan.model(name)
-    return _compressed(plan, model.stored, model)
+    return _compressed(plan, model.scored if stage == "density" else model.stored, model)
 
 
 def _compressed(plan: Plan, variables: Mapping[str, schema.Variable], model: ModelConfig | None = None) -> float:

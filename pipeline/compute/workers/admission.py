@@ -21,7 +21,7 @@ from pipeline.compute.workers import gate
 from pipeline.compute.workers.scheduler import Workers, events_of, give_to_workers, workers_of
 from pipeline.errors import RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, RESERVED
-from pipeline.planning.plan import Kind
+from pipeline.planning.stages import Kind
 from pipeline.version import __version__
 
 CPU, GPU = KINDS = ("CPU", "GPU")
@@ -148,13 +148,14 @@ class Admission:
 
     def place(self, kind: Kind) -> str | None:
         """Return the resource that tasks of a kind ask for; None where any worker may do them."""
-        return f"spender-{kind[0]}-{self._topic[-8:]}" if self._gated else None
+        stage = "ingest" if kind[0] == "ingest" else "encode"  # who may encode may also take densities
+        return f"spender-{stage}-{self._topic[-8:]}" if self._gated else None
 
     def missing(self, kind: Kind) -> str:
         """Say why no worker can do tasks of a kind, where there are workers."""
         for denied in self.denied.values():
             return f"no worker can {kind[0]}: {denied}; {denied.remedy}"
-        if kind[0] == "encode" and self.roles.encode_on_gpu:
+        if kind[0] != "ingest" and self.roles.encode_on_gpu:
             return f"none of the workers offers the resource {GPU}, needed to {kind[0]}"
         if kind[0] == "ingest" and self.roles.ingest_off_gpu:
             return f"all workers offer the resource {GPU}, and those do not ingest here"

@@ -36,7 +36,7 @@ def header(
 
     done: the chunks that it is made of. entries: of the model's checkpoint, whose licence is kept.
     """
-    (store,) = (each for each in stores_of(root, plan) if each.model is not None and each.model.name == model.name)
+    (store,) = (each for each in stores_of(root, plan) if each.kind == ("encode", model.name))
     attributes = provenance(plan, store, done)
     cite = f"the papers {attributes['references']}; and the survey, by its acknowledgement"
     found = {

@@ -19,6 +19,7 @@ from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
 from pipeline.results.tables.columns import (
     CHI2_N,
+    DENSITY,
     ENCODINGS,
     MADE,
     SAMPLE,
@@ -34,8 +35,8 @@ from pipeline.results.tables.columns import (
 from pipeline.results.tables.header import header
 from pipeline.results.tables.split import SAMPLES, Split, read_entries, split_of
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import encodings_url, read_region, spectra_url
-from pipeline.store.root import encode_ledger, targets_url
+from pipeline.store.arrays import density_url, encodings_url, read_region, spectra_url
+from pipeline.store.root import density_ledger, encode_ledger, targets_url
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -213,6 +214,7 @@ class ResultsTable:
         )
         own[SPECTRA] |= {"quality"} if SAMPLE in made else set()
         stored = {
+            DENSITY: self._scores(start, stop, _sources(columns, DENSITY)),
             ENCODINGS: read_region(encodings_url(self.root, self.model.name), sorted(own[ENCODINGS]), start, stop),
             SPECTRA: read_region(spectra_url(self.root), sorted(own[SPECTRA]), start, stop) if own[SPECTRA] else {},
         }
@@ -231,6 +233,20 @@ class ResultsTable:
             numbers = self._split.sample(start, rows, stored[SPECTRA]["quality"])
             found[SAMPLE] = np.array(SAMPLES, dtype=object)[numbers]
         return found
+
+    def _scores(self, start: int, stop: int, names: set[str]) -> Values:
+        """Return scores by name; their fill in chunks that have none yet."""
+        found = {name: np.full(stop - start, self.model.scored[name].fill, np.float32) for name in names}
+        for shard in self.plan.shards() if names else ():
+            if start <= shard.start and shard.stop <= stop and shard.index in self._scored:
+                own = read_region(density_url(self.root, self.model.name), sorted(names), shard.start, shard.stop)
+                for name, values in own.items():
+                    found[name][shard.start - start : shard.stop - start] = values
+        return found
+
+    @cached_property
+    def _scored(self) -> set[int]:
+        return density_ledger(self.root, self.plan, self.model.name).done()
 
     def _targets(self, start: int, stop: int) -> pd.DataFrame:
         return target_table.read_rows(targets_url(self.root), start, stop, self.plan.survey, self.plan.kept)

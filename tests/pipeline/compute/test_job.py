@@ -61,7 +61,7 @@ def names(found: job.Job) -> list[str]:
 
 
 def stale(found: job.Job) -> set[tuple[str | None, int]]:
-    return {(ledger.model, index) for ledger, index in found.stale}
+    return {(ledger.model, index) for ledger, _, index in found.stale}
 
 
 def test_in_a_new_root_everything_is_pending_a_chunks_ingest_before_its_encodings(root: str, plan: Plan) -> None:
