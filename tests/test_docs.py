@@ -105,7 +105,14 @@ def test_every_verb_has_a_section_with_every_option(verb: str, site: Path, pages
 
 def test_the_data_model_has_every_variable_coordinate_and_bit(site: Path, pages: dict[Path, Page]) -> None:
     shown = pages[site / "reference" / "data_model.html"].codes()
-    assert shown >= {*SPECTRA_VARIABLES, *OUTPUTS, *REDSHIFT_VARIABLES, *SCORES, *COORDINATES, *(bit.name for bit in Quality)}
+    assert shown >= {
+        *SPECTRA_VARIABLES,
+        *OUTPUTS,
+        *REDSHIFT_VARIABLES,
+        *SCORES,
+        *COORDINATES,
+        *(bit.name for bit in Quality),
+    }
 
 
 @pytest.mark.parametrize("package", [pipeline, spender_core])

@@ -325,3 +325,25 @@ def test_damaged_latents_are_never_scored(root: Path, encoded: Path) -> None:
     with pytest.raises(pipeline.ChunksFailed) as failed:
         pipeline.run(root, serial=True, progress=False)
     assert "its latents is not what was encoded" in str(failed.value.reasons)
+
+
+def test_scores_of_two_densities_are_not_joined(root: Path, encoded: Path, tmp_path: Path, mirror: Path) -> None:
+    other = tmp_path / "other"
+    frame = catalog(mirror).iloc[N : N + 4]
+    model = f"random={random_checkpoint(encoded.parent, n_aux=1)}"
+    names = ["latents", "chi2", "n_pixels"]
+    flow, stranger = encoded.parent / "flow.pt", encoded.parent / "other.pt"
+    pipeline.plan(other, targets=frame, source=mirror, models=model, variables=names, density=flow, shard=SHARD)
+    plan_density(root, flow)
+    for each in (root, other):
+        pipeline.run(each, serial=True, progress=False)
+    joined = pipeline.open_runs([root, other])
+    assert set(joined.table().columns) >= SCORES
+    assert set(joined.encodings().data_vars) >= SCORES
+    plan_density(root, stranger)
+    pipeline.run(root, serial=True, progress=False)
+    joined = pipeline.open_runs([root, other])
+    assert not set(joined.table().columns) & SCORES
+    assert not set(joined.encodings().data_vars) & SCORES
+    with pytest.raises(ConfigError, match="no scores: the runs have different densities"):
+        joined.table(columns=["l0", "log_prob"])

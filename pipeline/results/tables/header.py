@@ -43,6 +43,7 @@ def header(
         "title": f"Results of the spender model {model.name} on {plan.survey.provenance.title} spectra",
         "model": model.name,
         "checkpoint": redacted(model.checkpoint.rstrip("/").rsplit("/", 1)[-1]),
+        **({} if model.density is None else {"density": f"{model.density_label}, SHA-256 {model.density_sha256}"}),
         "model_license": str(entries.get("licence") or "not said by the checkpoint"),
         "fingerprint": plan.encode_fingerprint(model.name),
         "spectra_fingerprint": plan.ingest_fingerprint,
