@@ -5,7 +5,8 @@ from __future__ import annotations
 import density
 import numpy as np
 import pytest
-from running import lines_of
+
+from tests.benchmarks.running import lines_of
 
 pytestmark = pytest.mark.long
 
