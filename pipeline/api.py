@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from pipeline.config import require_choice, require_positive
 from pipeline.errors import ConfigError, RefusedError, require_ending
 from pipeline.monitor.status import RunStatus, read_status
-from pipeline.spectra.quality import NO_SPECTRUM, Quality
+from pipeline.planning.stages import STAGES
 from pipeline.storage import Place, place
 from pipeline.store import clients
-from pipeline.store.root import read_plan
+from pipeline.store.root import ledgers, read_plan
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pipeline.planning.plan import Plan
     from pipeline.store.verify import Findings
 
-STAGES = ("ingest", "encode")
 
 Only: TypeAlias = str | int | slice | Sequence[str | int]
 """Targets by their ids, or rows of a run."""
@@ -123,6 +122,7 @@ def plan(
     micro_batch: int | None = None,
     redshift: str | None = None,
     redshift_window: float | None = None,
+    density: Place | None = None,
     shard: int | None = None,
     chunk: int | None = None,
     concurrency: int | None = None,
@@ -144,7 +144,9 @@ def plan(
     or ModelConfig); default for a new plan on the sdss grid: sdss-galaxies. config: TOML file with the same settings,
     instead of them. variables, precision, micro_batch: of the models named here. redshift: theirs, too, "catalog"
     (default), "refine" within redshift_window km/s of the catalog's (default 3000), or "blind", which looks over all
-    that a model covers and asks nothing of the catalog. storage: by prefix, how to reach buckets for which the
+    that a model covers and asks nothing of the catalog. density: of their latents, a file that `train_density` made, a
+    URL or the name of a published flow: a stage of its own scores them; a run that is done repeats nothing else.
+    storage: by prefix, how to reach buckets for which the
     environment is not enough, such as {"s3://bucket": {"anonymous": True}}. survey, layout, instrument: whose spectra,
     how the source arranges its files, which grid; default SDSS's spec-lite files on the sdss grid. shard, chunk:
     spectra per task and per unit of reading. concurrency, max_requests, max_requests_per_second: files in flight of a
@@ -184,6 +186,7 @@ def plan(
         micro_batch=micro_batch,
         redshift=redshift,
         redshift_window=redshift_window,
+        density=None if density is None else os.fspath(density),
         keep=_listed(keep),
         extend=extend,
         single_client=single_client,
@@ -232,7 +235,7 @@ def run(
     single_client: bool = False,
     progress: Progress | bool = True,
 ) -> Summary:
-    """Do what is pending in a run: ingest and encode, then finalize where both were asked for.
+    """Do what is pending in a run: ingest, encode and score, then finalize where all of its stages were asked for.
 
     root: folder of the run. client: any Dask client, which stays open; or scheduler: the address of a cluster; or
     workers: processes on this machine (default one per core); or serial: in this process. stages, models: only these.
@@ -250,7 +253,7 @@ def run(
 
     >>> run("s3://bucket/dr17", client=client)
     """
-    from pipeline.compute import work
+    from pipeline.compute import access, work
     from pipeline.compute.workers import scheduler as asked
     from pipeline.monitor.progress import SchedulerCounters, Tee, make_progress
     from pipeline.monitor.run_log import Journal
@@ -276,7 +279,7 @@ def run(
         stages,
         names,
         chunks=None if only is None else _chunks(url, only),
-        retry=_bits(_listed(retry)),
+        retry=access.bits_of(_listed(retry)),
         per_second=max_requests_per_second,
         accept_missing=accept_missing,
     )
@@ -297,7 +300,7 @@ def run(
         work.Place(client, scheduler, workers, serial, memory_limit, wait, gpu, kinds),
         progress_of,
         say,
-        closes=set(stages) == set(STAGES) and only is None,
+        closes=set(stages) >= {ledger.stage for ledger in ledgers(url, made)} | {"encode"} and only is None,
         single_client=single_client,
     )
 
@@ -322,15 +325,6 @@ def _chunks(root: str, only: Only) -> frozenset[int]:
         if not rows:
             raise RefusedError("only", "no targets are named", "name some, or rows such as 0:100")
     return frozenset(row // opened.plan.shard for row in rows)
-
-
-def _bits(names: Sequence[str]) -> Quality:
-    """Return quality bits by their names in lower case. Raises ConfigError for one that no other try may remove."""
-    known = {(bit.name or "").lower(): bit for bit in NO_SPECTRUM}
-    asked = {name.strip().lower() for name in names}
-    for name in sorted(asked):
-        require_choice("retry", name, tuple(known))
-    return Quality(sum(known[name] for name in asked))
 
 
 def finalize(root: Place) -> list[str]:

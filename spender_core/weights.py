@@ -63,6 +63,27 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
+@dataclass(frozen=True)
+class PublishedFlow(Published):
+    """A flow of latents that can be named. model: name in `PUBLISHED` of the one that gave the latents."""
+
+    model: str = ""
+
+
+PUBLISHED_FLOWS: dict[str, PublishedFlow] = {
+    "sdss_II_galaxy_flow": PublishedFlow(
+        "spender.sdss.paperII.galaxyflow-e6230ef8.pt", "e6230ef8", "sdss", model="sdss_II"
+    ),
+    "desi_edr_galaxy_flow": PublishedFlow(
+        "spender.desi-edr.galaxyflow-b71f8966.pt", "b71f8966", "desi", model="desi_edr_galaxy"
+    ),
+    "desi_edr_star_flow": PublishedFlow(
+        "spender.desi-edr.starflow-a6ff6fcf.pt", "a6ff6fcf", "desi", model="desi_edr_star"
+    ),
+}
+"""Upstream's flows, by the names that its torch.hub entry points have."""
+
+
 def load_model(file: str | Path, instrument: Instrument, *, sha256: str | None = None) -> tuple[SpectrumModel, Any]:
     """Load a model for an instrument.
 
@@ -114,6 +135,16 @@ def read_checkpoint(file: str | Path, sha256: str | None = None) -> bytes:
     return data
 
 
+def read_flow(file: str) -> bytes:
+    """Bytes of a flow of latents: a path, an fsspec URL or a name in `PUBLISHED_FLOWS`. WeightsError as above."""
+    published = PUBLISHED_FLOWS.get(file)
+    if published is None:
+        return _read(file, "flow", PUBLISHED_FLOWS)
+    data = _read_published(file, published)
+    _check_hash(data, published.sha256, file, "flow")
+    return data
+
+
 def read_extras(file: str | Path, sha256: str | None = None) -> dict[str, Any]:
     """Entries of a checkpoint besides model, losses and training state: `architecture`, `instruments`, `latents`.
 
@@ -123,16 +154,16 @@ def read_extras(file: str | Path, sha256: str | None = None) -> dict[str, Any]:
     return {k: v for k, v in checkpoint.items() if k not in ("model", "losses", "training")}
 
 
-def _read(name: str) -> bytes:
+def _read(name: str, kind: str = "model", known: Mapping[str, Published] = PUBLISHED) -> bytes:
     try:
         with fsspec.open(os.path.expanduser(name), "rb") as stream:
             data: bytes = stream.read()
     except FileNotFoundError as error:
         raise WeightsError(
-            f"model {name!r} is neither a file nor a published model; the published models are {', '.join(PUBLISHED)}"
+            f"{kind} {name!r} is neither a file nor a published {kind}; the published {kind}s are {', '.join(known)}"
         ) from error
     except Exception as error:  # every kind of storage has its own classes
-        raise WeightsError(f"model {name!r} cannot be read: {error or type(error).__name__}") from error
+        raise WeightsError(f"{kind} {name!r} cannot be read: {error or type(error).__name__}") from error
     return data
 
 
@@ -166,11 +197,11 @@ def _fetch(name: str, published: Published) -> bytes:
     return data
 
 
-def _check_hash(data: bytes, expected: str, name: str) -> None:
+def _check_hash(data: bytes, expected: str, name: str, kind: str = "model") -> None:
     found = hashlib.sha256(data).hexdigest()
     if not found.startswith(expected.lower()):
         raise WeightsError(
-            f"model {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or was"
+            f"{kind} {name!r} has SHA-256 {found[:16]}..., expected {expected[:16]}...: the file is damaged or was"
             " replaced; remove it and fetch it again, or plan again if the change is meant"
         )
 

@@ -17,6 +17,7 @@ import pytest
 import pipeline
 import spender_core
 from pipeline.cli.main import VERBS, parser
+from pipeline.planning.density import SCORES
 from pipeline.planning.redshift import REDSHIFT_VARIABLES
 from pipeline.planning.schema import OUTPUTS, SPECTRA_VARIABLES
 from pipeline.spectra.quality import Quality
@@ -104,7 +105,14 @@ def test_every_verb_has_a_section_with_every_option(verb: str, site: Path, pages
 
 def test_the_data_model_has_every_variable_coordinate_and_bit(site: Path, pages: dict[Path, Page]) -> None:
     shown = pages[site / "reference" / "data_model.html"].codes()
-    assert shown >= {*SPECTRA_VARIABLES, *OUTPUTS, *REDSHIFT_VARIABLES, *COORDINATES, *(bit.name for bit in Quality)}
+    assert shown >= {
+        *SPECTRA_VARIABLES,
+        *OUTPUTS,
+        *REDSHIFT_VARIABLES,
+        *SCORES,
+        *COORDINATES,
+        *(bit.name for bit in Quality),
+    }
 
 
 @pytest.mark.parametrize("package", [pipeline, spender_core])

@@ -55,6 +55,7 @@ KNOW_THE_MODEL = {
     "__init__",  # the error that users meet
     "cli.arguments",
     "cli.demo",
+    "cli.density",
     "cli.submit",
     "cli.train",
     "compute.choice",

@@ -14,6 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from pipeline.planning.density import density_variables
 from pipeline.planning.redshift import REDSHIFT_VARIABLES
 from pipeline.planning.schema import ENCODING_QUALITY, OUTPUTS, SPECTRA_VARIABLES, Output, Variable
 from pipeline.spectra.quality import MEANINGS, Quality
@@ -25,6 +26,7 @@ STORES: dict[str, Mapping[str, Variable]] = {
     "spectra": SPECTRA_VARIABLES,
     "encodings": {**OUTPUTS, "quality": ENCODING_QUALITY},
     "redshifts": REDSHIFT_VARIABLES,
+    "density": density_variables(with_covariance=True),
 }
 
 

@@ -66,6 +66,9 @@ def _add_options(parser: ArgumentParser) -> None:
         type=float,
         help=f"how far from the catalog's redshift refine looks (default {WINDOW:.0f})",
     )
+    text = "density of the models' latents, which says how rare each spectrum is: a file of the density command, a URL "
+    text += "or a published name; of a model that is planned already, nothing else is done again"
+    parser.add_argument("--density", metavar="FLOW", help=text)
     parser.add_argument("--shard", metavar="N", type=int, help="spectra per task, at most 4096")
     parser.add_argument(
         "--chunk", metavar="N", type=int, help="spectra per Zarr chunk, the unit of reading; a divisor of --shard"
@@ -124,6 +127,7 @@ def _execute(args: Namespace) -> int:
         micro_batch=args.micro_batch,
         redshift=args.redshift,
         redshift_window=args.redshift_window,
+        density=args.density,
         shard=args.shard,
         chunk=args.chunk,
         concurrency=args.concurrency,
@@ -141,7 +145,7 @@ def _execute(args: Namespace) -> int:
     print(f"{made.n_spectra} spectra in {len(made.shards())} chunks of {made.shard}; models: {names}")
     for line in lines(api.estimate(root)):
         print(line)
-    for line in _outside(root, made):
+    for line in [*_outside(root, made), *(_unchecked(root, made) if args.density else ())]:
         print(line)
     print(f"next: spender-pipeline run {args.root}")
     return 0
@@ -157,6 +161,17 @@ def _outside(root: str, made: Plan) -> Iterator[str]:
                 f"warning: {count} of {made.n_spectra} targets lie outside of what {name} was trained on "
                 f"({made.model(name).domain}); their encodings get the bit OUT_OF_DOMAIN"
             )
+
+
+def _unchecked(root: str, made: Plan) -> Iterator[str]:
+    """Say in a line for each model that its density does not tell whose latents it is of."""
+    from pipeline.compute.choice import unchecked_densities
+
+    for name in unchecked_densities(root):
+        yield (
+            f"warning: the density {made.model(name).density_label} does not say which checkpoint's latents it is of: "
+            f"be sure that it is of {name}'s"
+        )
 
 
 def _require_alone(args: Namespace) -> None:

@@ -11,6 +11,7 @@ from pipeline import api
 from pipeline.cli.arguments import Verb, add_accept_missing, add_rate, root_of
 from pipeline.cli.status import print_status
 from pipeline.errors import ChunksFailed, ConfigError, ExitStatus, Unfinished
+from pipeline.planning.stages import STAGES
 from pipeline.store.root import read_plan
 
 
@@ -68,7 +69,7 @@ def open_statements(url: str, shard: int) -> str:
 
 def _execute(args: Namespace) -> int:
     root = root_of(args)
-    stages = ("ingest", "encode") if args.command == "run" else (args.command,)
+    stages = STAGES if args.command == "run" else (args.command,)
     models = getattr(args, "model", None)
     try:
         api.run(
@@ -99,7 +100,7 @@ def _execute(args: Namespace) -> int:
         return ExitStatus.SOME_FAILED
     found = api.status(root)
     print_status(found.stages)
-    planned = [each.model for each in found.stages if each.model is not None]
+    planned = [each.model for each in found.stages if each.stage == "encode" and each.model is not None]
     if "encode" not in stages:
         return 0
     shard = read_plan(root).shard
@@ -128,7 +129,7 @@ def _finalize(args: Namespace) -> int:
 
 RUN = Verb(
     "run",
-    "ingest and encode what is pending, then finalize",
+    "ingest, encode and score what is pending, then finalize",
     _execute,
     _add_options,
     resumes=True,

@@ -6,14 +6,15 @@ A verdict is about the first spectra of a run, by its markers: those of earlier 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.compute.job import Job, pending
 from pipeline.compute.stages.tasks import Outcome
+from pipeline.config import require_choice
 from pipeline.errors import RefusedError
 from pipeline.planning.plan import Plan
-from pipeline.spectra.quality import Quality
+from pipeline.spectra.quality import NO_SPECTRUM, Quality
 from pipeline.store.root import ingest_ledger
 
 JUDGED_AT = 500
@@ -79,6 +80,15 @@ class Access:
 def to_retry(root: str, plan: Plan) -> Quality:
     """Return the bits of spectra whose chunks a refused run may have left done: tasks may have ended after it."""
     return WITHOUT if ingest_ledger(root, plan).access() == _REFUSED else Quality.GOOD
+
+
+def bits_of(names: Sequence[str]) -> Quality:
+    """Return quality bits by their names in lower case. Raises ConfigError for one that no other try may remove."""
+    known = {(bit.name or "").lower(): bit for bit in NO_SPECTRUM}
+    asked = {name.strip().lower() for name in names}
+    for name in sorted(asked):
+        require_choice("retry", name, tuple(known))
+    return Quality(sum(known[name] for name in asked))
 
 
 def _most_common(records: Iterable[Mapping[str, Any]]) -> str:

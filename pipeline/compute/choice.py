@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from pipeline import storage
-from pipeline.errors import RefusedError
+from pipeline.errors import ConfigError, RefusedError, redacted
 from pipeline.planning.model import ModelConfig, model_name
 from pipeline.planning.plan import Plan
 from pipeline.planning.redshift import CATALOG
 from pipeline.planning.schema import default_outputs
 from pipeline.storage import Place
-from pipeline.store.checkpoint import Checkpoint, basis_of, basis_sha256, inspect, redshift_range
-from pipeline.store.root import basis_url
-from spender_core.weights import PUBLISHED
+from pipeline.store.checkpoint import Checkpoint, basis_of, basis_sha256, inspect, read_density, redshift_range
+from pipeline.store.root import basis_url, density_file_url, read_plan
+from spender_core.density import belongs_to, density_of
+from spender_core.weights import PUBLISHED, PUBLISHED_FLOWS, WeightsError, read_flow
 
 DEFAULT_MODEL = "sdss-galaxies"
 
@@ -26,14 +28,29 @@ ModelChoice: TypeAlias = ModelConfig | Place
 _NAMED_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)\Z")
 
 
-def named(choice: ModelChoice, wishes: Mapping[str, Any]) -> ModelConfig:
-    """Return a model that is asked for under its name. wishes: settings that it gets. Raises ConfigError."""
+def named(choice: ModelChoice, wishes: Mapping[str, Any], existing: Plan | None) -> ModelConfig:
+    """Return a model that is asked for under its name. wishes: settings that it gets. Raises ConfigError.
+
+    A density is wished for a model of the existing plan as that has it.
+    """
     if isinstance(choice, ModelConfig):
-        return replace(choice, checkpoint=checkpoint_place(choice.checkpoint), **wishes)
+        return placed(replace(choice, **wishes))
     text = str(choice)
     found = _NAMED_MODEL.match(text)
     name, checkpoint = (found[1], found[2]) if found else (model_name(text), text)
-    return ModelConfig(name=name, checkpoint=checkpoint_place(checkpoint), **wishes)
+    known = {model.name: model for model in existing.models if "density" in wishes} if existing else {}
+    if name in known:
+        planned = known[name].checkpoint
+        return placed(replace(known[name], checkpoint=planned if text == name else checkpoint, **wishes))
+    return placed(ModelConfig(name=name, checkpoint=checkpoint, **wishes))
+
+
+def placed(model: ModelConfig) -> ModelConfig:
+    """Return a model with its files where workers reach them."""
+    density = model.density
+    if density is not None and density not in PUBLISHED_FLOWS:
+        density = storage.place(density, "--density")
+    return replace(model, checkpoint=checkpoint_place(model.checkpoint), density=density)
 
 
 def with_outputs_of(existing: Plan | None, model: ModelConfig) -> ModelConfig:
@@ -57,11 +74,12 @@ def default_models(made: Plan) -> list[ModelConfig]:
     return [ModelConfig(name=DEFAULT_MODEL, checkpoint=DEFAULT_MODEL)]
 
 
-def resolved(root: str, model: ModelConfig, made: Plan, bases: dict[str, bytes]) -> ModelConfig:
-    """Return a model with the facts of its checkpoint. bases: what it is fitted with is added where ROOT lacks it."""
+def resolved(root: str, model: ModelConfig, made: Plan, files: dict[str, bytes]) -> ModelConfig:
+    """Return a model with the facts of its checkpoint. files: what ROOT is to keep beside is added, by URL."""
     facts = inspect(model.checkpoint, made.config.instrument)
-    reach, basis = _basis(root, model, facts, made.config.instrument, bases) if model.needs_basis else (None, None)
+    reach, basis = _basis(root, model, facts, made.config.instrument, files) if model.needs_basis else (None, None)
     return model.resolve(
+        density_sha256=None if model.density is None else _density(root, model, model.density, facts, files),
         redshift_range=reach,
         basis=basis,
         sha256=facts.sha256,
@@ -70,6 +88,13 @@ def resolved(root: str, model: ModelConfig, made: Plan, bases: dict[str, bytes])
         architecture=facts.architecture,
         domain=facts.domain,
     )
+
+
+def unchecked_densities(root: str) -> list[str]:
+    """Return the models of a run whose density does not say which checkpoint's latents it is of."""
+    plan = read_plan(root)
+    scored = [model for model in plan.models if model.density is not None]
+    return [model.name for model in scored if belongs_to(read_density(root, model), model.sha256 or "") is None]
 
 
 def _basis(
@@ -97,6 +122,30 @@ def _basis(
             raise RefusedError("--redshift", problem, "take another model") from error
         sha256 = basis_sha256(bases[url])
     return reach, str(sha256)
+
+
+def _density(root: str, model: ModelConfig, file: str, facts: Checkpoint, files: dict[str, bytes]) -> str:
+    """Return the SHA-256 of a density's file. Raises ConfigError for one that is not of the model's latents."""
+    shown = redacted(file)
+    try:
+        data = read_flow(file) if file in PUBLISHED_FLOWS else storage.read_bytes(file)
+        density = density_of(data, shown)
+    except FileNotFoundError as error:
+        names = ", ".join(PUBLISHED_FLOWS)
+        raise ConfigError("--density", shown, f"a file that exists, or one of {names}") from error
+    except WeightsError as error:
+        raise RefusedError("--density", f"--density cannot be used: {error}") from error
+    remedy = f"train one for it: spender-pipeline density ROOT --model {model.name} --output FILE"
+    if density.n_latent != facts.n_latent:
+        found = f"{shown}, of {density.n_latent} latents"
+        raise ConfigError("--density", found, f"a density of the {facts.n_latent} latents of {model.name}", remedy)
+    if belongs_to(density, facts.sha256) is False:
+        said = density.model or f"another checkpoint, SHA-256 {str(density.model_sha256)[:12]}..."
+        expected = f"a density of the latents of {model.name}, SHA-256 {facts.sha256[:12]}..."
+        raise ConfigError("--density", f"{shown}, of the latents of {said}", expected, remedy)
+    sha256 = hashlib.sha256(data).hexdigest()
+    files[density_file_url(root, sha256)] = data
+    return sha256
 
 
 def _present(url: str) -> bytes | None:

@@ -23,11 +23,10 @@ from pipeline.compute.workers.admission import Admission
 from pipeline.compute.workers.scheduler import workers_of
 from pipeline.compute.workers.watch import LOOK, Watch, lost
 from pipeline.planning.memory import memory_needed
-from pipeline.planning.plan import Kind
+from pipeline.planning.stages import Kind
 from pipeline.signals import check
 from pipeline.store import clients, stores
 from pipeline.store.ledger import Ledger
-from pipeline.store.root import ingest_ledger
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +134,8 @@ def _prepare(job: Job, client: Client | None, gpu: bool, wait: float | None) -> 
     stores.create(job.root, job.plan, job.ledgers)
     for ledger, index in job.again:
         ledger.unmark(index)
-    for ledger, index in job.stale:
-        if not ingest_ledger(job.root, job.plan).marked(index):  # another run may have done both meanwhile
+    for ledger, source, index in job.stale:
+        if not source.marked(index):  # another run may have done both meanwhile
             ledger.unmark(index)
     return witnesses
 
@@ -171,15 +170,12 @@ def _keep(ledger: Ledger, outcome: Outcome, failed_before: bool) -> None:
 
 def _serial(job: Job, witnesses: tuple[str, ...]) -> Iterator[Outcome]:
     """Do the tasks one after the other in this process."""
-    ingested: dict[int, Outcome] = {}
+    ended: dict[tuple[Kind, int] | None, Outcome] = {}
     quota = divide(job.plan.config, witnesses=witnesses)
     with deterministic():
         for task in job.tasks:
-            upstream = ingested.get(task.shard.index) if task.model else None
-            outcome = attempt(job.root, job.fingerprint(task), task, quota, upstream)
-            if task.model is None:
-                ingested[task.shard.index] = outcome
-            yield outcome
+            ended[task.key] = attempt(job.root, job.fingerprint(task), task, quota, ended.get(task.source))
+            yield ended[task.key]
 
 
 @dataclass(frozen=True)
@@ -210,16 +206,15 @@ class _Cluster:
         )
 
     def submit_all(
-        self, tasks: Iterable[Task], ingested: Mapping[int, Future[Outcome] | Outcome]
+        self, tasks: Iterable[Task], ended: Mapping[tuple[Kind, int] | None, Future[Outcome] | Outcome]
     ) -> dict[Future[Outcome], Task]:
-        """Submit tasks. ingested: outcomes of earlier ingests, by chunk."""
+        """Submit tasks. ended: outcomes of earlier ones, by their keys."""
         futures: dict[Future[Outcome], Task] = {}
-        ingests = dict(ingested)
+        sources = dict(ended)
         for task in tasks:
-            future = self.submit(task, ingests.get(task.shard.index) if task.model else None)
+            future = self.submit(task, sources.get(task.source))
             futures[future] = task
-            if task.model is None:
-                ingests[task.shard.index] = future
+            sources[task.key] = future
         return futures
 
 
@@ -231,23 +226,20 @@ def _distributed(cluster: _Cluster, progress: Progress, wait: float | None) -> I
     """
     job = cluster.job
     watch = Watch(cluster.client, cluster.admission, progress.say, wait)
-    ingested: dict[int, Outcome] = {}
+    ended: dict[tuple[Kind, int] | None, Outcome] = {}
     given_up: list[Task] = []
-    futures = cluster.submit_all(job.tasks, ingested)
-    for task, _, outcome in _as_completed(cluster, futures, watch, ingested):
+    futures = cluster.submit_all(job.tasks, ended)
+    for task, _, outcome in _as_completed(cluster, futures, watch, ended):
         if outcome is None:
             given_up.append(task)
             continue
-        if task.model is None:
-            ingested[task.shard.index] = outcome
+        ended[task.key] = outcome
         yield outcome
     for task in sorted(given_up, key=job.tasks.index):
-        upstream = ingested.get(task.shard.index) if task.model else None
+        upstream = ended.get(task.source)
         for _, future, found in _as_completed(cluster, {cluster.submit(task, upstream, "alone"): task}, watch, {}):
-            outcome = found or Outcome(task, None, _killed_reason(future))
-            if task.model is None:
-                ingested[task.shard.index] = outcome
-            yield outcome
+            ended[task.key] = found or Outcome(task, None, _killed_reason(future))
+            yield ended[task.key]
 
 
 def _outcome(task: Task, future: Future[Outcome]) -> Outcome | None:
@@ -286,9 +278,12 @@ def _killed_reason(future: Future[Outcome]) -> str:
 
 
 def _as_completed(
-    cluster: _Cluster, futures: dict[Future[Outcome], Task], watch: Watch, ingested: Mapping[int, Outcome]
+    cluster: _Cluster,
+    futures: dict[Future[Outcome], Task],
+    watch: Watch,
+    ended: Mapping[tuple[Kind, int] | None, Outcome],
 ) -> Iterator[tuple[Task, Future[Outcome], Outcome | None]]:
-    """Yield tasks as they end, with their outcomes. ingested: outcomes of the ingests that have ended, by chunk.
+    """Yield tasks as they end, with their outcomes. ended: outcomes of those that have ended, by their keys.
 
     Raises ConnectionError when the scheduler is lost, and ConfigError when no worker comes (`Watch.look`).
     """
@@ -302,9 +297,9 @@ def _as_completed(
         check()
         if watch.look({task.kind for task in futures.values()}):
             # Workers of another kind have come. What runs goes on, and where it ends first, is found done.
-            ended = {future for future in futures if future.done()}  # type: ignore[no-untyped-call]
-            known = dict(ingested) | {futures[each].shard.index: each for each in ended if futures[each].model is None}
-            placed = {future: task for future, task in futures.items() if future not in ended}
+            over = {future for future in futures if future.done()}  # type: ignore[no-untyped-call]
+            known = dict(ended) | {futures[each].key: each for each in over}
+            placed = {future: task for future, task in futures.items() if future not in over}
             for future in placed:
                 future.release()  # type: ignore[no-untyped-call] # the scheduler forgets what nobody holds
                 del futures[future]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.compute.stages.tasks import Task
 from pipeline.errors import RefusedError
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.stages import Kind, source_of
 from pipeline.spectra.quality import Quality
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import ledgers
@@ -15,11 +16,12 @@ from pipeline.store.root import ledgers
 
 @dataclass(frozen=True)
 class Job:
-    """A run's pending tasks, a chunk's ingest before its encodings, and the ledgers that know of them.
+    """A run's pending tasks, a chunk's ingest before its encodings, these before densities; and what knows of them.
 
     ledgers: of the stages and models asked for. ingested: the chunks whose spectra are there. again: markers to be
     removed before anything is done, in this order, of chunks that are done again; stale: likewise, of encodings whose
-    spectra are to be ingested again, whatever was asked for. chunks: how many of the plan's it looks at.
+    spectra are to be ingested again, and of densities of such encodings, whatever was asked for, each with the ledger
+    that knows whether what it is made of is there after all. chunks: how many of the plan's it looks at.
     """
 
     root: str
@@ -28,7 +30,7 @@ class Job:
     tasks: list[Task]
     ingested: frozenset[int]
     again: list[tuple[Ledger, int]]
-    stale: list[tuple[Ledger, int]]
+    stale: list[tuple[Ledger, Ledger, int]]
     chunks: int
 
     @property
@@ -59,7 +61,7 @@ def pending(
     only: Collection[int] | None = None,
     retry: Quality = Quality.GOOD,
 ) -> Job:
-    """List what has no marker, of some stages ("ingest", "encode") and models.
+    """List what has no marker, of some stages (`planning.stages.STAGES`) and models.
 
     only: indices of the chunks to look at; None: all. retry: chunks with such spectra are done again, whatever their
     markers say. Spectra that are ingested again are encoded again, so that the two stores always agree. Raises
@@ -75,8 +77,11 @@ def pending(
     again = _with_spectra_of(retry, all_ledgers[ingest], marked[ingest] & chunks) if retry else set()
     ingested = marked[ingest] - again
     marked[ingest] = ingested
-    # Where nothing is ingested, encodings stay as they are until something is.
-    done = {kind: indices & ingested if ingest in asked else indices for kind, indices in marked.items()}
+    done: dict[Kind, set[int]] = {}
+    for kind in all_ledgers:
+        # What is not done again leaves what was made of it as it is.
+        source = source_of(kind)
+        done[kind] = marked[kind] & done[source] if source and _is_asked(source, asked) else marked[kind]
     tasks = [Task(*kind, shard) for shard in shards for kind in asked if shard.index not in done[kind]]
     if tasks and ingest not in asked and not ingested:
         raise RefusedError("ROOT", f"the spectra of {root} are not ingested", "run ingest first")
@@ -89,12 +94,19 @@ def pending(
         # encodings never outlive the spectra that they were made from
         again=[(all_ledgers[kind], index) for index in sorted(again) for kind in marked],
         stale=[
-            (all_ledgers[kind], index)
-            for kind, indices in marked.items()
-            for index in sorted((indices - done[kind]) & chunks - again)
+            (all_ledgers[kind], all_ledgers[source], index)
+            for kind in all_ledgers
+            if (source := source_of(kind)) is not None
+            for index in sorted((marked[kind] - done[kind]) & chunks - again)
         ],
         chunks=len(shards),
     )
+
+
+def _is_asked(kind: Kind, asked: Collection[Kind]) -> bool:
+    """Tell whether what a kind does, or what that is made of, is to be done."""
+    source = source_of(kind)
+    return kind in asked or (source is not None and _is_asked(source, asked))
 
 
 def _with_spectra_of(bits: Quality, ingest: Ledger, done: Collection[int]) -> set[int]:

@@ -16,19 +16,20 @@ from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.recognition import survey_of
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
-from pipeline.compute.choice import ModelChoice, checkpoint_place, default_models, named, resolved, with_outputs_of
+from pipeline.compute.choice import ModelChoice, default_models, named, placed, resolved, with_outputs_of
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.estimate import Estimate, estimate, require_space
 from pipeline.planning.model import ModelConfig, read_toml, with_defaults
 from pipeline.planning.partition import Shard, choose_shard
-from pipeline.planning.plan import Kind, Plan, targets_sha256
+from pipeline.planning.plan import Plan, targets_sha256
 from pipeline.planning.redshift import CATALOG
+from pipeline.planning.stages import STAGES, Kind
 from pipeline.storage import Place
 from pipeline.store import generations
-from pipeline.store.arrays import encodings_url
+from pipeline.store.arrays import density_url, encodings_url
 from pipeline.store.clients import PLANNING, planning, require_writable
-from pipeline.store.root import encode_ledger, index_url, read_plan, targets_url, use_storage
+from pipeline.store.root import density_ledger, encode_ledger, index_url, read_plan, targets_url, use_storage
 from pipeline.surveys.columns import Coordinate
 from pipeline.surveys.registry import get_survey
 
@@ -50,6 +51,7 @@ def plan(
     micro_batch: int | None = None,
     redshift: str | None = None,
     redshift_window: float | None = None,
+    density: str | None = None,
     keep: Sequence[str] = (),
     extend: bool = False,
     single_client: bool = False,
@@ -75,8 +77,10 @@ def plan(
         "micro_batch": micro_batch,
         "redshift": redshift,
         "redshift_window": redshift_window,
+        "density": density,
     }
-    asked = [named(choice, {key: value for key, value in wishes.items() if value is not None}) for choice in models]
+    wished = {key: value for key, value in wishes.items() if value is not None}
+    asked = [named(choice, wished, existing) for choice in models]
     for key, value in wishes.items():
         if not models and value is not None:
             option = f"--{key.replace('_', '-')}"
@@ -105,23 +109,27 @@ def plan(
             made = growth.extended(made, frame)
         elif present is not None:
             _require_same_targets(root, existing, present, frame)
-    bases: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     if variables is None:
         asked = [with_outputs_of(existing, model) for model in asked]
     for model in asked or (default_models(made) if existing is None else []):
-        made = made.with_model(resolved(root, model, made, bases))
+        made = made.with_model(resolved(root, model, made, files))
+    replaced = [] if existing is None else _replaced_densities(existing, made)
     require_writable(root)
     require_space(root, estimate_of(root, made, frame))
     grows = existing is not None and made.n_spectra > existing.n_spectra
-    with planning(root, growth.COMMAND if grows else PLANNING, single_client=single_client) as presence:
+    command = growth.COMMAND if grows else PLANNING
+    with planning(root, command, single_client=single_client or bool(replaced)) as presence:
         _require_unchanged(root, existing)
         if present is None:
             target_table.write_targets(frame, targets_url(root), made.shard, made.survey, made.kept)
         elif grows and existing is not None:
             growth.require_idle(root, existing, presence.id)
             growth.prepare(root, made, frame)
-        for url, data in bases.items():
+        for url, data in files.items():
             storage.write_bytes(url, data)
+        for name in replaced:
+            _forget_density(root, existing, name)
         # Written last: where there is a plan, its targets are there too.
         storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
     return made
@@ -130,7 +138,7 @@ def plan(
 def estimate_of(root: str, plan: Plan, frame: pd.DataFrame | None = None) -> Estimate:
     """Return what the pending chunks of a plan will take. frame: its targets; None: those of ROOT."""
     found: dict[Kind, list[Shard]] = {}
-    for task in job.pending(root, plan, ("ingest", "encode"), [model.name for model in plan.models]).tasks:
+    for task in job.pending(root, plan, STAGES, [model.name for model in plan.models]).tasks:
         found.setdefault(task.kind, []).append(task.shard)
 
     def keys(shard: Shard) -> list[str]:
@@ -167,11 +175,25 @@ def drop_model(root: str, name: str) -> Plan:
     made = existing.without_model(name)
     with planning(root, f"{PLANNING} --drop-model", single_client=True):  # it goes beside nobody
         _require_unchanged(root, existing)
+        _forget_density(root, existing, name)
         # Markers first, and the plan last: what remains of it when this is interrupted is never taken for done.
         for url in (encode_ledger(root, existing, name).folder, encodings_url(root, name), index_url(root, name)):
             storage.remove(url, recursive=True)
         storage.write_bytes(storage.join(root, "plan.json"), made.to_json())
     return made
+
+
+def _replaced_densities(existing: Plan, made: Plan) -> list[str]:
+    """Return the models whose scores are of another density than the new plan's."""
+    scored = [model for model in existing.models if model.density is not None]
+    return [each.name for each in scored if made.model(each.name).density_sha256 != each.density_sha256]
+
+
+def _forget_density(root: str, plan: Plan | None, name: str) -> None:
+    """Remove the scores of a model, markers first, if it has any."""
+    if plan is not None and plan.model(name).density is not None:
+        for url in (density_ledger(root, plan, name).folder, density_url(root, name)):
+            storage.remove(url, recursive=True)
 
 
 def _existing_plan(root: str) -> Plan | None:
@@ -212,7 +234,7 @@ def _from_file(url: str, beside: bool) -> tuple[SurveyConfig, list[ModelConfig]]
         source=storage.place(config.source, "source"),
         cache=config.cache and storage.place(config.cache, "cache"),
     )
-    return config, [replace(model, checkpoint=checkpoint_place(model.checkpoint)) for model in written]
+    return config, [placed(model) for model in written]
 
 
 def _survey_config(

@@ -20,7 +20,8 @@ from pipeline.compute.workers.scheduler import offering, on_workers, workers_of
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.partition import Shard
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.stages import Kind
 from pipeline.store import generations
 from pipeline.store.root import ingest_ledger, targets_url
 

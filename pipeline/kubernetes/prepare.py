@@ -13,6 +13,7 @@ from pipeline.kubernetes import manifests
 from pipeline.kubernetes.manifests import Document
 from pipeline.planning.memory import worker_memory
 from pipeline.planning.plan import Plan
+from pipeline.planning.stages import STAGES
 from pipeline.store.root import read_plan
 from spender_core.weights import PUBLISHED
 
@@ -53,7 +54,7 @@ def prepare(
     rate = max_requests_per_second
     if rate is not None:
         replace(made.config, max_requests_per_second=rate)  # refuses what is no rate
-    if not job.pending(root, made, ("ingest", "encode"), [model.name for model in made.models]).tasks:
+    if not job.pending(root, made, STAGES, [model.name for model in made.models]).tasks:
         return None
     request = manifests.Request(
         name=manifests.name_of(root),

@@ -275,7 +275,7 @@ class _Watch:
         if now - self._told_at < LINE_SECONDS:
             return
         self._told_at = now
-        total = len(self._run.plan.shards()) * (1 + len(self._run.plan.models))
+        total = len(self._run.plan.shards()) * len(ledgers(self._run.root, self._run.plan))
         done = self._done()
         if self._first is None or self._first[1] == done:  # until then nodes start, and images are pulled
             self._first = (now, done)

@@ -19,8 +19,9 @@ from pipeline.errors import RefusedError
 from pipeline.planning import schema
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
 from pipeline.planning.redshift import CATALOG
+from pipeline.planning.stages import Kind
 
 # Bytes stored over bytes in memory of what is compressed along a spectrum, by real spectra (flux and ivar together as
 # in benchmarks/RESULTS.md, "Chunks and compression") and by what sdss-demo makes of mock ones. All else counts in full:
@@ -83,7 +84,7 @@ def estimate(
         store_bytes=math.ceil(sum(rows[kind] * _stored(plan, kind) for kind in rows)),
         seconds_fetch=max(working, waiting),
         per_second=per_second if waiting > working else None,
-        seconds_encode=sum(n * _work(plan, name) for (_, name), n in rows.items()) * plan.n_pixels / ENCODED,
+        seconds_encode=sum(n * _work(plan, kind) for kind, n in rows.items()) * plan.n_pixels / ENCODED,
     )
 
 
@@ -97,9 +98,10 @@ def _files(plan: Plan, keys: Callable[[Shard], Sequence[str]], chunks: Sequence[
     return round(files * spectra / sum(map(len, some)))
 
 
-def _work(plan: Plan, name: str | None) -> float:
-    """Return what a stage computes per spectrum, in times of encoding; 0 for ingest, of which name is None."""
-    if name is None:
+def _work(plan: Plan, kind: Kind) -> float:
+    """Return what a stage computes per spectrum, in times of encoding: 0 for those beside it, which take little."""
+    stage, name = kind
+    if name is None or stage != "encode":
         return 0.0
     model = plan.model(name)
     is_fitted = any(schema.OUTPUTS[output].of_fit for output in model.variables)
@@ -108,11 +110,11 @@ def _work(plan: Plan, name: str | None) -> float:
 
 def _stored(plan: Plan, kind: Kind) -> float:
     """Bytes that a stage stores per spectrum."""
-    _, name = kind
+    stage, name = kind
     if name is None:
         return _compressed(plan, schema.SPECTRA_VARIABLES)
     model = plan.model(name)
-    return _compressed(plan, model.stored, model)
+    return _compressed(plan, model.scored if stage == "density" else model.stored, model)
 
 
 def _compressed(plan: Plan, variables: Mapping[str, schema.Variable], model: ModelConfig | None = None) -> float:

@@ -10,9 +10,11 @@ import numpy as np
 from pipeline.config import MAX_CONCURRENCY
 from pipeline.errors import ConfigError
 from pipeline.planning import schema
+from pipeline.planning.density import COVARIANCE, LATENTS
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import MICRO_BATCH
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.stages import Kind
 
 # Memory of a task, bytes: an interpreter with torch, Zarr, Dask and a model; what writing a shard takes, as a multiple
 # of the array itself (benchmarks/RESULTS.md, "Plans of five million spectra").
@@ -22,19 +24,24 @@ WRITE_COPIES = 2.5
 # derivatives by all latents (benchmarks/RESULTS.md, "Redshifts").
 FITTING_KEPT = 32 * 2**20
 FITTING_AT_ONCE = 96 * 2**20
+# Measured: a density of latents, and what it holds of the latents that are scored at once.
+SCORING = 96 * 2**20
 
 
 def projected_memory(plan: Plan, stage: str, model: ModelConfig | None = None) -> int:
     """Return the projected peak of one task, in bytes, the interpreter and its libraries included.
 
-    stage: "ingest", or "encode" with its model. Sums what is held at once: the chunk's arrays, the copies
+    stage: "ingest", or "encode" or "density" with its model. Sums what is held at once: the chunk's arrays, the copies
     that Zarr makes while it writes or reads the largest of them, and the files in flight or the model's activations.
     """
     inputs = _sizes(plan, schema.SPECTRA_VARIABLES)
     if stage == "ingest":
         return RESERVED + sum(inputs) + max(int(WRITE_COPIES * max(inputs)), _files_in_memory(plan)) + _kept(plan)
     if model is None:
-        raise ValueError("the memory of an encode task is not known without its model")
+        raise ValueError(f"the memory of a task of {stage} is not known without its model")
+    if stage == "density":
+        read = _sizes(plan, {name: model.stored[name] for name in (LATENTS, COVARIANCE) if name in model.stored}, model)
+        return RESERVED + SCORING + int(WRITE_COPIES * max(read)) + sum(read) + sum(_sizes(plan, model.scored, model))
     outputs = _sizes(plan, {**schema.OUTPUTS, **model.stored}, model)
     # The inputs stay until the outputs are written; activations and copies never meet.
     kept, at_once = _of_model(plan, model)
@@ -101,5 +108,5 @@ def memory_at_once(needed: int, threads: int) -> int:
 
 def worker_memory(plan: Plan, threads: int) -> int:
     """Give the memory limit, in bytes, of workers that do so many of any of a plan's tasks at once."""
-    kinds: list[Kind] = [("ingest", None), *(("encode", model.name) for model in plan.models)]
+    kinds: list[Kind] = [("ingest", None), *(("encode", model.name) for model in plan.models)]  # a density takes less
     return int(memory_at_once(memory_needed(plan, kinds), threads) / MEMORY_FRACTION)

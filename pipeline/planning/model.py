@@ -12,8 +12,9 @@ from typing import Any, Self
 from pipeline.config import SurveyConfig, checked_keys, require_choice, require_count, require_text
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.places import require_short
+from pipeline.planning.density import COVARIANCE, DENSITY_VERSION, LATENTS, density_variables
 from pipeline.planning.domain import Domain
-from pipeline.planning.redshift import CATALOG, METHODS, REDSHIFT_VARIABLES, REFINE, WINDOW
+from pipeline.planning.redshift import CATALOG, METHODS, REDSHIFT_VARIABLES, REDSHIFT_VERSION, REFINE, WINDOW
 from pipeline.planning.schema import OUTPUTS, Variable, default_outputs, variables_of
 from pipeline.surveys.registry import DEFAULT, get_survey
 
@@ -33,10 +34,12 @@ class ModelConfig:
     name: label of the encodings store. checkpoint: path, fsspec URL or published name.
     variables: what lands in the store. precision: numerical precision of the model.
     micro_batch: spectra per forward pass; None lets the plan choose. redshift: one of `redshift.METHODS`;
-    redshift_window: km/s, of "refine" alone.
+    redshift_window: km/s, of "refine" alone. density: of its latents, path, fsspec URL or published name; None for
+    none.
     sha256, n_latent, n_rest, architecture, domain: of the checkpoint, filled in by `resolve`; the domain is None where
     the checkpoint has none. redshift_range, basis: what is scanned, and the SHA-256 of what it is scanned with
-    (`store.root.basis_url`), None where neither redshifts nor latents are fitted.
+    (`store.root.basis_url`), None where neither redshifts nor latents are fitted. density_sha256: of the density's
+    file.
     """
 
     name: str
@@ -46,6 +49,7 @@ class ModelConfig:
     micro_batch: int | None = None
     redshift: str = CATALOG
     redshift_window: float | None = None
+    density: str | None = None
     sha256: str | None = None
     n_latent: int | None = None
     n_rest: int | None = None
@@ -53,6 +57,7 @@ class ModelConfig:
     domain: Domain | None = None
     redshift_range: tuple[float, float] | None = None
     basis: str | None = None
+    density_sha256: str | None = None
 
     def __post_init__(self) -> None:
         require_text("model.checkpoint", self.checkpoint, "a path, URL or published name", "pass --model M")
@@ -67,7 +72,13 @@ class ModelConfig:
             require_count("model.micro_batch", self.micro_batch, 1)
         require_choice("model.redshift", self.redshift, METHODS)
         _require_window(self.redshift, self.redshift_window)
-        for key in ("sha256", "basis"):
+        if self.density is not None:
+            require_text("model.density", self.density, "a path, URL or published name", "pass --density FLOW")
+            require_place("model.density", self.density)
+            if LATENTS not in self.variables:
+                remedy = "a density is of latents: store them, too"
+                raise ConfigError("model.variables", ",".join(self.variables), f"{LATENTS} among them", remedy)
+        for key in ("sha256", "basis", "density_sha256"):
             value = getattr(self, key)
             if value is not None and not (isinstance(value, str) and _SHA256.match(value)):
                 raise ConfigError(f"model.{key}", value, "64 lower-case hexadecimal digits")
@@ -83,7 +94,8 @@ class ModelConfig:
     def resolved(self) -> bool:
         """Whether everything a plan needs to know of the checkpoint is known."""
         needed = (self.basis, self.redshift_range) if self.needs_basis else ()
-        return None not in (self.sha256, self.n_latent, self.n_rest, self.micro_batch, *needed)
+        scored = (self.density_sha256,) if self.density is not None else ()
+        return None not in (self.sha256, self.n_latent, self.n_rest, self.micro_batch, *needed, *scored)
 
     @property
     def needs_basis(self) -> bool:
@@ -101,6 +113,41 @@ class ModelConfig:
         variables = variables_of(self.variables)
         return variables if self.redshift == CATALOG else {**variables, **REDSHIFT_VARIABLES}
 
+    @property
+    def scored(self) -> dict[str, Variable]:
+        """The variables of its density's store; none where it has no density."""
+        return {} if self.density is None else density_variables(with_covariance=COVARIANCE in self.variables)
+
+    @property
+    def density_label(self) -> str:
+        """Name of its density for readers: the file's, not where that lies."""
+        return (self.density or "").rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def encode_facts(self) -> dict[str, Any]:
+        """What decides the numbers of its encodings."""
+        of_fit = {
+            "redshift": self.redshift,
+            "redshift window": self.window,
+            "redshifts scanned": self.redshift_range and list(self.redshift_range),
+            "templates": self.basis,
+            "redshift version": REDSHIFT_VERSION,
+        }
+        return {
+            "checkpoint": self.sha256,
+            "latents": self.n_latent,
+            "restframe bins": self.n_rest,
+            "variables": list(self.variables),
+            "precision": self.precision,
+            "micro-batch": self.micro_batch,
+            **(of_fit if self.needs_basis else {}),
+        }
+
+    @property
+    def density_facts(self) -> dict[str, Any]:
+        """What decides the scores of its density, beside the encodings."""
+        return {"density": self.density_sha256, "density version": DENSITY_VERSION}
+
     def resolve(
         self,
         *,
@@ -112,6 +159,7 @@ class ModelConfig:
         micro_batch: int | None = None,
         redshift_range: tuple[float, float] | None = None,
         basis: str | None = None,
+        density_sha256: str | None = None,
     ) -> Self:
         """Return the model with the facts of its checkpoint; `micro_batch` only fills in an open choice."""
         chosen = self.micro_batch if self.micro_batch is not None else micro_batch
@@ -125,13 +173,16 @@ class ModelConfig:
             micro_batch=chosen,
             redshift_range=redshift_range,
             basis=basis,
+            density_sha256=density_sha256,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the model as JSON-ready values; what says how redshifts are found, where they are."""
+        """Return the model as JSON-ready values; what says how redshifts are found, and the density, where they are."""
         values = {**dataclasses.asdict(self), "variables": list(self.variables)}
         of_redshift = {key: values.pop(key) for key in ("redshift", "redshift_window", "redshift_range", "basis")}
-        return {**values, **of_redshift} if self.needs_basis else values
+        of_density = {key: values.pop(key) for key in ("density", "density_sha256")}
+        found = {**values, **of_redshift} if self.needs_basis else values
+        return found if self.density is None else {**found, **of_density}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

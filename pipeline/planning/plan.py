@@ -17,9 +17,9 @@ import numpy as np
 from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning import schema
+from pipeline.planning.density import SCORES
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import MAX_SHARD, Shard, choose_micro_batch, choose_shard, partition, widened
-from pipeline.planning.redshift import REDSHIFT_VERSION
 from pipeline.spectra.quality import Quality
 from pipeline.storage import canonical_json
 from pipeline.surveys.columns import Coordinate
@@ -111,6 +111,8 @@ class Plan:
         self.survey.require(self.config)
         choose_shard(self.n_spectra, self.shard, self.chunk)
         schema.require_free(self.kept)
+        if any(model.density is not None for model in self.models):
+            schema.require_free(self.kept, SCORES)
         for model in self.models:
             if not model.resolved:
                 problem = f"the hash and sizes of model {model.name} are not known"
@@ -189,15 +191,19 @@ class Plan:
             "spectra": self.ingest_fingerprint,
             "encoding version": self.encoding_version,
             "compile": COMPILE_MODE,
-            **_encode_facts(self.model(model_name)),
+            **self.model(model_name).encode_facts,
         }
         return _sha256(facts)
+
+    def density_fingerprint(self, model_name: str) -> str:
+        """SHA-256 (hex) of what decides one model's scores, its encodings included."""
+        return _sha256({"encodings": self.encode_fingerprint(model_name), **self.model(model_name).density_facts})
 
     def with_model(self, model: ModelConfig) -> Self:
         """Return the plan with a model added, its micro-batch chosen if it was left open.
 
-        The same model again changes nothing but its checkpoint's location. Raises ConfigError, saying what
-        differs, when the plan holds another model of that name.
+        The same model again changes nothing but its checkpoint's location, and its density where it names one. Raises
+        ConfigError, saying what differs, when the plan holds another model of that name.
         """
         if model.micro_batch is None:
             model = replace(model, micro_batch=choose_micro_batch(self.shard))
@@ -208,6 +214,8 @@ class Plan:
                 raise ConfigError(
                     "model", model.name, f"the model that the plan holds ({'; '.join(differences)})", remedy
                 )
+            if known.name == model.name and model.density is None:
+                model = replace(model, density=known.density, density_sha256=known.density_sha256)
         others = [known for known in self.models if known.name != model.name]
         return replace(self, models=tuple(sorted([*others, model], key=lambda each: each.name)))
 
@@ -253,7 +261,7 @@ class Plan:
             **self._targets_facts(),
             "models": [model.to_dict() for model in self.models],
             "fingerprint": self.ingest_fingerprint,
-            "model_fingerprints": {model.name: self.encode_fingerprint(model.name) for model in self.models},
+            **self._model_fingerprints(),
             "targets_fingerprint": _sha256(self._targets_facts()),
         }
         return canonical_json(values)
@@ -299,10 +307,15 @@ class Plan:
         expected = _sha256(plan._targets_facts())
         if version > FIRST_VERSION and values.get("targets_fingerprint") != expected:
             raise ConfigError("plan.json targets_fingerprint", values.get("targets_fingerprint"), expected, remedy)
-        models = {model.name: plan.encode_fingerprint(model.name) for model in plan.models}
-        if values.get("model_fingerprints") != models:
-            raise ConfigError("plan.json model_fingerprints", values.get("model_fingerprints"), str(models), remedy)
+        for key, models in plan._model_fingerprints().items():
+            if values.get(key) != models:
+                raise ConfigError(f"plan.json {key}", values.get(key), str(models), remedy)
         return plan
+
+    def _model_fingerprints(self) -> dict[str, dict[str, str]]:
+        scored = {each.name: self.density_fingerprint(each.name) for each in self.models if each.density is not None}
+        found = {"model_fingerprints": {each.name: self.encode_fingerprint(each.name) for each in self.models}}
+        return {**found, "density_fingerprints": scored} if scored else found
 
     def _targets_facts(self) -> dict[str, Any]:
         generations = [asdict(each) for each in self.generations]
@@ -343,30 +356,8 @@ def _as_present(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "generations": [only], "kept": []}
 
 
-def _encode_facts(model: ModelConfig) -> dict[str, Any]:
-    return {
-        "checkpoint": model.sha256,
-        "latents": model.n_latent,
-        "restframe bins": model.n_rest,
-        "variables": list(model.variables),
-        "precision": model.precision,
-        "micro-batch": model.micro_batch,
-        **(_fit_facts(model) if model.needs_basis else {}),
-    }
-
-
-def _fit_facts(model: ModelConfig) -> dict[str, Any]:
-    return {
-        "redshift": model.redshift,
-        "redshift window": model.window,
-        "redshifts scanned": model.redshift_range and list(model.redshift_range),
-        "templates": model.basis,
-        "redshift version": REDSHIFT_VERSION,
-    }
-
-
 def _model_differences(mine: ModelConfig, theirs: ModelConfig) -> list[str]:
-    new, old = _encode_facts(mine), _encode_facts(theirs)
+    new, old = mine.encode_facts, theirs.encode_facts
     return [
         _sentence(f"{key} of model {mine.name}", new.get(key), old.get(key))
         for key in new | old
@@ -387,10 +378,6 @@ def _short(value: object) -> str:
 
 def _sha256(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(facts)).hexdigest()
-
-
-Kind = tuple[str, str | None]
-"""What a task does: its stage, and its model (None for ingest)."""
 
 
 def _codecs(value: object) -> int:

@@ -338,12 +338,21 @@ def variables_of(wanted: Collection[str]) -> dict[str, Variable]:
     return {**outputs, "quality": ENCODING_QUALITY}
 
 
-def require_free(names: Collection[str]) -> None:
+def require_free(names: Collection[str], more: Collection[str] = ()) -> None:
     """Refuse columns of targets whose names the stores use for something else. Raises ConfigError.
 
-    Whatever their case: not every disk tells FLUX from flux.
+    more: names that only some runs use. Whatever their case: not every disk tells FLUX from flux.
     """
-    own = {*SPECTRA_VARIABLES, *OUTPUTS, *ENCODING_SCALARS, "spectrum", "wavelength", "wavelength_rest", "latent"}
+    own = {
+        *SPECTRA_VARIABLES,
+        *OUTPUTS,
+        *ENCODING_SCALARS,
+        "spectrum",
+        "wavelength",
+        "wavelength_rest",
+        "latent",
+        *more,
+    }
     for name in names:
         if name.lower() in own:
             raise RefusedError("keep", f"every run has a variable {name.lower()}", f"rename the column {name}")

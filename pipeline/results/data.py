@@ -7,13 +7,15 @@ from functools import cached_property
 import pandas as pd
 import xarray as xr
 
+from pipeline import storage
 from pipeline.errors import ConfigError, RefusedError
+from pipeline.planning.density import SCORES
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import FIRST_VERSION
 from pipeline.results.coverage import observed_only as masked
 from pipeline.storage import Place, place
 from pipeline.store import generations
-from pipeline.store.arrays import encodings_url, open_dataset, spectra_url
+from pipeline.store.arrays import METADATA, density_url, encodings_url, open_dataset, spectra_url
 from pipeline.store.root import read_plan
 
 
@@ -47,9 +49,10 @@ class RunData:
     def encodings(self, model: str | None = None, *, observed_only: bool = False) -> xr.Dataset:
         """Return the lazy encodings of a model with the flux, ivar and norm of their spectra.
 
-        `quality` is the encodings' own, which holds the bits of the spectra too. model: may be left out when
-        the run has one only. observed_only: the restframe is NaN outside of the bins that the spectrum covers, where it
-        is the model's alone. Raises ConfigError for a model that the run does not have or has not begun.
+        Also its scores, where it has a density and that stage has begun. `quality` is the encodings' own, which holds
+        the bits of the spectra too. model: may be left out when the run has one only. observed_only: the restframe is
+        NaN outside of the bins that the spectrum covers, where it is the model's alone. Raises ConfigError for a model
+        that the run does not have or has not begun.
         """
         config = self.model(model)
         url = encodings_url(self.root, config.name)
@@ -57,8 +60,16 @@ class RunData:
         if observed_only:
             encodings = masked(encodings, config.name)
         spectra = self.spectra()
-        # Both stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
-        return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")})
+        # The stores carry the plan's fingerprints, which cover the sorted targets: their rows are the same targets.
+        return encodings.assign({name: spectra[name] for name in ("flux", "ivar", "norm")} | self._scores(config))
+
+    def _scores(self, config: ModelConfig) -> dict[str, xr.DataArray]:
+        """Return what a model's density says of its latents; nothing where there is no such store yet."""
+        url = density_url(self.root, config.name)
+        if config.density is None or not storage.exists(storage.join(url, METADATA)):
+            return {}
+        opened = self._open(url, self.plan.density_fingerprint(config.name), f"density of {config.name}")
+        return {name: opened[name] for name in config.scored if name in SCORES}
 
     @cached_property
     def _targets(self) -> pd.DataFrame:

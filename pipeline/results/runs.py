@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RefusedError, redacted
+from pipeline.planning.density import SCORES
 from pipeline.planning.model import ModelConfig
 from pipeline.results.names import Names, is_one, listed
 from pipeline.results.run import Run, open_run
@@ -59,12 +60,15 @@ class Runs:
         return self._targets.copy()
 
     def encodings(self, *, observed_only: bool = False) -> xr.Dataset:
-        """Return the lazy encodings of all runs, as `Run.encodings`; the coordinate `run` is the number of the run."""
+        """Return the lazy encodings of all runs, as `Run.encodings`; the coordinate `run` is the number of the run.
+
+        Without scores where their densities are not one: these cannot be compared.
+        """
         pieces = [
             run.encodings(model.name, observed_only=observed_only)
             for run, model in zip(self.runs, self.models, strict=True)
         ]
-        shared = set.intersection(*(set(map(str, piece.variables)) for piece in pieces))
+        shared = set.intersection(*(set(map(str, piece.variables)) for piece in pieces)) - self._incomparable
         parts = []
         for number, piece in enumerate(pieces):
             own = piece.drop_vars([name for name in piece.variables if str(name) not in shared])
@@ -87,8 +91,13 @@ class Runs:
     ) -> pd.DataFrame:
         """Return the results of all runs as one table, as `Run.table`, with the column `run`.
 
-        columns: default those that all runs have. where: a condition. good: only the recommended selection.
+        columns: default those that all runs have, but for scores of different densities, which cannot be compared.
+        where: a condition. good: only the recommended selection.
         """
+        asked = columns.split(",") if isinstance(columns, str) else list(columns or ())
+        for name in asked:
+            if name.strip() in self._incomparable:
+                raise ConfigError("columns", name, "no scores: the runs have different densities", "plan one for all")
         parts: list[pd.DataFrame] = []
         for number, (run, model) in enumerate(zip(self.runs, self.models, strict=True)):
             part = run.results(model.name, columns=columns, where=where, good=good).to_pandas()
@@ -96,6 +105,7 @@ class Runs:
             parts.append(part.assign(run=np.int32(number)))
         whole = pd.concat(parts, join="inner")
         said = [part.attrs for part in parts]
+        whole = whole.drop(columns=[name for name in whole.columns if name in self._incomparable])
         whole.attrs = {key: text for key, text in said[0].items() if all(each.get(key) == text for each in said)}
         return whole
 
@@ -108,6 +118,11 @@ class Runs:
         """Return which spectra of all runs belong to the recommended selection; see `Run.good`."""
         parts = [run.good(model.name) for run, model in zip(self.runs, self.models, strict=True)]
         return np.concatenate(parts)
+
+    @property
+    def _incomparable(self) -> frozenset[str]:
+        """Variables that are not of one kind in all runs."""
+        return frozenset(SCORES if len({model.density_sha256 for model in self.models}) > 1 else ())
 
     @property
     def _sizes(self) -> list[int]:

@@ -88,6 +88,11 @@ def encodings_url(root: str, model: str) -> str:
     return storage.join(root, "encodings", f"{model}.zarr")
 
 
+def density_url(root: str, model: str) -> str:
+    """Return where a run keeps the scores of a model's latents."""
+    return storage.join(root, "density", f"{model}.zarr")
+
+
 _handles: dict[tuple[str, bool], Handle] = {}
 _handles_lock = threading.Lock()
 

@@ -15,8 +15,9 @@ from pipeline.errors import RefusedError
 from pipeline.planning.domain import Domain
 from pipeline.planning.model import ModelConfig
 from pipeline.spectra.normalize import Grid
-from pipeline.store.root import basis_url
+from pipeline.store.root import basis_url, density_file_url
 from spender_core.basis import Basis, scannable
+from spender_core.density import Density, density_of
 from spender_core.instrument import get_instrument
 from spender_core.redshift import RedshiftEstimator
 from spender_core.weights import PUBLISHED, WeightsError, checkpoint_sha256, load_model, read_extras
@@ -85,6 +86,20 @@ def read_basis(root: str, config: ModelConfig) -> Basis:
         reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
         remedy = f"spender-pipeline plan {root} --model {config.name}={config.checkpoint} --redshift {config.redshift}"
         raise RefusedError("basis", f"{url}: {reason}", f"make it again: {remedy}") from error
+
+
+def read_density(root: str, config: ModelConfig) -> Density:
+    """Read the density of a plan's model, which ROOT keeps. Raises ConfigError where it lacks it."""
+    url = density_file_url(root, config.density_sha256 or "")
+    try:
+        data = storage.read_bytes(url)
+        if hashlib.sha256(data).hexdigest() != config.density_sha256:
+            raise ValueError("its SHA-256 is another than planned: the file is damaged or was replaced")
+        return density_of(data, url)
+    except (FileNotFoundError, ValueError) as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+        remedy = f"spender-pipeline plan {root} --model {config.name} --density {config.density}"
+        raise RefusedError("density", f"{url}: {reason}", f"bring it back: {remedy}") from error
 
 
 def _domain(entry: object, checkpoint: str) -> Domain | None:

@@ -90,6 +90,14 @@ def provenance(plan: Plan, store: Store, done: Iterable[int]) -> dict[str, Any]:
             **({"micro_batch_halved_to": min(halved)} if halved else {}),
             "device": ", ".join(sorted(devices)) or "unknown",
         }
+    if model is not None and store.ledger.stage == "density":
+        said = {str(record["density_model_sha256"]) for record in records}
+        attributes["history"] += f"; their latents scored with the density {model.density_label}"
+        attributes |= {
+            "density": model.density_label,
+            "density_sha256": model.density_sha256,
+            "density_model_sha256": ", ".join(sorted(said)),
+        }
     return attributes
 
 

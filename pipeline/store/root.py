@@ -52,6 +52,11 @@ def index_url(root: str, model: str) -> str:
     return storage.join(root, "neighbors", f"{model}.latents")
 
 
+def density_file_url(root: str, sha256: str) -> str:
+    """Return where a run keeps a density, named by the SHA-256 of its file."""
+    return storage.join(root, "density", f"{sha256[:16]}.pt")
+
+
 def ingest_ledger(root: str, plan: Plan) -> Ledger:
     """Return the markers of the ingest stage."""
     return Ledger(root, "ingest", plan.ingest_fingerprint, None, plan.grown(), len(plan.shards()))
@@ -62,6 +67,15 @@ def encode_ledger(root: str, plan: Plan, model: str) -> Ledger:
     return Ledger(root, "encode", plan.encode_fingerprint(model), model, plan.grown(), len(plan.shards()))
 
 
+def density_ledger(root: str, plan: Plan, model: str) -> Ledger:
+    """Return the markers of the density stage of a model."""
+    return Ledger(root, "density", plan.density_fingerprint(model), model, plan.grown(), len(plan.shards()))
+
+
 def ledgers(root: str, plan: Plan) -> list[Ledger]:
-    """Return the markers of all stages: ingest, then the encodings of each model."""
-    return [ingest_ledger(root, plan), *(encode_ledger(root, plan, model.name) for model in plan.models)]
+    """Return the markers of all stages: ingest, then of each model the encodings and, where it has one, the density."""
+    found = [ingest_ledger(root, plan)]
+    for model in plan.models:
+        found.append(encode_ledger(root, plan, model.name))
+        found += [density_ledger(root, plan, model.name)] if model.density is not None else []
+    return found

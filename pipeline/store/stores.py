@@ -16,14 +16,16 @@ import xarray as xr
 from pipeline import storage
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.schema import SPECTRA_VARIABLES, Variable
+from pipeline.planning.stages import Kind
 from pipeline.store import arrays as dataset
 from pipeline.store import generations
-from pipeline.store.arrays import METADATA, encodings_url, spectra_url
+from pipeline.store.arrays import METADATA, density_url, encodings_url, spectra_url
 from pipeline.store.checkpoint import grid, inspect
 from pipeline.store.ledger import Ledger
-from pipeline.store.root import encode_ledger, ingest_ledger, read_plan
-from pipeline.store.template import Encoding, encodings_template, spectra_template
+from pipeline.store.root import ledgers, read_plan
+from pipeline.store.template import Encoding, density_template, encodings_template, spectra_template
 from pipeline.surveys.survey import Survey
 
 logger = logging.getLogger(__name__)
@@ -44,13 +46,24 @@ class Store:
         """The stage and the model whose tasks fill it."""
         return self.ledger.stage, self.ledger.model
 
+    @property
+    def variables(self) -> dict[str, Variable]:
+        """What it holds beside coordinates."""
+        if self.model is None:
+            return SPECTRA_VARIABLES
+        return self.model.scored if self.ledger.stage == "density" else self.model.stored
+
 
 def stores_of(root: str, plan: Plan) -> list[Store]:
-    """Return the stores that a plan makes under a root, the spectra first."""
-    found = [Store("ingest", spectra_url(root), ingest_ledger(root, plan), plan.survey)]
-    for model in plan.models:
-        ledger = encode_ledger(root, plan, model.name)
-        found.append(Store(f"encode {model.name}", encodings_url(root, model.name), ledger, plan.survey, model))
+    """Return the stores that a plan makes under a root, the spectra first, each behind what it is made of."""
+    found = []
+    for ledger in ledgers(root, plan):
+        if ledger.model is None:
+            found.append(Store("ingest", spectra_url(root), ledger, plan.survey))
+            continue
+        url = (density_url if ledger.stage == "density" else encodings_url)(root, ledger.model)
+        label = f"{ledger.stage} {ledger.model}"
+        found.append(Store(label, url, ledger, plan.survey, plan.model(ledger.model)))
     return found
 
 
@@ -91,7 +104,7 @@ def restore(root: str, plan: Plan, store: Store) -> None:
 
 def _write(root: str, plan: Plan, store: Store, targets: pd.DataFrame | None = None) -> None:
     logger.info("creating %s", store.url)
-    made = dataset.create(store.url, *_template(root, plan, store.model, targets))
+    made = dataset.create(store.url, *_template(root, plan, store, targets))
     store.ledger.mark_store({**made, "generations": _generations(plan)})
 
 
@@ -99,14 +112,14 @@ def _generations(plan: Plan) -> list[Any]:
     return [[each.n_spectra, each.targets_sha256] for each in plan.generations]
 
 
-def _template(
-    root: str, plan: Plan, model: ModelConfig | None, rows: pd.DataFrame | None
-) -> tuple[xr.Dataset, Encoding]:
-    wavelength = grid(plan.config.instrument).wavelength
+def _template(root: str, plan: Plan, store: Store, rows: pd.DataFrame | None) -> tuple[xr.Dataset, Encoding]:
+    wavelength, model = grid(plan.config.instrument).wavelength, store.model
     if rows is None:
         rows = generations.rows_of(root, plan)
     if model is None:
         return spectra_template(plan, rows, wavelength)
+    if store.ledger.stage == "density":
+        return density_template(plan, model, rows)
     wave_rest = inspect(model.checkpoint, plan.config.instrument, model.sha256).wave_rest
     return encodings_template(plan, model, rows, wave_rest, wavelength)
 

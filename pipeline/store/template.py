@@ -104,7 +104,23 @@ def encodings_template(
         "spectra_fingerprint": plan.ingest_fingerprint,
         "targets_sha256": plan.targets_sha256,
     }
-    dataset, encoding = _template(plan, targets, variables, {k: v for k, v in axes.items() if k in used}, attributes)
+    own = {name: each for name, each in axes.items() if name in used}
+    return _of_model(model, plan, *_template(plan, targets, variables, own, attributes))
+
+
+def density_template(plan: Plan, model: ModelConfig, targets: pd.DataFrame) -> tuple[xr.Dataset, Encoding]:
+    """Return the lazy dataset of a density's store and its encoding."""
+    attributes = {
+        "title": f"Densities of the latents of {plan.survey.provenance.title} spectra, model {model.name}",
+        "fingerprint": plan.density_fingerprint(model.name),
+        "encodings_fingerprint": plan.encode_fingerprint(model.name),
+        "targets_sha256": plan.targets_sha256,
+    }
+    return _of_model(model, plan, *_template(plan, targets, model.scored, {}, attributes))
+
+
+def _of_model(model: ModelConfig, plan: Plan, dataset: xr.Dataset, encoding: Encoding) -> tuple[xr.Dataset, Encoding]:
+    """Say in a scalar coordinate whose data they are."""
     name = np.array(model.name, dtype=np.dtypes.StringDType())
     encoding["model"] = {"compressors": compressors(plan.codecs)}
     return dataset.assign_coords(model=xr.Variable((), name, ENCODING_SCALARS["model"])), encoding

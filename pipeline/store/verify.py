@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.planning import schema
 from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Plan, targets_sha256
+from pipeline.planning.stages import Kind, source_of
 from pipeline.spectra.quality import counts
 from pipeline.store import generations, stores
 from pipeline.store.arrays import METADATA, checksum, digest, read_region
@@ -65,14 +65,14 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     restored: list[str] = []
     pending = 0
     bad: list[tuple[Store, Shard]] = []
-    spectra, *encodings = stores.stores_of(root, plan)
+    every = {store.kind: store for store in stores.stores_of(root, plan)}
 
     def judge(store: Store, shard: Shard) -> list[str]:
-        return _shard_problems(plan, store, None if store is spectra else spectra, shard, rows)
+        return _shard_problems(plan, store, _source(store, every), shard, rows)
 
-    strays = _strays(root, plan, (spectra, *encodings))
+    strays = _strays(root, plan, every.values())
     problems += [f"{store.label}: {store.ledger.folder}/{name} is stray: {why}" for store, name, why in strays]
-    for store in (spectra, *encodings):
+    for store in every.values():
         marked = store.ledger.done()
         if not marked and not store.ledger.store_created():
             problems.append(f"{store.label}: not begun")
@@ -109,6 +109,12 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     return Findings(tuple(problems), tuple(restored), unmarked, pending, bool(wrong), removed)
 
 
+def _source(store: Store, every: Mapping[Kind, Store]) -> Store | None:
+    """Return the store that one is made of; None for spectra."""
+    kind = source_of(store.kind)
+    return None if kind is None else every[kind]
+
+
 def _strays(root: str, plan: Plan, found: Iterable[Store]) -> list[tuple[Store, str, str]]:
     """List what lies among the markers and is none: store, name, what is wrong."""
     strays = [(store, *each) for store in found for each in store.ledger.strays().items()]
@@ -134,12 +140,12 @@ def recheck_grown(root: str, plan: Plan) -> int:
     A task of that generation, of a client that was thought dead, may have written its fewer rows since. Returns how
     many are to be done again.
     """
-    spectra, *encodings = stores.stores_of(root, plan)
+    every = {store.kind: store for store in stores.stores_of(root, plan)}
     shards = plan.shards()
     unmarked = 0
-    for store in (spectra, *encodings) if plan.grown() else ():
+    for store in every.values() if plan.grown() else ():
         for index in sorted(plan.grown().keys() & store.ledger.done()):
-            if _shard_problems(plan, store, None if store is spectra else spectra, shards[index]):
+            if _shard_problems(plan, store, _source(store, every), shards[index]):
                 store.ledger.unmark(index)
                 unmarked += 1
     return unmarked
@@ -162,8 +168,7 @@ def store_problems(store: Store) -> list[str]:
 
 
 def _arrays_of(store: Store, coordinates: Iterable[str]) -> set[str]:
-    variables = schema.SPECTRA_VARIABLES if store.model is None else store.model.stored
-    return {*coordinates, *variables}
+    return {*coordinates, *store.variables}
 
 
 # Of a description and its copy; the rest may be written in another way by another version of Zarr.
@@ -225,24 +230,30 @@ def _array_problems(
     return problems
 
 
-def _stale_problems(spectra: Store, shard: Shard, record: Mapping[str, Any], where: str) -> list[str]:
-    """Compare what an encoding was made from with what the spectra's marker says now."""
+def _stale_problems(source: Store, shard: Shard, record: Mapping[str, Any], where: str) -> list[str]:
+    """Compare what a chunk was made from with what the marker of that says now."""
     try:
-        present = spectra.ledger.read(shard.index)
+        present = source.ledger.read(shard.index)
     except (FileNotFoundError, ValueError) as error:
         _damage(error)
-        return []  # reported as the spectra's own problem
+        return []  # reported as the source's own problem
     if not is_whole(present):
         return []
-    made_from = record.get("spectra_checksums") or {}
-    stale = any(present["checksums"].get(name) != value for name, value in made_from.items())
-    return [f"{where}: its spectra were ingested again after it was encoded"] if stale else []
+    key, what = _MADE_FROM[source.ledger.stage]
+    stale = any(present["checksums"].get(name) != value for name, value in (record.get(key) or {}).items())
+    return [f"{where}: {what}"] if stale else []
+
+
+_MADE_FROM = {
+    "ingest": ("spectra_checksums", "its spectra were ingested again after it was encoded"),
+    "encode": ("encodings_checksums", "its spectra were encoded again after their density was taken"),
+}
 
 
 def _shard_problems(
-    plan: Plan, store: Store, spectra: Store | None, shard: Shard, rows: pd.DataFrame | None = None
+    plan: Plan, store: Store, source: Store | None, shard: Shard, rows: pd.DataFrame | None = None
 ) -> list[str]:
-    """Compare a chunk with its marker. spectra: of an encoding. rows: the run's targets, to compare its own with."""
+    """Compare a chunk with its marker. source: what it is made of. rows: the run's targets, to compare its own with."""
     where = f"{store.label} chunk {shard.index}"
     try:
         record = store.ledger.read(shard.index)
@@ -262,10 +273,9 @@ def _shard_problems(
         own = targets_sha256(rows.iloc[shard.start : shard.stop], store.survey.coordinates)
         problems += [] if own == made_of else [f"{where}: it was made of other targets"]
     expected: dict[str, str] = record["checksums"]
-    names = schema.SPECTRA_VARIABLES if store.model is None else store.model.stored
-    problems += [f"{where}: its marker has no checksum of {name}" for name in names if name not in expected]
-    if spectra is not None:
-        problems += _stale_problems(spectra, shard, record, where)
+    problems += [f"{where}: its marker has no checksum of {name}" for name in store.variables if name not in expected]
+    if source is not None:
+        problems += _stale_problems(source, shard, record, where)
     arrays: dict[str, NDArray[Any]] = {}
     problems += _array_problems(f"{where}:", store.url, expected, shard.start, shard.stop, arrays)
     return problems or _count_problems(where, record, counts(arrays["quality"], plan.unusable))

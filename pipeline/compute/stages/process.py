@@ -17,7 +17,8 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.store.arrays import code_together
-from pipeline.store.checkpoint import read_basis
+from pipeline.store.checkpoint import read_basis, read_density
+from spender_core.density import Density
 from spender_core.instrument import get_instrument
 from spender_core.latent_fit import Prior
 from spender_core.model import SpectrumModel
@@ -45,6 +46,7 @@ _DEVICES = ("auto", "cuda", "cpu")
 _loading = threading.Lock()
 _models: dict[tuple[str, str, str], SpectrumModel] = {}
 _fittings: dict[tuple[str, ...], Fitting] = {}
+_densities: dict[tuple[str, str], Density] = {}
 
 
 def make_deterministic() -> None:
@@ -138,6 +140,16 @@ def load_fitting(root: str, config: ModelConfig, instrument: str) -> Fitting:
             estimator = RedshiftEstimator(get_instrument(instrument), basis.templates, config.redshift_range or (0, 1))
             _fittings[key] = Fitting(estimator.to(where), basis.prior.to(where))
         return _fittings[key]
+
+
+def load_density(root: str, config: ModelConfig) -> Density:
+    """Read the density of a plan's model, once per process. Raises ConfigError where ROOT lacks it."""
+    where = device()
+    key = (config.density_sha256 or "", str(where))
+    with _loading:
+        if key not in _densities:
+            _densities[key] = read_density(root, config).to(where)
+        return _densities[key]
 
 
 def load(config: ModelConfig, instrument: str) -> SpectrumModel:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 
 from pipeline.archive.quota import Quota, slot
 from pipeline.archive.source import SourceError
-from pipeline.compute.stages import encode, ingest, metrics
+from pipeline.compute.stages import density, encode, ingest, metrics
 from pipeline.compute.stages.process import make_deterministic
 from pipeline.compute.stages.record import Record, Superseded
 from pipeline.errors import ConfigError, redacted
 from pipeline.planning.partition import Shard
-from pipeline.planning.plan import Kind
+from pipeline.planning.stages import Kind, source_of
 from pipeline.retry import retried
 from pipeline.store.ledger import Ledger
 from pipeline.store.root import read_plan
 
 logger = logging.getLogger(__name__)
+
+_NO_SPECTRA = "spectra are missing, since their ingest"
 
 ATTEMPTS = 3
 """Tries of a task whose fault may pass, most of all one of storage; sources retry single files by themselves."""
@@ -50,6 +52,17 @@ class Task:
         """What it does."""
         return self.stage, self.model
 
+    @property
+    def key(self) -> tuple[Kind, int]:
+        """What it does, and of which chunk."""
+        return self.kind, self.shard.index
+
+    @property
+    def source(self) -> tuple[Kind, int] | None:
+        """The key of the task whose result it reads; None for ingest."""
+        kind = source_of(self.kind)
+        return None if kind is None else (kind, self.shard.index)
+
     def __str__(self) -> str:
         return " ".join(part for part in (self.stage, self.model, f"{self.shard.index:06d}") if part)
 
@@ -67,12 +80,13 @@ def attempt(root: str, fingerprint: str, task: Task, quota: Quota, upstream: Out
     """Do one task, where it runs; never raises for a fault, so that no traceback travels or fills a worker's log.
 
     Where the run has grown and the task's chunk with it, the chunk is done as it is now: what this task wrote may have
-    taken the place of more rows. quota: what an ingest may ask of the source. upstream: the outcome of the ingest that
-    an encoding waits for.
+    taken the place of more rows. quota: what an ingest may ask of the source. upstream: the outcome of the task whose
+    result this one reads.
     """
     if upstream is not None and upstream.reason is not None:
         metrics.fail(*task.kind)
-        return Outcome(task, None, f"its spectra are missing, since their ingest failed: {upstream.reason}")
+        missing = "latents are missing, since their encoding" if task.stage == "density" else _NO_SPECTRA
+        return Outcome(task, None, f"its {missing} failed: {upstream.reason}")
     make_deterministic()
     tried = 1
 
@@ -110,6 +124,8 @@ def _do(root: str, fingerprint: str, task: Task, quota: Quota) -> Record:
     if task.model is None:
         with slot(quota) as allowance:
             return ingest.ingest_shard(root, fingerprint, task.shard, allowance)
+    if task.stage == "density":
+        return density.density_shard(root, fingerprint, task.model, task.shard)
     return encode.encode_shard(root, fingerprint, task.model, task.shard)
 
 

@@ -21,7 +21,7 @@ from pipeline.compute.workers import gate
 from pipeline.compute.workers.scheduler import Workers, events_of, give_to_workers, workers_of
 from pipeline.errors import RefusedError
 from pipeline.planning.memory import MEMORY_FRACTION, RESERVED
-from pipeline.planning.plan import Kind
+from pipeline.planning.stages import Kind
 from pipeline.version import __version__
 
 CPU, GPU = KINDS = ("CPU", "GPU")
@@ -148,14 +148,15 @@ class Admission:
 
     def place(self, kind: Kind) -> str | None:
         """Return the resource that tasks of a kind ask for; None where any worker may do them."""
-        return f"spender-{kind[0]}-{self._topic[-8:]}" if self._gated else None
+        stage = "ingest" if kind[0] == "ingest" else "encode"  # who may encode may also take densities
+        return f"spender-{stage}-{self._topic[-8:]}" if self._gated else None
 
     def missing(self, kind: Kind, workers: Workers) -> str:
         """Say why none of these workers can do tasks of a kind."""
         for denied in self.denied.values():
             return f"no worker can {kind[0]}: {denied}; {denied.remedy}"
         there = kinds_of(workers)
-        if kind[0] == "encode" and self.roles.encode_on_gpu and GPU not in there:
+        if kind[0] != "ingest" and self.roles.encode_on_gpu and GPU not in there:
             return f"none of the workers offers the resource {GPU}, needed to {kind[0]}"
         if kind[0] == "ingest" and self.roles.ingest_off_gpu and CPU not in there:
             return f"all workers offer the resource {GPU}, and those do not ingest here"

@@ -11,7 +11,7 @@ from distributed import Client
 from pipeline.compute.workers.admission import Admission
 from pipeline.compute.workers.scheduler import Workers, offering, workers_of
 from pipeline.errors import ConfigError, RefusedError
-from pipeline.planning.plan import Kind
+from pipeline.planning.stages import Kind
 
 LOOK = 10.0
 """Seconds after which a cluster's workers are looked at again."""

@@ -15,7 +15,7 @@ from pipeline.planning.plan import Plan
 from pipeline.planning.schema import ENCODING_QUALITY, REGIONS, SPECTRA_VARIABLES, Variable, lengths
 from pipeline.surveys.columns import Attributes
 
-TARGETS, ENCODINGS, SPECTRA, MADE = "targets", "encodings", "spectra", "made"
+TARGETS, ENCODINGS, DENSITY, SPECTRA, MADE = "targets", "encodings", "density", "spectra", "made"
 """Where the values of a column come from: a table or a store of the run, or other columns."""
 
 _SPECTRAL_AXES = {"wavelength", "wavelength_rest"}
@@ -83,6 +83,9 @@ def columns_of(plan: Plan, model: ModelConfig) -> list[Column]:
     for name, variable in outputs.items():
         if name != "quality" and not _SPECTRAL_AXES & set(variable.dims):
             found.append(_of_output(name, variable, {**sizes, **variable.sizes}))
+    for name, variable in model.scored.items():
+        if name != "quality":
+            found.append(replace(_of_output(name, variable, sizes), origin=DENSITY))
     if {"chi2", "n_pixels"} <= set(outputs):
         attributes = {"long_name": "chi2 divided by n_pixels", "units": "1", "ucd": "stat.fit.chi2;arith.ratio"}
         found.append(Column(CHI2_N, "float32", MADE, attributes))

@@ -36,13 +36,14 @@ def header(
 
     done: the chunks that it is made of. entries: of the model's checkpoint, whose licence is kept.
     """
-    (store,) = (each for each in stores_of(root, plan) if each.model is not None and each.model.name == model.name)
+    (store,) = (each for each in stores_of(root, plan) if each.kind == ("encode", model.name))
     attributes = provenance(plan, store, done)
     cite = f"the papers {attributes['references']}; and the survey, by its acknowledgement"
     found = {
         "title": f"Results of the spender model {model.name} on {plan.survey.provenance.title} spectra",
         "model": model.name,
         "checkpoint": redacted(model.checkpoint.rstrip("/").rsplit("/", 1)[-1]),
+        **({} if model.density is None else {"density": f"{model.density_label}, SHA-256 {model.density_sha256}"}),
         "model_license": str(entries.get("licence") or "not said by the checkpoint"),
         "fingerprint": plan.encode_fingerprint(model.name),
         "spectra_fingerprint": plan.ingest_fingerprint,

@@ -19,6 +19,7 @@ from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
 from pipeline.results.tables.columns import (
     CHI2_N,
+    DENSITY,
     ENCODINGS,
     MADE,
     SAMPLE,
@@ -34,8 +35,8 @@ from pipeline.results.tables.columns import (
 from pipeline.results.tables.header import header
 from pipeline.results.tables.split import SAMPLES, Split, read_entries, split_of
 from pipeline.spectra.quality import Quality
-from pipeline.store.arrays import encodings_url, read_region, read_rows, spectra_url
-from pipeline.store.root import encode_ledger, targets_url
+from pipeline.store.arrays import density_url, encodings_url, read_region, read_rows, spectra_url
+from pipeline.store.root import density_ledger, encode_ledger, targets_url
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -170,6 +171,7 @@ class ResultsTable:
         columns = chosen(self.available, names)
         own = _stored_names(columns)
         stored = {
+            DENSITY: self._scores_at(rows, own[DENSITY]),
             ENCODINGS: read_rows(encodings_url(self.root, self.model.name), own[ENCODINGS], rows),
             SPECTRA: read_rows(spectra_url(self.root), own[SPECTRA], rows) if own[SPECTRA] else {},
         }
@@ -240,6 +242,7 @@ class ResultsTable:
         columns = list(columns)
         own = _stored_names(columns)
         stored = {
+            DENSITY: self._scores(start, stop, own[DENSITY]),
             ENCODINGS: read_region(encodings_url(self.root, self.model.name), own[ENCODINGS], start, stop),
             SPECTRA: read_region(spectra_url(self.root), own[SPECTRA], start, stop) if own[SPECTRA] else {},
         }
@@ -268,6 +271,35 @@ class ResultsTable:
             found[SAMPLE] = np.array(SAMPLES, dtype=object)[numbers]
         return found
 
+    def _scores(self, start: int, stop: int, names: Sequence[str]) -> Values:
+        """Return scores by name; their fill in chunks that have none yet."""
+        found = self._unscored(stop - start, names)
+        for shard in self.plan.shards() if names else ():
+            if start <= shard.start and shard.stop <= stop and shard.index in self._scored:
+                own = read_region(density_url(self.root, self.model.name), names, shard.start, shard.stop)
+                for name, values in own.items():
+                    found[name][shard.start - start : shard.stop - start] = values
+        return found
+
+    def _scores_at(self, rows: NDArray[np.intp], names: Sequence[str]) -> Values:
+        """Return scores of single rows by name; their fill in chunks that have none yet."""
+        found = self._unscored(len(rows), names)
+        starts = np.array([shard.start for shard in self.plan.shards()])
+        chunks = np.searchsorted(starts, rows, side="right") - 1
+        is_scored = np.isin(chunks, list(self._scored)) if names else np.zeros(len(rows), np.bool_)
+        if is_scored.any():
+            own = read_rows(density_url(self.root, self.model.name), names, rows[is_scored])
+            for name, values in own.items():
+                found[name][is_scored] = values
+        return found
+
+    def _unscored(self, n: int, names: Sequence[str]) -> Values:
+        return {name: np.full(n, self.model.scored[name].fill, np.float32) for name in names}
+
+    @cached_property
+    def _scored(self) -> set[int]:
+        return density_ledger(self.root, self.plan, self.model.name).done()
+
     def _targets(self, start: int, stop: int) -> pd.DataFrame:
         return target_table.read_rows(targets_url(self.root), start, stop, self.plan.survey, self.plan.kept)
 
@@ -292,9 +324,8 @@ def _stored_names(columns: Iterable[Column]) -> dict[str, list[str]]:
     """Return the variables that columns are read or made of, by the store."""
     columns = list(columns)
     made = {column.name for column in columns if column.origin == MADE}
-    own = {
-        origin: {column.variable for column in columns if column.origin == origin} for origin in (ENCODINGS, SPECTRA)
-    }
+    stores = (DENSITY, ENCODINGS, SPECTRA)
+    own = {origin: {column.variable for column in columns if column.origin == origin} for origin in stores}
     own[ENCODINGS] |= ({"chi2", "n_pixels"} if CHI2_N in made else set()) | ({"quality"} if WORDS in made else set())
     own[SPECTRA] |= {"quality"} if SAMPLE in made else set()
     return {origin: sorted(names) for origin, names in own.items()}

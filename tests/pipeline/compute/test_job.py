@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Generation, Plan
 from pipeline.store.ledger import Ledger
-from pipeline.store.root import encode_ledger, ingest_ledger
+from pipeline.store.root import density_ledger, encode_ledger, ingest_ledger
 
 BOTH = ("ingest", "encode")
 MODELS = ("first", "second")
@@ -61,7 +61,7 @@ def names(found: job.Job) -> list[str]:
 
 
 def stale(found: job.Job) -> set[tuple[str | None, int]]:
-    return {(ledger.model, index) for ledger, index in found.stale}
+    return {(ledger.model, index) for ledger, _, index in found.stale}
 
 
 def test_in_a_new_root_everything_is_pending_a_chunks_ingest_before_its_encodings(root: str, plan: Plan) -> None:
@@ -214,3 +214,32 @@ def test_every_chunk_is_pending_or_done_and_no_encoding_outlives_its_spectra(
         if name in model_names:
             assert {index for kind, index in pending if kind[1] == name} == {0, 1, 2} - (marked & ingested)
     assert stale(found) == {("first", i) for i in encoded - ingested} | {("second", i) for i in others - ingested}
+
+
+def test_densities_follow_their_encodings(root: str, plan: Plan) -> None:
+    scored = replace(plan.model("first"), density="flow.pt", density_sha256="12" * 32)
+    plan = plan.with_model(scored)
+    mark(ingest_ledger(root, plan), 0, 1, 2)
+    mark(encode_ledger(root, plan, "first"), 0, 2)
+    mark(density_ledger(root, plan, "first"), 0, 1)
+    every = (*BOTH, "density")
+    found = job.pending(root, plan, every, ("first",))
+    assert names(found) == [
+        "encode first 000001",
+        "density first 000001",
+        "density first 000002",
+    ]
+    assert [(ledger.stage, source.stage, index) for ledger, source, index in found.stale] == [("density", "encode", 1)]
+    assert names(job.pending(root, plan, ("density",), ("first",))) == ["density first 000002"]
+    assert {task.source for task in found.tasks} == {
+        (("ingest", None), 1),
+        (("encode", "first"), 1),
+        (("encode", "first"), 2),
+    }
+    ingest_ledger(root, plan).unmark(0)
+    again = job.pending(root, plan, ("ingest",), ())
+    assert {(ledger.stage, index) for ledger, _, index in again.stale} == {
+        ("encode", 0),
+        ("density", 0),
+        ("density", 1),
+    }

@@ -16,7 +16,8 @@ from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
 from pipeline.planning.model import ModelConfig
-from pipeline.planning.plan import Generation, Kind, Plan
+from pipeline.planning.plan import Generation, Plan
+from pipeline.planning.stages import Kind
 
 KINDS: tuple[Kind, ...] = (("ingest", None), ("encode", "toy"))
 

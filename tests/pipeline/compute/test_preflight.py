@@ -18,7 +18,8 @@ from pipeline.compute import preflight
 from pipeline.config import SurveyConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.memory import MEMORY_FRACTION, memory_at_once, memory_needed
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.stages import Kind
 from pipeline.store.root import ingest_ledger, targets_url
 from pipeline.surveys.registry import get_survey
 

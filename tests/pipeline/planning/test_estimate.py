@@ -14,7 +14,8 @@ from pipeline.planning import estimate as module
 from pipeline.planning.estimate import Estimate, estimate, lines, require_space
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.partition import Shard
-from pipeline.planning.plan import Generation, Kind, Plan
+from pipeline.planning.plan import Generation, Plan
+from pipeline.planning.stages import Kind
 from tests.planner import model, survey
 
 INGEST: Kind = ("ingest", None)

@@ -11,7 +11,8 @@ import pytest
 from pipeline import storage
 from pipeline.catalog import targets
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Kind, Plan
+from pipeline.planning.plan import Plan
+from pipeline.planning.stages import Kind
 from pipeline.spectra.quality import Quality
 from pipeline.store import stores
 from pipeline.store.arrays import read_region, write_region

@@ -13,7 +13,7 @@ from pipeline.compute.workers import scheduler, watch
 from pipeline.compute.workers.admission import Admission, Denied
 from pipeline.compute.workers.watch import LOOK, SILENCE, Watch
 from pipeline.errors import ConfigError
-from pipeline.planning.plan import Kind
+from pipeline.planning.stages import Kind
 from tests import clusters
 
 pytestmark = pytest.mark.slow
