@@ -62,6 +62,17 @@ def test_it_is_reported_and_drawn(old: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
+def test_its_outliers_and_neighbors_are_listed_by_what_it_has(old: Path, tmp_path: Path) -> None:
+    before = file_hashes(old)
+    run = pipeline.open_run(old)
+    found = run.outliers(4, output=tmp_path / "o.png")
+    assert "run_significance" not in found
+    assert "region_chi2, run_significance, run_wavelength: the run was planned without" in found.attrs["missing"]
+    assert set(run.similar(found["target"].iloc[0], n=3).index) == set(found.index[1:])
+    assert file_hashes(old) == before
+    assert (old / "neighbors" / "sdss-demo.latents").exists()
+
+
 @pytest.mark.parametrize(
     "command",
     [
