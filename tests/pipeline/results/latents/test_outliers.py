@@ -120,7 +120,7 @@ def test_an_index_of_other_latents_is_said(run: pipeline.Run) -> None:
 
 
 def test_files_hold_the_table_and_where_it_is_from(run: pipeline.Run, tmp_path: Path) -> None:
-    files = [tmp_path / f"o.{ending}" for ending in ("csv", "fits", "parquet")]
+    files = [tmp_path / f"o.{ending}" for ending in ("ecsv", "fits", "parquet")]
     found = run.outliers(6, output=files)
     for file in files:
         read = pd.read_parquet(file) if file.suffix == ".parquet" else Table.read(file, format=_format(file))
@@ -132,7 +132,7 @@ def test_files_hold_the_table_and_where_it_is_from(run: pipeline.Run, tmp_path: 
 
 
 def _format(file: Path) -> str:
-    return "ascii.ecsv" if file.suffix == ".csv" else "fits"
+    return "ascii.ecsv" if file.suffix == ".ecsv" else "fits"
 
 
 def test_another_ending_is_refused_before_anything_is_done(run: pipeline.Run, tmp_path: Path) -> None:
