@@ -18,7 +18,7 @@ from torch import Tensor
 from .instrument import get_instrument
 from .latent_fit import Prior
 from .model import SpectrumModel
-from .templates import COMPONENTS, Templates, of_decoder
+from .templates import COMPONENTS, KINDS, Templates, of_decoder
 from .weights import load_model, read_extras
 
 LATENTS = "sdss-galaxies"
@@ -123,7 +123,8 @@ def _latents(model: SpectrumModel, z_range: tuple[float, float]) -> Tensor:
 
 
 def _kind(extras: dict[str, Any]) -> str:
-    """Kind of object that a checkpoint is for: its domain's, where that is one."""
+    """Kind of object that a checkpoint is for: its domain's, where that is one of `KINDS`, else galaxies."""
     domain = extras.get("domain")
     classes = domain.get("classes") if isinstance(domain, dict) else None
-    return str(classes[0]) if isinstance(classes, list) and len(classes) == 1 else "GALAXY"
+    own = classes[0] if isinstance(classes, list) and len(classes) == 1 else None
+    return own if own in KINDS else KINDS[0]

@@ -71,8 +71,8 @@ class Redshifts:
 
     z, error: float64, NaN without data. chi2: of the best linear fit. delta_chi2: of the runner-up, the best minimum
     more than `APART` away, of any kind of object, less chi2, kinds but the model's own set back by `OTHERS`; NaN where
-    there is none. second: its redshift. warning: int32, bits of `ZWarning`. kind: int8, places in
-    `RedshiftEstimator.kinds`, -1 without data.
+    there is none, below 0 where a redshift beyond the window that was asked for fits better. second: its redshift.
+    warning: int32, bits of `ZWarning`. kind: int8, places in `RedshiftEstimator.kinds`, -1 without data.
     """
 
     z: Tensor
@@ -103,6 +103,7 @@ class RedshiftEstimator:
         self._bins = LogBins(instrument)
         if others is None:
             others = [(of_quasars(), QUASARS), (of_stars(), STARS)]
+        others = [(templates, reach) for templates, reach in others if templates.kind != own.kind]
         size = self._bins.start, self._bins.count
         self.scans: list[Scan] = [
             scan_of(own, *size, z_range, degree=DEGREE),
@@ -134,19 +135,21 @@ class RedshiftEstimator:
         """Find redshifts.
 
         flux, ivar: shape (N, L), in any unit; ivar is 0 where masked. near: shape (N,), redshifts to stay within
-        `window` of, in km/s; only the model's own templates are compared then. None: the whole range.
+        `window` of, in km/s; only the model's own templates are compared then, and the runner-up may lie anywhere in
+        their range. None: the whole range.
         """
         kept = self.scans if near is None else self.scans[:1]
         answers = []
-        for rows in range(0, len(flux), BLOCK):
+        for rows in range(0, max(len(flux), 1), BLOCK):
             part = slice(rows, rows + BLOCK)
             total, w, wy = self._bins(flux[part], ivar[part])
-            around = None if near is None else near[part]
-            minima = [
-                Minima.of(scan, total[:, None] - scan.gain(w, wy), kind, around, window)
-                for kind, scan in enumerate(kept)
-            ]
-            answers.append(_answer(Minima.joined(minima), ivar[part], self._threshold))
+            curves = [total[:, None] - scan.gain(w, wy) for scan in kept]
+            minima = Minima.joined([Minima.of(scan, i, curves[i]) for i, scan in enumerate(kept)])
+            allowed = minima
+            if near is not None:
+                inside = _within(self.scans[0], near[part], window)
+                allowed = Minima.of(self.scans[0], 0, torch.where(inside, curves[0], torch.inf))
+            answers.append(_answer(allowed, minima, ivar[part], self._threshold))
         return Redshifts(*(torch.cat([getattr(each, field.name) for each in answers]) for field in fields(Redshifts)))
 
 
@@ -221,12 +224,9 @@ class Minima:
     kind: Tensor
 
     @classmethod
-    def of(cls, scan: Scan, chi2: Tensor, kind: int, near: Tensor | None, window: float) -> Minima:
-        """Find those of one kind's curve, shape (N, M)."""
+    def of(cls, scan: Scan, kind: int, chi2: Tensor) -> Minima:
+        """Find those of one kind's curve, shape (N, M); infinite where no redshift is to be found."""
         grid = scan.log_stretch
-        if near is not None:
-            allowed = (grid[None] - torch.log10(1 + near.double())[:, None]).abs() <= math.log10(1 + window / C)
-            chi2 = torch.where(allowed, chi2, torch.inf)
         before = torch.nn.functional.pad(chi2, (1, 0), value=torch.inf)[:, :-1]
         after = torch.nn.functional.pad(chi2, (0, 1), value=torch.inf)[:, 1:]
         lowest = (chi2 < before) & (chi2 <= after) & chi2.isfinite()
@@ -247,18 +247,23 @@ class Minima:
         return cls(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
 
 
-def _answer(minima: Minima, ivar: Tensor, threshold: float) -> Redshifts:
-    """Choose among minima."""
-    setback = torch.where(minima.kind > 0, OTHERS, 0.0)
-    compared = minima.chi2 + setback
+def _within(scan: Scan, near: Tensor, window: float) -> Tensor:
+    """Say which redshifts of a grid lie within `window` km/s of given ones: shape (N,) -> (N, M), bool."""
+    away = scan.log_stretch[None] - torch.log10(1 + near.double())[:, None]
+    return away.abs() <= math.log10(1 + window / C)
+
+
+def _answer(allowed: Minima, minima: Minima, ivar: Tensor, threshold: float) -> Redshifts:
+    """Choose the best of those that are allowed, and of all minima the one that comes next to it."""
+    compared, compared_all = (each.chi2 + torch.where(each.kind > 0, OTHERS, 0.0) for each in (allowed, minima))
     best = compared.argmin(dim=1, keepdim=True)
 
     def at(values: Tensor, place: Tensor) -> Tensor:
         return values.gather(1, place).squeeze(1)
 
-    log_stretch, chi2 = at(minima.log_stretch, best), at(minima.chi2, best)
+    log_stretch, chi2 = at(allowed.log_stretch, best), at(allowed.chi2, best)
     apart = (minima.log_stretch - log_stretch[:, None]).abs() > math.log10(1 + APART / C)
-    others = torch.where(apart, compared, torch.inf)
+    others = torch.where(apart, compared_all, torch.inf)
     second = others.argmin(dim=1, keepdim=True)
     delta = at(others, second) - at(compared, best)
     n_pixels = torch.count_nonzero(ivar, dim=1)
@@ -266,15 +271,15 @@ def _answer(minima: Minima, ivar: Tensor, threshold: float) -> Redshifts:
     z = 10**log_stretch - 1
     scatter = (chi2 / (n_pixels - 1).clamp(min=1)).clamp(min=1).sqrt()
     error = (1 + z) * torch.hypot(
-        SCALE * math.log(10) * at(minima.error, best) * scatter, torch.full_like(z, FLOOR / C)
+        SCALE * math.log(10) * at(allowed.error, best) * scatter, torch.full_like(z, FLOOR / C)
     )
     has_second = some & torch.isfinite(delta)
     bits = {
         ZWarning.NODATA: ~some,
         ZWarning.LITTLE_COVERAGE: some & (n_pixels < LEAST_PIXELS),
         ZWarning.SMALL_DELTA_CHI2: has_second & (delta < threshold),
-        ZWarning.Z_FITLIMIT: some & at(minima.edge, best),
-        ZWarning.BAD_MINFIT: some & at(minima.bad, best),
+        ZWarning.Z_FITLIMIT: some & at(allowed.edge, best),
+        ZWarning.BAD_MINFIT: some & at(allowed.bad, best),
     }
     warning = torch.zeros(len(z), dtype=torch.int32, device=z.device)
     for bit, where in bits.items():
@@ -287,5 +292,5 @@ def _answer(minima: Minima, ivar: Tensor, threshold: float) -> Redshifts:
         delta_chi2=torch.where(has_second, delta, nan),
         second=torch.where(has_second, 10 ** at(minima.log_stretch, second) - 1, nan),
         warning=warning,
-        kind=torch.where(some, at(minima.kind, best), -1),
+        kind=torch.where(some, at(allowed.kind, best), -1),
     )

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .model import SpectrumModel
 
+KINDS = ("GALAXY", "QSO", "STAR")
+"""Kinds of objects that there are templates of."""
+
 LOG_STEP = 1e-4
 """Bins of templates, in log10(wavelength): those of the SDSS and BOSS spectrographs."""
 

@@ -77,7 +77,7 @@ def default_models(made: Plan) -> list[ModelConfig]:
 def resolved(root: str, model: ModelConfig, made: Plan, files: dict[str, bytes]) -> ModelConfig:
     """Return a model with the facts of its checkpoint. files: what ROOT is to keep beside is added, by URL."""
     facts = inspect(model.checkpoint, made.config.instrument)
-    reach, basis = _basis(root, model, facts, made.config.instrument, files) if model.needs_basis else (None, None)
+    reach, basis = _basis(root, model, facts, made, files) if model.needs_basis else (None, None)
     return model.resolve(
         density_sha256=None if model.density is None else _density(root, model, model.density, facts, files),
         redshift_range=reach,
@@ -98,30 +98,51 @@ def unchecked_densities(root: str) -> list[str]:
 
 
 def _basis(
-    root: str, model: ModelConfig, facts: Checkpoint, instrument: str, bases: dict[str, bytes]
+    root: str, model: ModelConfig, facts: Checkpoint, made: Plan, bases: dict[str, bytes]
 ) -> tuple[tuple[float, float], str]:
     """Return the redshifts that a model is scanned over, and the SHA-256 of what it is fitted with.
 
     Raises ConfigError for a model that cannot be scanned.
     """
     try:
-        reach = redshift_range(facts, instrument)
+        reach = redshift_range(facts, made.config.instrument)
     except ValueError as error:
         if model.redshift != CATALOG:
             problem = f"model {model.name} cannot be scanned for redshifts: {error}"
             raise RefusedError("--redshift", problem, "plan it with --redshift catalog, or take another") from error
         reach = (0.0, 0.01)
+    planned = [each.basis for each in made.models if each.sha256 == facts.sha256 and each.basis is not None]
+    if planned:
+        return reach, planned[0]
     url = basis_url(root, facts.sha256)
     data = bases.get(url) or _present(url)
     sha256 = None if data is None else basis_sha256(data)
     if data is None or sha256 is None:
         try:
-            bases[url] = basis_of(model.checkpoint, instrument, reach, facts.sha256)
+            bases[url] = basis_of(model.checkpoint, made.config.instrument, reach, facts.sha256)
         except ValueError as error:
             problem = f"model {model.name} gives nothing to fit with: {error}"
             raise RefusedError("--redshift", problem, "take another model") from error
         sha256 = basis_sha256(bases[url])
     return reach, str(sha256)
+
+
+def restore_bases(root: str, made: Plan, files: dict[str, bytes]) -> None:
+    """Make again what models of a plan are fitted with where ROOT lacks it, or has another; it is added to `files`.
+
+    Raises ConfigError where this machine makes another: the last bits of a singular value decomposition depend on the
+    processor.
+    """
+    for model in made.models:
+        url = basis_url(root, model.sha256 or "")
+        if model.basis is None or basis_sha256(files.get(url) or _present(url) or b"") == model.basis:
+            continue
+        reach = model.redshift_range or (0.0, 0.01)
+        files[url] = basis_of(model.checkpoint, made.config.instrument, reach, model.sha256 or "")
+        if basis_sha256(files[url]) != model.basis:
+            problem = f"{url} is lost or damaged, and this machine makes other templates than the run began with"
+            remedy = f"bring the file back, or plan where it was made; else drop model {model.name} and plan it again"
+            raise RefusedError("basis", problem, remedy)
 
 
 def _density(root: str, model: ModelConfig, file: str, facts: Checkpoint, files: dict[str, bytes]) -> str:

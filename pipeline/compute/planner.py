@@ -16,7 +16,7 @@ from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.recognition import survey_of
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
-from pipeline.compute.choice import ModelChoice, default_models, named, placed, resolved, with_outputs_of
+from pipeline.compute.choice import ModelChoice, default_models, named, placed, resolved, restore_bases, with_outputs_of
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.estimate import Estimate, estimate, require_space
@@ -114,6 +114,7 @@ def plan(
         asked = [with_outputs_of(existing, model) for model in asked]
     for model in asked or (default_models(made) if existing is None else []):
         made = made.with_model(resolved(root, model, made, files))
+    restore_bases(root, made, files)
     replaced = [] if existing is None else _replaced_densities(existing, made)
     require_writable(root)
     require_space(root, estimate_of(root, made, frame))

@@ -45,7 +45,9 @@ REDSHIFT_VARIABLES: dict[str, Variable] = {
     "z_fit_err": _scalar("standard error of z_fit", ucd="stat.error;src.redshift"),
     "z_fit_chi2": _scalar("chi2 of the templates' best fit, at z_fit", ucd="stat.fit.chi2"),
     "z_fit_delta_chi2": _scalar(
-        "chi2 at z_fit_second less that at z_fit", comment="NaN where there is no second minimum"
+        "chi2 at z_fit_second less that at z_fit",
+        comment="NaN where there is no second minimum; 10 is added to chi2 of kinds of objects that the model is not "
+        "of; below 0 where a redshift beyond the window that was asked for fits better",
     ),
     "z_fit_second": _scalar(
         "redshift of the best fit more than 1000 km/s away from z_fit", "float64", ucd="src.redshift"
@@ -64,7 +66,7 @@ REDSHIFT_VARIABLES: dict[str, Variable] = {
         -1,
         flag_values=np.arange(len(KINDS), dtype=np.int8),
         flag_meanings=" ".join(kind.lower() for kind in KINDS),
-        comment="-1 where there is no z_fit",
+        comment="0 galaxy, 1 quasar, 2 star; -1 where there is no z_fit",
     ),
 }
 """What is stored beside the outputs of a model that finds redshifts."""

@@ -84,8 +84,7 @@ def read_basis(root: str, config: ModelConfig) -> Basis:
         return Basis.from_bytes(storage.read_bytes(url), config.basis)
     except (FileNotFoundError, ValueError) as error:
         reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
-        remedy = f"spender-pipeline plan {root} --model {config.name}={config.checkpoint} --redshift {config.redshift}"
-        raise RefusedError("basis", f"{url}: {reason}", f"make it again: {remedy}") from error
+        raise RefusedError("basis", f"{url}: {reason}", f"make it again: spender-pipeline plan {root}") from error
 
 
 def read_density(root: str, config: ModelConfig) -> Density:

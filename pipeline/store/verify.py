@@ -24,6 +24,7 @@ from pipeline.planning.stages import Kind, source_of
 from pipeline.spectra.quality import counts
 from pipeline.store import generations, stores
 from pipeline.store.arrays import METADATA, checksum, digest, read_region
+from pipeline.store.checkpoint import read_basis, read_density
 from pipeline.store.ledger import is_whole
 from pipeline.store.root import read_plan
 from pipeline.store.stores import Store
@@ -61,6 +62,7 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
     """
     rows, wrong = generations.read(root, plan)
     problems = [f"targets: {wrong}; {generations.remedy(root, plan)}"] if wrong else []
+    problems += _file_problems(root, plan)
     restorable = repair and not wrong
     restored: list[str] = []
     pending = 0
@@ -107,6 +109,19 @@ def verify(root: str, plan: Plan, *, repair: bool = False, progress: Progress | 
             unmarked += 1
     removed = len(strays) if repair else 0
     return Findings(tuple(problems), tuple(restored), unmarked, pending, bool(wrong), removed)
+
+
+def _file_problems(root: str, plan: Plan) -> list[str]:
+    """Say which files that models are fitted or scored with are lost or damaged, and how to bring them back."""
+    found: dict[str, None] = {}  # in order, each once: models share files
+    for model in plan.models:
+        for needed, read in ((model.basis, read_basis), (model.density, read_density)):
+            try:
+                if needed is not None:
+                    read(root, model)
+            except ConfigError as error:
+                found[str(error)] = None
+    return list(found)
 
 
 def _source(store: Store, every: Mapping[Kind, Store]) -> Store | None:

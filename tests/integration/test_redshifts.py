@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,14 @@ import xarray as xr
 import pipeline
 from pipeline.catalog import targets as tables
 from pipeline.cli import main as cli
+from pipeline.compute import choice
 from pipeline.compute.stages import process
 from pipeline.planning.redshift import WARNINGS
 from pipeline.results.figures.redshift import read_scan
 from pipeline.results.plot import draw
 from pipeline.results.spectrum import read_spectrum
 from pipeline.spectra.quality import Quality
+from spender_core.basis import Basis
 from spender_core.redshift import ZWarning
 from tests.running import file_hashes, markers, random_checkpoint
 
@@ -246,13 +250,41 @@ def test_templates_that_are_lost_are_missed_and_made_again(
     plan(made, mirror, catalog(mirror).iloc[:4], shard=4)
     (file,) = (made / "basis").iterdir()
     kept = file.read_bytes()
-    file.write_bytes(kept[:1000])
-    assert cli.main(["run", str(made), "--serial"]) == 3
-    assert "make it again" in capsys.readouterr().err
-    again = ["--model", "blind=sdss-galaxies", "--redshift", "blind", "--variables", OUTPUTS]
-    assert cli.main(["plan", str(made), *again]) == 0
-    assert file.read_bytes() == kept
+    basis = Basis.from_bytes(kept)
+    other = Basis(replace(basis.templates, flux=-basis.templates.flux), basis.prior).to_bytes()
+    remedy = f"make it again: spender-pipeline plan {made}"
+    for wrong in (kept[:1000], other, None):
+        file.unlink() if wrong is None else file.write_bytes(wrong)
+        assert cli.main(["verify", str(made)]) == 3
+        assert remedy in capsys.readouterr().out
+        assert cli.main(["run", str(made), "--serial"]) == 3
+        assert remedy in capsys.readouterr().err
+        assert cli.main(["plan", str(made)]) == 0
+        assert file.read_bytes() == kept
     assert cli.main(["run", str(made), "--serial"]) == 0
+    assert cli.main(["verify", str(made)]) == 0
+
+
+def test_templates_of_another_processor_are_not_taken_for_those_of_the_run(
+    tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "run"
+    plan(made, mirror, catalog(mirror).iloc[:4], shard=4)
+    (file,) = (made / "basis").iterdir()
+    kept = file.read_bytes()
+    file.unlink()
+    basis = Basis.from_bytes(kept)
+    other = Basis(replace(basis.templates, flux=basis.templates.flux * (1 + 1e-6)), basis.prior).to_bytes()
+    monkeypatch.setattr(choice, "basis_of", lambda *arguments: other)
+    for further in ([], ["--model", "second=sdss-galaxies", "--redshift", "blind"]):
+        assert cli.main(["plan", str(made), *further]) == 1
+        said = capsys.readouterr().err
+        assert "this machine makes other templates than the run began with; bring the file back" in said
+        assert not file.exists()
+    file.write_bytes(kept)
+    further = ["--model", "second=sdss-galaxies", "--redshift", "blind"]
+    assert cli.main(["plan", str(made), *further]) == 0
+    assert {model.basis for model in pipeline.open_run(made).plan.models if model.basis} == {sha256(kept).hexdigest()}
 
 
 def test_plans_of_the_catalogs_redshifts_say_nothing_of_it(tmp_path: Path, mirror: Path) -> None:

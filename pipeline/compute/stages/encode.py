@@ -103,7 +103,9 @@ def _encoded(
         z = found["z_fit"]
         scaled = rescaled(flux, ivar, z, quality, grid(instrument))
         flux, ivar, quality = scaled.flux, scaled.ivar, scaled.quality
-        rows = rows.assign(**{"z": z, "class": [KINDS[kind] if kind >= 0 else "" for kind in found["z_fit_class"]]})
+        rows = rows.assign(z=z)
+        if near is None:  # near the catalog's redshift, kinds are not compared: the catalog's class stays
+            rows["class"] = [KINDS[kind] if kind >= 0 else "" for kind in found["z_fit_class"]]
     encoded = infer.encode_spectra(
         model,
         flux,
