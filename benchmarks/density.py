@@ -258,19 +258,24 @@ def compared(scores: Scores, draws: int) -> tuple[list[str], float]:
 
 
 def report(sizes: Sizes, data: Path | None) -> tuple[str, float]:
-    """Return the tables as Markdown, and the ratio of time."""
+    """Return the tables as Markdown, and the ratio of time. Each table is printed as soon as it is made."""
     of_survey, ratio = survey(sizes)
     cores = f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} when it ended"
     lines = [f"| survey ({cores}) | | limit |", "|---|---|---|", *of_survey, ""]
-    lines += ["| AUC | density | Mahalanobis |", "|---|---|---|", *modes(sizes)]
+    print("\n".join(lines), flush=True)
+    of_modes = ["| AUC | density | Mahalanobis |", "|---|---|---|", *modes(sizes)]
+    print("\n".join(of_modes), flush=True)
+    lines += of_modes
     if data is not None:
         scores = real(data, sizes)
         rows, least = compared(scores, sizes.draws)
-        lines += ["", "| AUC of real spectra | density | Mahalanobis | reduced chi2 | density - Mahalanobis |"]
-        lines += ["|" + "---|" * 5, *rows, ""]
-        lines.append(f"Least difference: {least:+.3f}; allowed: -0.02. Intervals: 95 %, paired bootstrap.")
+        of_real = ["", "| AUC of real spectra | density | Mahalanobis | reduced chi2 | density - Mahalanobis |"]
+        of_real += ["|" + "---|" * 5, *rows, ""]
+        of_real.append(f"Least difference: {least:+.3f}; allowed: -0.02. Intervals: 95 %, paired bootstrap.")
         without = ", ".join(scores.without) or "none"
-        lines.append(f"Without finite latents, and so the farthest: {without}.")
+        of_real.append(f"Without finite latents, and so the farthest: {without}.")
+        print("\n".join(of_real), flush=True)
+        lines += of_real
     return "\n".join(lines), ratio
 
 
@@ -287,7 +292,6 @@ def main() -> None:
     if args.tiny:
         sizes = Sizes(args.spectra, args.mocks, 2000, 20, FlowSettings(epochs=3, steps=20, transforms=2, hidden=(16,)))
     text, ratio = report(sizes, args.data)
-    print(text)
     if args.write:
         write_section(RESULTS, "density", text, "density.py")
     print(f"ratio: {ratio:.2f}")

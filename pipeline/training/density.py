@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import signals, storage
+from pipeline.compute.stages.process import deterministic
 from pipeline.errors import ConfigError, RefusedError, redacted
 from pipeline.planning.density import LATENTS, SN
 from pipeline.planning.model import ModelConfig
@@ -64,7 +65,8 @@ def train_density(
     held_out = int(np.count_nonzero(sample.held_out))
     say = _Lines(stream)
     say(f"spectra: {len(sample.latents) - held_out} to learn from, {held_out} held out; {config.n_latent} latents")
-    with _translated(root), signals.noted() as is_asked_to_stop:
+    # One thread: its matrices are small, several wait for each other on a busy machine, and bytes depend on the number.
+    with _translated(root), deterministic(), signals.noted() as is_asked_to_stop:
         density: Density | None = None
         try:
             density = fit_density(sample, settings, file, on_epoch=say.epoch, stop=is_asked_to_stop)

@@ -169,6 +169,10 @@ def test_scores_are_the_same_interrupted_or_on_workers(root: Path, encoded: Path
         (root / "density" / "random.zarr" / "log_prob" / "c" / str(index)).unlink()
     assert pipeline.run(root, serial=True, progress=False).done == 2
     assert file_hashes(root / "density") == done
+    for index in (0, 2, 4):
+        encode_ledger(str(root), plan, "random").unmark(index)
+    assert pipeline.run(root, workers=2, progress=False).done == 6  # encoded again, and scored after that
+    assert file_hashes(root / "density") == done
 
 
 def test_scores_of_encodings_that_are_done_again_are_done_again(root: Path, encoded: Path) -> None:
