@@ -21,7 +21,7 @@ from pipeline.planning.stages import Kind
 RESERVED = 450 * 2**20
 WRITE_COPIES = 2.5
 # Measured: templates of redshifts, transformed; correlations of the spectra that are scanned at once, or their
-# derivatives by all latents (benchmarks/RESULTS.md, "Redshifts").
+# derivatives by all latents.
 FITTING_KEPT = 32 * 2**20
 FITTING_AT_ONCE = 96 * 2**20
 # Measured: a density of latents, and what it holds of the latents that are scored at once.
