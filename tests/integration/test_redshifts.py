@@ -213,6 +213,23 @@ def test_refined_redshifts_stay_near_the_catalogs(tmp_path: Path, mirror: Path) 
     assert found["z_fit_warning"][3] == ZWarning.NODATA
     assert int(found["quality"][3]) & Quality.NO_REDSHIFT
     assert np.isfinite(found["latents"][3]).all()
+    compared = np.isfinite(found["z_fit_delta_chi2"]).to_numpy()
+    assert compared[np.arange(16) != 3].all(), "runners-up are looked for in the whole range"
+    scanned = read_scan(pipeline.open_run(tmp_path / "run"), 0, "near")
+    assert scanned is not None
+    assert scanned.window is not None
+    (curve,) = scanned.curves
+    assert curve.z[0] < scanned.window[0] < scanned.z < scanned.window[1] < curve.z[-1]
+
+
+def test_near_the_catalogs_redshift_its_class_stays(tmp_path: Path, mirror: Path) -> None:
+    frame = catalog(mirror)
+    frame = frame[(frame["class"] != "GALAXY") & (frame["z"] < 0.4)].iloc[:6].reset_index(drop=True)
+    pipeline.plan(tmp_path / "run", targets=frame, source=mirror, models="near=sdss-galaxies", redshift="refine")
+    pipeline.run(tmp_path / "run", serial=True, progress=False)
+    quality = pipeline.open_run(tmp_path / "run").encodings("near")["quality"].to_numpy()
+    assert len(quality) == 6
+    assert (quality & np.uint32(Quality.OUT_OF_DOMAIN) > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ class Curve:
 class Scanned:
     """Scan of one spectrum. curves: one per kind of object. z, second: what was found, NaN for nothing.
 
-    delta_chi2: of the runner-up. warning: in words, "" for none. kind: of the best fit.
+    delta_chi2: of the runner-up. warning: in words, "" for none. kind: of the best fit. window: where it was to be
+    found, None for anywhere.
     """
 
     curves: tuple[Curve, ...]
@@ -47,6 +48,7 @@ class Scanned:
     delta_chi2: float
     warning: str
     kind: str
+    window: tuple[float, float] | None = None
 
 
 def read_scan(run: RunData, row: int, model: str | None = None) -> Scanned | None:
@@ -62,17 +64,16 @@ def read_scan(run: RunData, row: int, model: str | None = None) -> Scanned | Non
     basis = read_basis(run.root, config)
     estimator = RedshiftEstimator(get_instrument(run.plan.config.instrument), basis.templates, config.redshift_range)
     flux, ivar = (torch.from_numpy(np.nan_to_num(encoding[name].to_numpy()))[None] for name in ("flux", "ivar"))
-    curves = []
-    for scan, chi2 in zip(estimator.scans, estimator.curves(flux, ivar), strict=True):
-        z, values = 10 ** scan.log_stretch.numpy() - 1, chi2[0].numpy()
-        if config.redshift == REFINE:
-            catalog = float(encoding["z"])
-            near = np.abs(z - catalog) <= (config.window or 0.0) / C * (1 + catalog)
-            z, values = z[near], values[near]
-        if len(z):
-            curves.append(Curve(scan.kind, z, values))
-        if config.redshift == REFINE:
-            break
+    window = None
+    if config.redshift == REFINE:
+        catalog = float(encoding["z"])
+        reach = (config.window or 0.0) / C * (1 + catalog)
+        window = (catalog - reach, catalog + reach)
+    compared = estimator.scans if window is None else estimator.scans[:1]
+    curves = [
+        Curve(scan.kind, 10 ** scan.log_stretch.numpy() - 1, chi2[0].numpy())
+        for scan, chi2 in zip(compared, estimator.curves(flux, ivar), strict=False)
+    ]
     place = int(encoding["z_fit_class"])
     return Scanned(
         curves=tuple(curves),
@@ -81,6 +82,7 @@ def read_scan(run: RunData, row: int, model: str | None = None) -> Scanned | Non
         delta_chi2=float(encoding["z_fit_delta_chi2"]),
         warning=describe_warning(int(encoding["z_fit_warning"])),
         kind=encoding["z_fit_class"].attrs["flag_meanings"].split()[place].upper() if place >= 0 else "",
+        window=window,
     )
 
 
@@ -94,21 +96,17 @@ def draw_scan(axes: Axes, scanned: Scanned) -> None:
     for z, style, name in ((scanned.z, "-", "best"), (scanned.second, (0, (4, 4)), "runner-up")):
         if np.isfinite(z):
             axes.axvline(np.log10(1 + z), color=_INK, lw=0.9, ls=style, zorder=0.5, label=f"{name}: z = {z:.5f}")
-    ticks = [z for z in _TICKS if _spans(axes, np.log10(1 + z))]
+    if scanned.window is not None and np.isfinite(scanned.window).all():
+        for z in scanned.window:
+            axes.axvline(np.log10(1 + z), color=_COLORS[2], lw=0.9, ls=":", zorder=0.4)
+        axes.plot([], [], color=_COLORS[2], lw=0.9, ls=":", label="window")
+    low, high = axes.get_xlim()
+    ticks = [z for z in _TICKS if low <= np.log10(1 + z) <= high]
     axes.set_yscale("log")
-    if len(ticks) > 1:
-        axes.set_xticks(np.log10(1 + np.array(ticks)), [f"{z:g}" for z in ticks])
-    else:  # a window around the catalog's redshift
-        middle = float(np.mean(axes.get_xlim()))
-        axes.set_xticks([middle], [f"{10**middle - 1:.4f}"])
+    axes.set_xticks(np.log10(1 + np.array(ticks)), [f"{z:g}" for z in ticks])
     axes.set_ylabel(r"$\chi^2$ above" + "\nthe lowest", fontsize=12)
     found = f"{scanned.kind.lower()}, " if scanned.kind else ""
     delta = rf"$\Delta\chi^2$ = {scanned.delta_chi2:.1f}" if np.isfinite(scanned.delta_chi2) else "no runner-up"
     warning = f", {scanned.warning.replace('_', ' ').replace('|', ', ').lower()}" if scanned.warning else ""
     axes.set_xlabel(f"redshift of the templates    ({found}{delta}{warning})", labelpad=2)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.96), ncols=5, frameon=False, fontsize=12, handlelength=1.6)
-
-
-def _spans(axes: Axes, x: float) -> bool:
-    low, high = axes.get_xlim()
-    return low <= x <= high
