@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training science-redshifts coverage docs lint types format lock matrix audit clean
+.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training science-redshifts science-outliers coverage docs lint types format lock matrix audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -76,6 +76,13 @@ science-training: install ## judge the embedded model on galaxies that it has no
 
 science-redshifts: install ## judge redshifts and refined latents on galaxies that the model has not seen: ten minutes
 	$(BIN)/python benchmarks/science_redshifts.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
+
+# The store of five million rows takes 2 GB of the folder for temporary files.
+science-outliers: install ## judge densities, reasons, and searches of five million latents: ten minutes
+	$(BIN)/python benchmarks/density.py --data $(DATA) --write
+	$(BIN)/python benchmarks/reasons.py --data $(DATA)
+	folder=$$(mktemp -d) && $(BIN)/python benchmarks/survey_store.py $$folder/run \
+		&& $(BIN)/python benchmarks/similar.py $$folder/run; status=$$?; rm -rf $$folder; exit $$status
 
 # The unit tests again, measured, and those slow ones that run what they cannot: processes are measured, too.
 MEASURED := tests/pipeline/test_api.py tests/pipeline/training tests/spender_core/test_training.py \
