@@ -75,6 +75,7 @@ def noted() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(caught)
     if caught:
         signal.raise_signal(caught[0])
+        raise _exception(caught[0])  # where it is ignored otherwise, as nohup does, work has ended all the same
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def named(choice: ModelChoice, wishes: Mapping[str, Any], existing: Plan | None)
         return placed(replace(choice, **wishes))
     text = str(choice)
     found = _NAMED_MODEL.match(text)
-    name, checkpoint = (found[1], found[2]) if found else (model_name(text), text)
+    checkpoint = checkpoint_place(found[2] if found else text)  # what is no place is no name either
+    name = found[1] if found else model_name(text)
     known = {model.name: model for model in existing.models if "density" in wishes} if existing else {}
     if name in known:
         planned = known[name].checkpoint

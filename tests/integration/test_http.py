@@ -42,7 +42,7 @@ def test_every_target_of_a_mirror_gets_latents_or_a_reason(served: str, tmp_path
     with xr.open_zarr(root / "encodings" / "random.zarr") as encodings:
         finite = np.isfinite(encodings["latents"].values).all(axis=1)
         quality = encodings["quality"].values
-        assert encodings.sizes == {"spectrum": 117, "latent": 4, "wavelength_rest": 700}
+        assert encodings.sizes == {"spectrum": 117, "latent": 4, "wavelength_rest": 700, "region": 8}
         assert encodings["target"].values[0] == "103/2795-54563-30" or len(set(encodings["target"].values)) == 117
     unusable = (quality & np.uint32(Quality.UNUSABLE)) != 0
     np.testing.assert_array_equal(finite, ~unusable)

@@ -63,7 +63,8 @@ def test_a_survey_of_another_shape_is_planned_run_verified_and_read(release: Pat
 
     run = pipeline.open_run(root)
     encodings = run.encodings()
-    assert set(encodings.coords) == {"target", "night", "star", "z", "model", "latent", "wavelength", "wavelength_rest"}
+    of_arrays = {"model", "latent", "region", "wavelength", "wavelength_rest"}
+    assert set(encodings.coords) == {"target", "night", "star", "z", *of_arrays}
     quality = {
         int(star): Quality(int(bits)) for star, bits in zip(encodings["star"], encodings["quality"], strict=True)
     }

@@ -170,7 +170,9 @@ def test_the_command_logs_what_markers_never_hold(tmp_path: Path, mirror: Path) 
     assert cli.main(["run", root, "--serial"]) == 0
     assert cli.main(["run", root, "--serial"]) == 0, "all done: no second log"
     (log,) = read_logs(root)
-    assert log.asked.items() >= {"command": "run", "stages": ["ingest", "encode"], "models": ["random"]}.items()
+    assert (
+        log.asked.items() >= {"command": "run", "stages": ["ingest", "encode", "density"], "models": ["random"]}.items()
+    )
     assert len(log.done) == 6
     ledgers = {"ingest": runs.ingest_ledger(root, plan), "encode": runs.encode_ledger(root, plan, "random")}
     for line in log.done:
