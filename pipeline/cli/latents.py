@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def _add_common(parser: ArgumentParser, n: int) -> None:
     parser.add_argument("-n", metavar="N", type=int, default=n, help=f"how many spectra ({n})")
     parser.add_argument("--model", metavar="NAME", help="model of the plan (default: its only one)")
-    text = "file to write: a table, .csv, .parquet or .fits, or a contact sheet, .pdf or .png; may be repeated"
+    text = "file to write: a table, .csv, .ecsv, .parquet or .fits, or a contact sheet, .pdf or .png; may be repeated"
     parser.add_argument("--output", metavar="FILE", action="append", default=[], help=text)
 
 

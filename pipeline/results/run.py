@@ -180,8 +180,8 @@ class Run(RunData):
         there are: log p and its percentile, chi2 per pixel, of restframe regions, too, the worst run with its
         wavelengths and the nearest line, distances of the whitened latents from the mean and from the 5 nearest
         spectra, quality, and `reason`, all of it in words. `attrs` say what they are ranked by, what is missing and
-        why, and how many spectra were left out. output: files to write: a table, .csv, .parquet or .fits, or a contact
-        sheet, .pdf or .png. Raises ConfigError for what cannot be ranked.
+        why, and how many spectra were left out. output: files to write: a table, .csv, .ecsv, .parquet or .fits, or a
+        contact sheet, .pdf or .png. Raises ConfigError for what cannot be ranked.
         """
         from pipeline.results.latents.outliers import find_outliers
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.errors import ConfigError
 from pipeline.results.tables.columns import MADE, Column, by_name, flat
 from pipeline.results.tables.files import FORMATS, ending_of, write_table
 from pipeline.results.tables.header import header
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SHEETS = (".pdf", ".png")
 """The formats of contact sheets, by the ending of their names."""
+
+MOST = 10_000
+"""Spectra that are listed."""
 
 ENDINGS = (*FORMATS, *SHEETS)
 """Of all files that are written."""
@@ -86,6 +90,12 @@ class Found:
                 from pipeline.results.figures.sheet import write_sheet  # matplotlib: not for every table
 
                 write_sheet(run, rows, output, self.table.model.name, captions, marks)
+
+
+def require_number(n: object) -> None:
+    """Refuse what is no number of spectra to list. Raises ConfigError."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST:
+        raise ConfigError("n", n, f"1 to {MOST} spectra")
 
 
 def read(table: ResultsTable, rows: Rows, names: Sequence[str]) -> tuple[list[Column], dict[str, NDArray[Any]]]:

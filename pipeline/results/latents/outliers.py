@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, RefusedError
+from pipeline.errors import RefusedError
 from pipeline.results.latents import reasons
-from pipeline.results.latents.found import IDENTITY, Found, made, read
+from pipeline.results.latents.found import IDENTITY, Found, made, read, require_number
 from pipeline.results.latents.index import LatentIndex
 from pipeline.results.latents.neighbors import nearest
 
 if TYPE_CHECKING:
     from pipeline.results.tables.table import ResultsTable
-
-MOST = 10_000
-"""Spectra that are listed."""
 
 NEIGHBORS = 5
 """Neighbors whose mean distance is told: one alone may be the same object, observed again."""
@@ -43,8 +40,7 @@ class _Ranking:
 
 def find_outliers(table: ResultsTable, n: int, open_index: Callable[[], LatentIndex]) -> Found:
     """Return the n rarest spectra of a table, the rarest first; see `Run.outliers`."""
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST:
-        raise ConfigError("n", n, f"1 to {MOST} spectra")
+    require_number(n)
     known = {column.name for column in table.available}
     index, problem = _index(open_index)
     ranking = _ranking(table, known, index)

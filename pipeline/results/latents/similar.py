@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RefusedError
-from pipeline.results.latents.found import IDENTITY, Found, made, read
+from pipeline.results.latents.found import IDENTITY, Found, made, read, require_number
 from pipeline.results.latents.neighbors import metric_of, nearest
 
 if TYPE_CHECKING:
     from pipeline.results.latents.index import LatentIndex
     from pipeline.results.tables.table import ResultsTable
-
-MOST = 10_000
-"""Spectra that are listed."""
 
 DISTANCE = made("distance", "distance of the latents, in the units that the table says")
 
@@ -32,8 +29,7 @@ def find_similar(
     latents: Sequence[float] | NDArray[Any] | None,
 ) -> Found:
     """Return the n spectra nearest to a row of the run, or to latents, the nearest first; see `Run.similar`."""
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST:
-        raise ConfigError("n", n, f"1 to {MOST} spectra")
+    require_number(n)
     if row is None:
         query, metric = index.whiten(_checked(latents, index.values.shape[1])), None
     else:
