@@ -74,11 +74,11 @@ folds: install ## train the embedded model and its folds again, into FOLDS: 15 h
 science-training: install ## judge the embedded model on galaxies that it has not seen
 	$(BIN)/python benchmarks/science_training.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
 
-science-redshifts: install ## judge redshifts and refined latents on galaxies that the model has not seen: ten minutes
-	$(BIN)/python benchmarks/science_redshifts.py --data $(DATA) $(if $(FOLDS),--folds $(FOLDS) --write)
+science-redshifts: install ## judge redshifts and refined latents on galaxies that the model has not seen: a quarter of an hour
+	$(BIN)/python benchmarks/science_redshifts.py --data $(DATA) --write $(if $(FOLDS),--folds $(FOLDS))
 
-# The store of five million rows takes 2 GB of the folder for temporary files.
-science-outliers: install ## judge densities, reasons, and searches of five million latents: ten minutes
+# The store of five million rows is made in the folder for temporary files.
+science-outliers: install ## judge densities, reasons, and searches of five million latents
 	$(BIN)/python benchmarks/density.py --data $(DATA) --write
 	$(BIN)/python benchmarks/reasons.py --data $(DATA)
 	folder=$$(mktemp -d) && $(BIN)/python benchmarks/survey_store.py $$folder/run \
