@@ -146,15 +146,15 @@ def plan(
     (default), "refine" within redshift_window km/s of the catalog's (default 3000), or "blind", which looks over all
     that a model covers and asks nothing of the catalog. density: of their latents, a file that `train_density` made, a
     URL or the name of a published flow: a stage of its own scores them; a run that is done repeats nothing else.
-    storage: by prefix, how to reach buckets for which the
-    environment is not enough, such as {"s3://bucket": {"anonymous": True}}. survey, layout, instrument: whose spectra,
-    how the source arranges its files, which grid; default SDSS's spec-lite files on the sdss grid. shard, chunk:
-    spectra per task and per unit of reading. concurrency, max_requests, max_requests_per_second: files in flight of a
-    task and of the run, and the rate of the run. retries: of a file. cache: folder or bucket that is looked in before
-    the source, and filled. expect: spectra that the run will grow to, which sizes shard and chunk. keep: columns of a
-    frame that become coordinates beside the survey's; a table's further columns always do. extend: add those targets
-    that the run does not have yet, behind the others; what is done stays done. single_client: as in `run`. Returns the
-    plan. Raises ConfigError for invalid settings and a full disk, WeightsError for a checkpoint that cannot be used.
+    storage: by prefix, how to reach buckets for which the environment is not enough, such as {"s3://bucket":
+    {"anonymous": True}}. survey, layout, instrument: whose spectra, how the source arranges its files, which grid;
+    default SDSS's spec-lite files on the sdss grid. shard, chunk: spectra per task and per unit of reading.
+    concurrency, max_requests, max_requests_per_second: files in flight of a task and of the run, and the rate of the
+    run. retries: of a file. cache: folder or bucket that is looked in before the source, and filled. expect: spectra
+    that the run will grow to, which sizes shard and chunk. keep: columns of a frame that become coordinates beside the
+    survey's; a table's further columns always do. extend: add those targets that the run does not have yet, behind the
+    others; what is done stays done. single_client: as in `run`. Returns the plan. Raises ConfigError for invalid
+    settings and a full disk, WeightsError for a checkpoint that cannot be used.
 
     >>> plan("s3://bucket/dr17", targets=targets, source="https://data.sdss.org/sas/dr17", models=["sdss_II"])
     """

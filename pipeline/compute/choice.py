@@ -142,7 +142,7 @@ def restore_bases(root: str, made: Plan, files: dict[str, bytes]) -> None:
         files[url] = basis_of(model.checkpoint, made.config.instrument, reach, model.sha256 or "")
         if basis_sha256(files[url]) != model.basis:
             problem = f"{url} is lost or damaged, and this machine makes other templates than the run began with"
-            remedy = f"bring the file back, or plan where it was made; else drop model {model.name} and plan it again"
+            remedy = "bring the file back, or plan where it was made; else plan the targets again, in another ROOT"
             raise RefusedError("basis", problem, remedy)
 
 

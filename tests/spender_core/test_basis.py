@@ -9,7 +9,7 @@ import torch
 
 from spender_core.architectures import describe
 from spender_core.autoencoder import SpectrumAutoencoder
-from spender_core.basis import Basis, scannable
+from spender_core.basis import Basis, _kind, scannable
 from spender_core.instrument import DESI, SDSS
 from spender_core.redshift import C, RedshiftEstimator
 from spender_core.templates import COMPONENTS, LOG_STEP, of_decoder
@@ -96,3 +96,11 @@ def test_random_weights_on_another_grid_can_be_fitted_with(tmp_path: Path) -> No
     file = tmp_path / "desi.pt"
     torch.save({"model": [model.state_dict()], "losses": None, "instruments": ["desi"], **describe(model)}, file)
     assert Basis.of_checkpoint(str(file), "desi", (0.0, 0.4)).prior.mean.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind"),
+    [(["QSO"], "QSO"), (["STAR"], "STAR"), (["LRG"], "GALAXY"), (["GALAXY", "QSO"], "GALAXY"), (None, "GALAXY")],
+)
+def test_the_kind_of_a_checkpoint_is_one_that_there_are_templates_of(classes: list[str] | None, kind: str) -> None:
+    assert _kind({"domain": {"classes": classes, "z": [0.0, 0.5]}}) == kind

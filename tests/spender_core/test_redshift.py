@@ -20,6 +20,11 @@ def estimator() -> RedshiftEstimator:
     return RedshiftEstimator(SDSS(), embedded()[2].templates, RANGE)
 
 
+def test_a_model_of_quasars_is_not_compared_with_quasars_again() -> None:
+    own = replace(embedded()[2].templates, kind="QSO")
+    assert RedshiftEstimator(SDSS(), own, RANGE).kinds == ["QSO", "STAR"]
+
+
 def test_redshifts_of_galaxies_are_found_without_the_catalog(estimator: RedshiftEstimator) -> None:
     sample = galaxies(24, noise=0.1)
     found = estimator(sample.flux, sample.ivar)
