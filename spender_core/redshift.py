@@ -134,9 +134,9 @@ class RedshiftEstimator:
     def __call__(self, flux: Tensor, ivar: Tensor, near: Tensor | None = None, window: float = 0.0) -> Redshifts:
         """Find redshifts.
 
-        flux, ivar: shape (N, L), N not 0, in any unit; ivar is 0 where masked. near: shape (N,), redshifts to stay within
-        `window` of, in km/s; only the model's own templates are compared then, and the runner-up may lie anywhere in
-        their range. None: the whole range.
+        flux, ivar: shape (N, L), at least one, in any unit; ivar is 0 where masked. near: shape (N,), redshifts to stay
+        within `window` of, in km/s; only the model's own templates are compared then, and the runner-up may lie
+        anywhere in their range. None: the whole range.
         """
         kept = self.scans if near is None else self.scans[:1]
         answers = []
