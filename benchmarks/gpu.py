@@ -6,8 +6,9 @@ For each precision: spectra/s that are encoded and that a training step takes, m
 encoding is of the card's roofline: the multiply-adds of the encoder's convolutions, done plainly, per second, over
 those of a product of two large matrices, which is timed here in the same precision. Then the encode stage of a run of
 mock spectra from a store, by one worker with the card: its spectra/s, and the share of the time that the card computes,
-which is that rate times the time that the card takes for a batch when nothing else goes on. The last line is the
-encoding's share of the roofline over a half, in float32.
+which is that rate times the time that the card takes for a batch when nothing else goes on. Then what a blind redshift
+costs, and refined latents beside it, in encodes. The last line is the encoding's share of the roofline over a half, in
+float32.
 """
 
 from __future__ import annotations
@@ -29,10 +30,18 @@ from ingest import MODEL, make_survey
 import pipeline
 from pipeline.compute import cluster
 from pipeline.compute.stages.process import device_name, load
+from pipeline.planning.model import ModelConfig
 from spender_core import SDSS, SpectrumAutoencoder, load_model
+from spender_core.basis import Basis
 from spender_core.encoder import CHANNELS, KERNELS
+from spender_core.latent_fit import fit_latents
 from spender_core.precision import PRECISIONS, arithmetic
+from spender_core.redshift import RedshiftEstimator
+from spender_core.weights import read_extras
 
+BLIND = "sdss-galaxies"  # what redshifts are found with
+Z_RANGE = (-0.002, 0.503)
+NOISE = 0.2  # of a pixel, in units of the norm
 HALF = 0.5  # of the roofline: what encoding is to reach
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the matrices that the roofline is measured by
 
@@ -94,6 +103,35 @@ def rates(model: SpectrumAutoencoder, batch: int, device: torch.device) -> Rates
     return Rates(batch / encode, batch / reconstruct, batch / timed(step, device))
 
 
+@torch.no_grad()
+def fits(batch: int, device: torch.device) -> dict[str, float]:
+    """Return what is done per second: encoding, blind redshifts, and refined latents, z fixed and free."""
+    model, _ = load_model(BLIND, SDSS())
+    latents = read_extras(BLIND)["latents"].float()
+    basis = Basis.of(model.eval(), latents)
+    estimator = RedshiftEstimator(SDSS(), basis.templates, Z_RANGE).to(device)
+    model.to(device)
+    random = torch.Generator().manual_seed(1)
+    s = latents[torch.randint(len(latents), (batch,), generator=random)].to(device)
+    z = (0.02 + 0.4 * torch.rand(batch, generator=random)).to(device)
+    clean = model.decoder(s, model.encoder.instrument, z)
+    flux = clean + NOISE * torch.randn(clean.shape, generator=random).to(device)
+    ivar = (clean != 0) * NOISE**-2
+    data = model, flux, ivar, model.encode(flux), z.double(), basis.prior.to(device)
+    parts: dict[str, Callable[[], object]] = {
+        "encode": lambda: model.encode(flux),
+        "blind redshift": lambda: estimator(flux, ivar),
+        "refined latents": lambda: fit_latents(*data),
+        "refined latents, z free": lambda: fit_latents(*data, free_z=True),
+    }
+    return {name: batch / timed(part, device) for name, part in parts.items()}
+
+
+def prepared(model: ModelConfig, instrument: str) -> None:
+    """Load a model where this is called; it stays there, as a card's tensors do not travel."""
+    load(model, instrument)
+
+
 def from_store(precision: str, release: Path, catalog: Path, work: Path) -> float:
     """Return the spectra/s of a run's encode stage on one worker."""
     root = Path(tempfile.mkdtemp(dir=work))
@@ -101,7 +139,7 @@ def from_store(precision: str, release: Path, catalog: Path, work: Path) -> floa
     plan = pipeline.plan(root, targets=frame, source=release, layout="spPlate", models=MODEL, precision=precision)
     pipeline.run(root, stages="ingest", progress=False)
     with cluster.connect(workers=1) as client:
-        client.run(load, plan.model(MODEL), plan.config.instrument)
+        client.run(prepared, plan.model(MODEL), plan.config.instrument)
         client.run(compute, plan, plan.shard)
         found = run(root, plan, client, ("encode",))
     return found.asked / found.seconds
@@ -136,6 +174,10 @@ def main() -> None:
                 f"{stored / found.reconstruct:13.0%}",
                 flush=True,
             )
+        with arithmetic("float32", device):
+            rate = fits(options.batch, device)
+    for name, found_rate in rate.items():
+        print(f"{BLIND}, {name}: {found_rate:.0f}/s, {rate['encode'] / found_rate:.2f} encodes")
     print(f"ratio: {shares[0] / HALF:.2f}")
 
 

@@ -1,6 +1,6 @@
 r"""Train mocks of two instruments together, one decoder and two encoders, and compare with each instrument alone.
 
-    python benchmarks/joint.py [--second boss|desi] [--steps 400] [--batch 32] [--work /tmp/joint]
+    python benchmarks/joint.py [--second boss|desi] [--steps 400] [--batch 32] [--device cuda] [--work /tmp/joint]
 
 Mock galaxies of two surveys, the near one seen by SDSS, the far one by BOSS or DESI; each alone and both together get
 the same number of steps per instrument. Restframes cover what instruments see between the first and 99th percentile of
@@ -128,7 +128,7 @@ class Trained:
     rest: tuple[float, float]
 
 
-def train(names: Sequence[str], steps: int, batch: int, work: Path | None) -> Trained:
+def train(names: Sequence[str], steps: int, batch: int, work: Path | None, device: str = "cpu") -> Trained:
     """Train one decoder for these instruments, so many steps with the spectra of each."""
     torch.manual_seed(SEED)
     rest = rest_range(names)
@@ -137,6 +137,7 @@ def train(names: Sequence[str], steps: int, batch: int, work: Path | None) -> Tr
     models = {name: SpectrumAutoencoder(get_instrument(name), wave_rest, N_LATENT) for name in names}
     for model in models.values():
         model.decoder = models[names[0]].decoder
+        model.to(device)
     epochs = min(EPOCHS, steps)
     fit(
         [(model, Mocks(name, steps // epochs)) for name, model in models.items()],
@@ -145,7 +146,7 @@ def train(names: Sequence[str], steps: int, batch: int, work: Path | None) -> Tr
         on_epoch=_show,
         save_every=60,
     )
-    return Trained({name: model.eval() for name, model in models.items()}, rest)
+    return Trained({name: model.cpu().eval() for name, model in models.items()}, rest)
 
 
 def _show(report: EpochReport) -> None:
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="per instrument, a multiple of 10")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path, help="folder for checkpoints")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -253,7 +255,7 @@ def main() -> None:
     trained: dict[tuple[str, ...], Trained] = {}
     for names in (*((name,) for name in both), both):
         print(" and ".join(names), flush=True)
-        trained[names] = train(names, arguments.steps, arguments.batch, arguments.work)
+        trained[names] = train(names, arguments.steps, arguments.batch, arguments.work, arguments.device)
     for names, one in trained.items():
         print(f"restframe of {' and '.join(names)}: {one.rest[0]:.0f}-{one.rest[1]:.0f} Angstrom")
     ratios = []

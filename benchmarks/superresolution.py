@@ -1,6 +1,6 @@
 r"""Show that the decoder resolves what no spectrum that it was trained on does: the [O II] doublet.
 
-    python benchmarks/superresolution.py [--work /tmp/superresolution] [--figure doublet.png]
+    python benchmarks/superresolution.py [--device cuda] [--work /tmp/superresolution] [--figure doublet.png]
 
 Mock galaxies on a grid of 1e-4 in log10, like that of SDSS, observed through a line spread function of five bins, which
 merges the two lines into one. The model has twice as many restframe bins per observed one, and learns the kernel from a
@@ -134,7 +134,7 @@ class Sample:
         return cls(instrument, data, amounts)
 
 
-def train(samples: list[Sample], epochs: int, work: Path | None) -> Outcome:
+def train(samples: list[Sample], epochs: int, work: Path | None, device: str = "cpu") -> Outcome:
     """Train one decoder, and look at it through the spectra of the first sample, the blended one.
 
     The others teach the decoder first. The kernel then moves slowly, as the doublet is learned; last, both settle. A
@@ -147,6 +147,7 @@ def train(samples: list[Sample], epochs: int, work: Path | None) -> Outcome:
     models = [SpectrumAutoencoder(sample.instrument, rest, N_LATENT) for sample in samples]
     for model in models:
         model.decoder = models[0].decoder
+        model.to(device)
     pairs = [(model, sample.data) for model, sample in zip(models, samples, strict=True)]
 
     def phase(name: str, part: slice, share: float, lr: float, lsf_lr: float, seed: int) -> History:
@@ -160,7 +161,7 @@ def train(samples: list[Sample], epochs: int, work: Path | None) -> Outcome:
         phase("sharp", slice(1, None), 0.5, 2e-3, 0.0, SEED)
     phase(name, slice(None), 1.0, 1e-3, 5e-4, SEED)
     history = phase(f"{name}-settled", slice(None), 2 / 3, 5e-4, 1e-3, SEED + 1)
-    return look(models[0], blended, history["valid"][-1][blended.instrument.name])
+    return look(models[0].cpu(), blended, history["valid"][-1][blended.instrument.name])
 
 
 def _show(epoch: EpochReport, instrument: Instrument) -> None:
@@ -176,7 +177,7 @@ def _words(kernel: Array) -> str:
 def kernel_of(instrument: Instrument) -> Array:
     """Return the normalized kernel of an instrument, shape (K,)."""
     assert instrument.lsf is not None
-    weight = instrument.lsf.weight.detach().double().flatten().flip(0).numpy()
+    weight = instrument.lsf.weight.detach().double().flatten().flip(0).cpu().numpy()
     return np.asarray(weight / weight.sum())
 
 
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--spectra", type=int, default=1536, help="of each instrument")
     parser.add_argument("--epochs", type=int, default=30, help="of the longest of three phases")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path, help="folder for checkpoints")
     parser.add_argument("--figure", type=Path, help="file to draw the doublet into")
     arguments = parser.parse_args()
@@ -280,7 +282,7 @@ def main() -> None:
         rng = np.random.default_rng(SEED)  # the blended sample is the same in both
         samples = [Sample.draw(name, arguments.spectra, rng) for name in names]
         print(f"blended {key}", flush=True)
-        found[key] = train(samples, arguments.epochs, arguments.work)
+        found[key] = train(samples, arguments.epochs, arguments.work, arguments.device)
     depth = report(found)
     if arguments.figure is not None:
         draw_figure(arguments.figure, found["alone"], found["together"])

@@ -1,6 +1,6 @@
 """Training beside PyPI spender, from the same weights, by the same batches and rates: the losses and times of both.
 
-    python benchmarks/train_upstream.py --work /tmp/train-upstream [--losses all --steps 2000 --seeds 3 --batch 16]
+    python benchmarks/train_upstream.py --work /tmp/train-upstream [--losses all --steps 2000 --batch 16 --device cuda]
 
 Both sides train upstream's default model, of ten latents, on mocks of the SDSS galaxies in --data, made once. For each
 seed they begin with the same weights and take turns of --every steps in this process: `spender_core.fit`, and
@@ -95,10 +95,10 @@ def draw(data: Path, n_train: int, batch: int) -> tuple[Batch, np.ndarray]:
     return mocks.draw(np.random.default_rng(0), len(ids)), ids
 
 
-def new_model(seed: int) -> SpectrumAutoencoder:
+def new_model(seed: int, device: str) -> SpectrumAutoencoder:
     """Make the untrained model that both sides begin with."""
     torch.manual_seed(seed)
-    return SpectrumAutoencoder(SDSS(), torch.from_numpy(rest_grid()), N_LATENT)
+    return SpectrumAutoencoder(SDSS(), torch.from_numpy(rest_grid()), N_LATENT).to(device)
 
 
 class Upstream:
@@ -107,15 +107,17 @@ class Upstream:
     def __init__(
         self, start: SpectrumAutoencoder, data: SpectrumDataset, settings: Settings, losses: Losses, file: Path
     ) -> None:
+        self._device = next(start.parameters()).device
         self._data, self._settings, self._losses, self._file = data, settings, losses, file
         self._model = UpstreamAutoencoder(UPSTREAM(), start.wave_rest, n_latent=start.n_latent)
         self._model.load_state_dict(start.state_dict())
+        self._model.to(self._device)
         self._optimizer = torch.optim.Adam(self._model.parameters(), settings.lr, eps=settings.eps)
         steps = settings.epochs * data.steps("train", settings.batch_size)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, settings.lr, total_steps=steps)
         self.curve = Curve()
         if file.exists():
-            state = torch.load(file, weights_only=True)
+            state = torch.load(file, map_location=self._device, weights_only=True)
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             self.curve = Curve(**state["curve"])
@@ -151,6 +153,7 @@ class Upstream:
         return sum(self._loss(batch, 0).item() for batch in batches) / sum(map(len, batches))
 
     def _loss(self, batch: Batch, turn: int) -> Tensor:
+        batch = batch.to(self._device)
         instrument, losses = self._model.encoder.instrument, self._losses
         spectra = (batch.spec, batch.w, batch.z)
         copies = None
@@ -184,13 +187,15 @@ class Result:
     seconds: tuple[float, float]
 
 
-def compare(mocks: Batch, ids: np.ndarray, settings: Settings, losses: Losses, work: Path) -> Result:
+def compare(
+    mocks: Batch, ids: np.ndarray, settings: Settings, losses: Losses, work: Path, device: str = "cpu"
+) -> Result:
     """Train both sides in turns, or go on with it."""
     arrays = [tensor.numpy() for tensor in (mocks.spec, mocks.w, mocks.z)]
     data = SpectrumDataset(*arrays, ids, block=len(ids), seed=settings.seed)
     name = f"seed{settings.seed}"
     seconds = Seconds(work / f"{name}-seconds.json")
-    model = new_model(settings.seed)
+    model = new_model(settings.seed, device)
     upstream = Upstream(model, data, settings, losses, work / f"{name}-upstream.pt")
 
     def on_epoch(report: EpochReport) -> None:
@@ -241,6 +246,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.steps % options.every or options.batch < 2:
         parser.error("--steps must be a multiple of --every, and --batch at least 2")
@@ -251,12 +257,12 @@ def main() -> None:
     mocks, ids = draw(options.data, options.every * options.batch, options.batch)
     print(
         f"{options.losses}, {options.steps} steps of {options.batch} spectra, {options.every * options.batch} in all,"
-        f" {options.threads} threads, torch {torch.__version__}"
+        f" {options.threads} threads, {options.device}, torch {torch.__version__}"
     )
     results = []
     for seed in range(options.seeds):
         settings = Settings(options.steps // options.every, options.batch, lr=1e-3, seed=seed, summed=True)
-        results.append(compare(mocks, ids, settings, LOSSES[options.losses], work))
+        results.append(compare(mocks, ids, settings, LOSSES[options.losses], work, options.device))
     print_curves(results, options.every)
     print_verdict(results)
 

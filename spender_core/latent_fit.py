@@ -14,8 +14,9 @@ from .model import SpectrumModel
 STEPS = 4
 """Steps of the fit. Most spectra stay where they are after three; those that begin far away take six or more."""
 
-BLOCK = 16
-"""Spectra that are fitted at once: the derivatives of one take some 0.5 MB, and as much again while they are made."""
+BLOCK = {"cpu": 16, "cuda": 256}
+"""Spectra that are fitted at once on a device: the derivatives of one take some 0.5 MB, and as much again while they
+are made."""
 
 _DIFFERENCE = 0.01  # of a latent, in units of its spread, that derivatives of the decoder are taken over
 _HALF_BIN = 1.2e-4  # of 1 + z: between nodes of the restframe its slope is that of one interval, and jumps at each
@@ -150,8 +151,9 @@ def fit_latents(
     never have a higher chi2 than those given.
     """
     parts = []
-    for start in range(0, len(flux), BLOCK):
-        rows = slice(start, start + BLOCK)
+    block = BLOCK[flux.device.type]
+    for start in range(0, len(flux), block):
+        rows = slice(start, start + block)
         parts.append(_fit(_Problem(model, flux[rows], ivar[rows], prior), s[rows], z[rows], free_z=free_z, steps=steps))
     return LatentFit(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(LatentFit)))
 

@@ -51,8 +51,8 @@ continua that no decoder makes. Without it featureless galaxies are taken for st
 OTHERS = 10.0
 """How much less chi2 another kind of object than the model's must have: rarer, and more ways to fit noise."""
 
-BLOCK = 16
-"""Spectra that are scanned at once: their cross-correlations are some 4 MB each."""
+BLOCK = {"cpu": 16, "cuda": 128}
+"""Spectra that are scanned at once on a device: their cross-correlations are some 4 MB each."""
 
 
 class ZWarning(IntFlag):
@@ -140,8 +140,9 @@ class RedshiftEstimator:
         """
         kept = self.scans if near is None else self.scans[:1]
         answers = []
-        for rows in range(0, len(flux), BLOCK):
-            part = slice(rows, rows + BLOCK)
+        block = BLOCK[flux.device.type]
+        for rows in range(0, len(flux), block):
+            part = slice(rows, rows + block)
             total, w, wy = self._bins(flux[part], ivar[part])
             curves = [total[:, None] - scan.gain(w, wy) for scan in kept]
             minima = Minima.joined([Minima.of(scan, i, curves[i]) for i, scan in enumerate(kept)])

@@ -17,8 +17,12 @@ from pipeline.planning.schema import OUTPUTS
 from pipeline.spectra.quality import Quality
 from pipeline.store import arrays as dataset
 from spender_core import SDSS, SpectrumAutoencoder, load_model
-from spender_core.latent_fit import Prior
+from spender_core.latent_fit import LatentFit, Prior, fit_latents
+from spender_core.precision import arithmetic
+from spender_core.redshift import C, RedshiftEstimator, Redshifts
 from tests.running import make_root
+from tests.spender_core.density_samples import density, modes
+from tests.spender_core.redshift_samples import embedded, galaxies
 
 pytestmark = [
     pytest.mark.gpu,
@@ -106,3 +110,52 @@ def test_a_run_on_gpu_workers_lands_what_the_cpu_lands(tmp_path: Path, mirror: P
     assert difference(found["gpu"]["latents"], found["cpu"]["latents"]) < TOLERANCE
     for name in found:
         assert (found[name]["quality"] & np.uint32(Quality.NOT_PROCESSED) == 0).all()
+
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def blind(device: torch.device) -> Redshifts:
+    sample = galaxies(40, noise=0.3)
+    estimator = RedshiftEstimator(SDSS(), embedded()[2].templates, (-0.002, 0.503)).to(device)
+    with torch.inference_mode(), arithmetic("float32", device):
+        found = estimator(sample.flux.to(device), sample.ivar.to(device))
+    return Redshifts(**{name: value.cpu() for name, value in vars(found).items()})
+
+
+def test_blind_redshifts_are_the_cpus() -> None:
+    found, expected = blind(CUDA), blind(CPU)
+    velocity = C * (found.z - expected.z).abs() / (1 + expected.z)
+    assert velocity.max() < 0.01  # km/s: the sums are in float64 on both
+    torch.testing.assert_close(found.chi2, expected.chi2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.error, expected.error, rtol=1e-4, atol=0)
+    for name in ("warning", "kind"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
+@torch.no_grad()
+def refined(device: torch.device, *, free_z: bool) -> LatentFit:
+    model, _ = load_model("sdss-galaxies", SDSS())
+    sample = galaxies(40, noise=0.3)
+    begin = sample.latents + 0.05 * torch.randn(sample.latents.shape, generator=torch.Generator().manual_seed(2))
+    values = (value.to(device) for value in (sample.flux, sample.ivar, begin, sample.z.double()))
+    with arithmetic("float32", device):
+        found = fit_latents(model.eval().to(device), *values, embedded()[2].prior.to(device), free_z=free_z)
+    return LatentFit(**{name: value.cpu() for name, value in vars(found).items()})
+
+
+@pytest.mark.parametrize("free_z", [False, True])
+def test_refined_latents_are_the_cpus(free_z: bool) -> None:
+    found, expected = refined(CUDA, free_z=free_z), refined(CPU, free_z=free_z)
+    # derivatives are differences of float32 spectra: what they say of the way to the minimum is good to some 1e-3
+    torch.testing.assert_close(found.chi2, expected.chi2, rtol=1e-3, atol=0)
+    sigma = expected.covariance.diagonal(dim1=1, dim2=2).sqrt()
+    assert ((found.latents - expected.latents).abs() / sigma).max() < 0.1
+    assert (C * (found.z - expected.z).abs()).max() < 2  # km/s
+
+
+def test_densities_are_the_cpus() -> None:
+    latents, one, other = torch.from_numpy(modes(500)), density(), density().to(CUDA)
+    with torch.no_grad(), arithmetic("float32", CUDA):
+        expected, found = one.log_prob(latents), other.log_prob(latents.to(CUDA)).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
