@@ -255,6 +255,28 @@ def test_a_job_at_its_time_limit_is_requeued_and_resumes(trials: Trials, slow: N
     trials.check(root, "run", "came to its time limit", before)
 
 
+def test_blind_redshifts_of_a_preempted_job(trials: Trials, slow: None) -> None:
+    catalog = targets.read_targets(str(trials.mirror / "sdss" / "spectro" / "redux" / "specObj-dr17.fits"))
+    for name in ("blind", "blind-here"):
+        pipeline.plan(
+            trials.folder / name, targets=catalog.iloc[:SPECTRA], source=trials.source,
+            models="sdss-galaxies", redshift="blind", shard=8,
+        )  # fmt: skip
+    Archive.pace = 0.0
+    pipeline.run(trials.folder / "blind-here", serial=True)
+    Archive.pace = 10.0
+    job = trials.submit(trials.folder / "blind", "--nodes=1")
+    trials.wait_for_chunks(trials.folder / "blind", 2)
+    trials.slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--wrap=true")
+    trials.slurm.wait_for_requeue(job)
+    before = markers(trials.folder / "blind")
+    assert before < 2 * SPECTRA // 8
+    Archive.pace = 0.0
+    trials.slurm.wait(job, "COMPLETED")
+    reference = file_hashes(trials.folder / "blind-here")
+    trials.check(trials.folder / "blind", "run, blind", "preempted", before, reference, 2 * SPECTRA // 8)
+
+
 @pytest.mark.parametrize("node", slurms.NODES)
 def test_a_job_that_loses_a_node_is_requeued_and_resumes(trials: Trials, slow: None, node: str) -> None:
     root = trials.new_root()

@@ -1,6 +1,6 @@
 """A mock survey on a real Kubernetes, disturbed in every way: whatever happens, it ends as the same run does here.
 
-    python -m tests.kubernetes.trial --bucket-host ADDRESS [--namespace spender] [--spectra 2000] [--only NAME]
+    python -m tests.kubernetes.trial --bucket-host ADDRESS [--spectra 2000] [--only NAME] [--redshift blind]
 
 Needs a cluster with the Dask operator, reached by KUBECONFIG, whose nodes have the image of deploy/overlays/local, and
 that overlay's namespace with the Secret dask-tls. ADDRESS: of this machine, as pods reach it; a SeaweedFS serves the
@@ -27,6 +27,7 @@ import pipeline
 from pipeline.kubernetes.manifests import root_label
 from pipeline.mock import release as mock_release
 from pipeline.mock import spectra as mock
+from pipeline.planning.redshift import METHODS
 from pipeline.store import root as runs
 from spender_core.instrument import SDSS
 from spender_core.weights import load_model, read_extras
@@ -37,20 +38,21 @@ PORT = 8333  # which the overlay's network policy lets through
 PATIENCE = 900.0  # seconds
 CHUNKS = 16
 MODEL = "sdss-demo"
+FITTED = "sdss-galaxies"  # where redshifts are asked for
 
 
 @dataclass
 class Bench:
-    """A cluster's namespace, the bucket that its pods reach, the mock survey there, and what a run of it here wrote."""
+    """A cluster's namespace, how redshifts are found, and what a run of the mock survey in the bucket wrote here."""
 
     namespace: str
-    folder: Path
+    redshift: str
     reference: dict[str, Any]
 
     def new_root(self, name: str) -> str:
         """Plan the survey in a ROOT of its own."""
         root = f"s3://survey/{name}"
-        plan(root)
+        plan(root, self.redshift)
         return root
 
 
@@ -59,9 +61,15 @@ def command(*args: str) -> None:
     subprocess.run([sys.executable, "-m", "pipeline", *args], check=True)
 
 
-def plan(root: str) -> None:
+def plan(root: str, redshift: str) -> None:
     """Plan the mock survey, whose files are in the bucket, at a ROOT."""
-    pipeline.plan(root, targets="s3://survey/targets.parquet", source="s3://survey/sas/dr17", models=[MODEL])
+    pipeline.plan(
+        root,
+        targets="s3://survey/targets.parquet",
+        source="s3://survey/sas/dr17",
+        models=[MODEL if redshift == "catalog" else FITTED],
+        redshift=redshift,
+    )
 
 
 def objects(root: str) -> dict[str, Any]:
@@ -232,6 +240,7 @@ def main() -> int:
     parser.add_argument("--namespace", default="spender")
     parser.add_argument("--spectra", type=int, default=2000)
     parser.add_argument("--only", choices=[trial.__name__ for trial in TRIALS])
+    parser.add_argument("--redshift", choices=METHODS, default="catalog")
     asked = parser.parse_args()
     differing = 0
     with tempfile.TemporaryDirectory() as name:
@@ -241,7 +250,7 @@ def main() -> int:
             with s3.as_default(server):
                 share_bucket(asked.namespace, server)
                 make_survey(folder, asked.spectra)
-                bench = Bench(asked.namespace, folder, {})
+                bench = Bench(asked.namespace, asked.redshift, {})
                 here = bench.new_root("here")
                 assert len(runs.read_plan(here).shards()) >= CHUNKS
                 pipeline.run(here)
