@@ -231,6 +231,7 @@ def checked_frame(frame: pd.DataFrame, survey: Survey, kept: Mapping[str, Coordi
     missing = [name for name in schema.names if name not in frame.columns]
     if missing:
         remedy = f"the survey {survey.name} needs them: make the table with select_targets(..., survey={survey.name!r})"
+        remedy += "; unknown ones are NaN" if missing == ["z"] else ""
         raise RefusedError("targets", f"the columns {', '.join(missing)} are missing", remedy)
     try:
         table = pa.table({name: pa.array(frame[name], from_pandas=True) for name in schema.names})

@@ -125,8 +125,8 @@ class Run(RunData):
         name: as `find` takes it. model: may be left out when the run has one only. kind: "observed" (flux, inverse
         variance, mask), "reconstruction" on the same wavelengths, or "restframe", masked where the spectrum does not
         cover it. Flux is in 1e-17 erg s-1 cm-2 Angstrom-1, wavelengths are in Angstrom, vacuum; `meta` has target,
-        object_class, z, sn_median, quality and model. Needs specutils (the extra `analysis`). Raises ConfigError for
-        a name that no target has, for another kind, and where there is no restframe.
+        object_class, z, z_is_fitted, sn_median, quality and model. Needs specutils (the extra `analysis`). Raises
+        ConfigError for a name that no target has, for another kind, and where there is no restframe.
         """
         from pipeline.results.spectrum import as_specutils, read_spectrum
 

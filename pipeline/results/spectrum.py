@@ -25,6 +25,9 @@ FLUX_UNITS = "1e-17 erg s-1 cm-2 Angstrom-1"
 KINDS = ("observed", "reconstruction", "restframe")
 """What of a spectrum is asked for."""
 
+META = ("target", "object_class", "z", "z_is_fitted", "sn_median", "quality", "model")
+"""What goes with a spectrum as specutils has it."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -32,7 +35,8 @@ class Spectrum:
 
     wavelength: (L,), observed Angstrom; flux, sigma, reconstruction: (L,), 1e-17 erg s-1 cm-2 Angstrom-1, sigma
     infinite where masked, reconstruction NaN where there is none; ivar: (L,), inverse variance of the flux, 0 where
-    masked; observed: (L,), whether the file has the pixel. norm: what the stored flux was divided by.
+    masked; observed: (L,), whether the file has the pixel. norm: what the stored flux was divided by. z: of the
+    restframe; z_is_fitted: whether it is the model's, and not the catalog's.
     unusable: those bits of its quality that mean "no latents" in its run. model: of the encoding, "" without one.
     wave_rest, restframe: (R,), Angstrom and flux over norm; empty where the run has no restframe of it. covered: (R,),
     whether the spectrum covers the bin.
@@ -55,6 +59,7 @@ class Spectrum:
     norm: float
     covered: NDArray[np.bool_]
     model: str = ""
+    z_is_fitted: bool = False
 
     @property
     def residual(self) -> Floats:
@@ -111,7 +116,7 @@ def as_specutils(spectrum: Spectrum, kind: str = "observed") -> specutils.Spectr
     if kind not in KINDS:
         raise ConfigError("kind", kind, f"one of {', '.join(KINDS)}")
     unit = units.Unit(FLUX_UNITS)
-    meta = {name: getattr(spectrum, name) for name in ("target", "object_class", "z", "sn_median", "quality", "model")}
+    meta = {name: getattr(spectrum, name) for name in META}
     if kind == "restframe":
         _require_some(spectrum.restframe, spectrum)
         flux, wave, mask = spectrum.restframe * spectrum.norm, spectrum.wave_rest, ~spectrum.covered
@@ -150,7 +155,8 @@ def _of_row(row: xr.Dataset, unusable: int) -> Spectrum:
         observed[:] = np.isfinite(flux) & (flux != 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         sigma = np.where(weight > 0, abs(scale) * weight**-0.5, np.inf)
-    z = float(row["z_fit"] if "z_fit" in row else row["z"])
+    z_is_fitted = "z_fit" in row
+    z = float(row["z_fit"] if z_is_fitted else row["z"])
     wave_rest, restframe = np.empty(0), np.empty(0)
     if "restframe" in row and np.isfinite(row["restframe"].to_numpy()).any():
         wave_rest = row["wavelength_rest"].to_numpy().astype(np.float64)
@@ -173,6 +179,7 @@ def _of_row(row: xr.Dataset, unusable: int) -> Spectrum:
         norm=scale,
         covered=_covered(row, wave_rest, wavelength[observed], z),
         model=str(row["model"].item()) if "model" in row.coords else "",
+        z_is_fitted=z_is_fitted,
     )
 
 

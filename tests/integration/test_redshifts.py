@@ -14,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from astropy.io import fits
 
 import pipeline
 from pipeline.catalog import targets as tables
 from pipeline.cli import main as cli
 from pipeline.compute import choice
 from pipeline.compute.stages import process
+from pipeline.errors import ConfigError
 from pipeline.planning.redshift import WARNINGS
 from pipeline.results.figures.redshift import read_scan
+from pipeline.results.figures.texts import facts
 from pipeline.results.plot import draw
 from pipeline.results.spectrum import read_spectrum
 from pipeline.spectra.quality import Quality
@@ -311,3 +314,20 @@ def test_plans_of_the_catalogs_redshifts_say_nothing_of_it(tmp_path: Path, mirro
     assert "redshift" not in made.models[0].to_dict()
     with pytest.raises(pipeline.ConfigError, match="redshift of model"):
         pipeline.plan(tmp_path / "run", models="sdss-galaxies", redshift="blind")
+
+
+def test_a_spectrum_that_is_written_says_whose_redshift_it_has(root: Path, tmp_path: Path) -> None:
+    run = pipeline.open_run(root)
+    name = str(run.encodings("blind")["target"].to_numpy()[0])
+    pipeline.export_spectra(root, tmp_path / "one.fits", ids=[name])
+    assert fits.getheader(tmp_path / "one.fits", "TARGETS")["TCOMM3"] == "redshift of the restframe, z_fit of the model"
+    assert fits.getdata(tmp_path / "one.fits", "TARGETS")["z"][0] == run.encodings("blind")["z_fit"].to_numpy()[0]
+    assert "z fitted = " in facts(read_spectrum(run, 0))
+
+
+def test_a_frame_without_redshifts_is_told_how_to_have_none(mirror: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown ones are NaN"):
+        plan(tmp_path / "run", mirror, catalog(mirror).drop(columns="z"))
+    plan(tmp_path / "run", mirror, catalog(mirror).iloc[:8].assign(z=np.nan))
+    assert cli.main(["run", str(tmp_path / "run"), "--serial"]) == 0
+    assert np.isfinite(pipeline.open_run(tmp_path / "run").encodings("blind")["z_fit"]).any()

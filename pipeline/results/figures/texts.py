@@ -67,7 +67,8 @@ def title(spectrum: Spectrum) -> str:
 
 def facts(spectrum: Spectrum) -> str:
     """Return redshift, S/N, how well the model fits, and which model it is."""
-    parts = [f"z = {spectrum.z:.4f}" if np.isfinite(spectrum.z) else "z unknown"]
+    z = "z fitted" if spectrum.z_is_fitted else "z"  # the class is the catalog's
+    parts = [f"{z} = {spectrum.z:.4f}" if np.isfinite(spectrum.z) else "z unknown"]
     if np.isfinite(spectrum.sn_median):
         parts.append(f"S/N = {spectrum.sn_median:.1f}")
     used = np.isfinite(spectrum.residual)

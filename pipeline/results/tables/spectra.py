@@ -161,7 +161,7 @@ def _table(name: str, columns: dict[str, tuple[Any, str]]) -> fits.BinTableHDU:
 def _targets(spectra: Sequence[Spectrum]) -> fits.BinTableHDU:
     keys = [ascii_text(each.target) for each in spectra]
     classes = [ascii_text(each.object_class) for each in spectra]
-    return fits.BinTableHDU.from_columns(
+    made = fits.BinTableHDU.from_columns(
         [
             fits.Column(name="target", format=f"{max(map(len, keys))}A", array=keys),
             fits.Column(name="class", format=f"{max(1, *map(len, classes))}A", array=classes),
@@ -172,3 +172,6 @@ def _targets(spectra: Sequence[Spectrum]) -> fits.BinTableHDU:
         ],
         name="TARGETS",
     )
+    source = "z_fit of the model" if spectra[0].z_is_fitted else "of the catalog"
+    made.header.set("TCOMM3", f"redshift of the restframe, {source}", after="TTYPE3")
+    return made

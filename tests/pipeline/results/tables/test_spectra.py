@@ -36,6 +36,7 @@ def test_each_spectrum_has_a_file_of_its_own(run: pipeline.Run, tmp_path: Path) 
         assert [hdu.name for hdu in file] == ["PRIMARY", "OBSERVED", "RESTFRAME", "TARGETS"]
         assert (file[0].header["MODEL"], file[0].header["MODSHA"]) == ("toy", "ab" * 32)
         assert file["TARGETS"].data["target"].tolist() == ["26/300-51600-3"]
+        assert file["TARGETS"].header["TCOMM3"] == "redshift of the restframe, of the catalog"
     observed = QTable.read(tmp_path / "out" / "26-300-51600-3.fits", hdu="OBSERVED")
     for name in ("flux", "ivar", "reconstruction", "wavelength"):
         np.testing.assert_array_equal(observed[name].value, getattr(expected, name))
