@@ -78,11 +78,11 @@ science-redshifts: install ## judge redshifts and refined latents on galaxies th
 	$(BIN)/python benchmarks/science_redshifts.py --data $(DATA) --write $(if $(FOLDS),--folds $(FOLDS))
 
 # The store of five million rows is made in the folder for temporary files.
-science-outliers: install ## judge densities, reasons, and searches of five million latents
+science-outliers: install ## judge densities, reasons, and searches of five million latents: the tables of RESULTS.md
 	$(BIN)/python benchmarks/density.py --data $(DATA) --write
-	$(BIN)/python benchmarks/reasons.py --data $(DATA)
+	$(BIN)/python benchmarks/reasons.py --data $(DATA) --write
 	folder=$$(mktemp -d) && $(BIN)/python benchmarks/survey_store.py $$folder/run \
-		&& $(BIN)/python benchmarks/similar.py $$folder/run; status=$$?; rm -rf $$folder; exit $$status
+		&& $(BIN)/python benchmarks/similar.py $$folder/run --write; status=$$?; rm -rf $$folder; exit $$status
 
 # The unit tests again, measured, and those slow ones that run what they cannot: processes are measured, too.
 MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli results training) tests/spender_core/test_training.py \

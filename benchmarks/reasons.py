@@ -1,6 +1,6 @@
 """Whether the worst run of pixels is where a feature was put: mocks with an offset in 20 pixels, as a model sees them.
 
-    python benchmarks/reasons.py [--data ../shared/data] [--spectra 1000] [--amplitudes 1,1.5,2,3,6]
+    python benchmarks/reasons.py [--data ../shared/data] [--spectra 1000] [--amplitudes 1,1.5,2,3,6] [--write]
 
 Each mock of a galaxy gets an offset of so many sigma in each of 20 valid pixels in a row, above or below, before it is
 encoded: what the model takes for its own is lost. A feature is found where the worst run overlaps it by half and has
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from good import Kind, galaxies, mocks
 from numpy.typing import NDArray
+from science_training import write_section
 
 from pipeline.compute.stages.infer import encode_spectra
 from pipeline.spectra.normalize import Grid, normalize
@@ -28,6 +29,7 @@ from spender_core import SDSS, load_model
 from spender_core.model import SpectrumModel
 from spender_core.residuals import LONGEST_SPAN, RUN
 
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 SEED, WANTED, SHARE = 5, 6.0, 0.95
 TIMED, ROUNDS = 128, 4
 WELL = 2.0  # chi2 per pixel, of mocks without a feature
@@ -91,32 +93,44 @@ def cost(model: SpectrumModel, spectra: tuple[Any, ...]) -> float:
     return both / plain - 1
 
 
+def report(data: Path, n: int, amplitudes: list[float]) -> tuple[str, float]:
+    """Return the table as Markdown, and the share of all features that is found at WANTED sigma, or the strongest."""
+    rng = np.random.default_rng(SEED)
+    model, _ = load_model("sdss-galaxies", SDSS())
+    flux, ivar, z, quality = made(data, n, rng)
+    plain = encoded(model, (flux, ivar, z, quality), (*PLAIN, *REASONS))
+    well = plain["chi2"] / plain["n_pixels"] <= WELL
+    columns = [("sigma in each pixel", f"of all {n}", f"of {well.sum()} fitted well", "median significance")]
+    shares = {}
+    for amplitude in amplitudes:
+        changed, pixels, signs = with_features(flux, ivar, amplitude, rng)
+        found = encoded(model, (changed, ivar, z, quality), REASONS)
+        hit = is_found(found, ivar, pixels, signs)
+        shares[amplitude] = float(hit.mean())
+        significance = np.median(np.abs(found["run_significance"]))
+        columns.append((f"{amplitude:g}", f"{hit.mean():.1%}", f"{hit[well].mean():.1%}", f"{significance:.1f}"))
+    few = (flux[:TIMED], ivar[:TIMED], z[:TIMED], quality[:TIMED])
+    lines = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
+    without = np.nanmedian(np.abs(plain["run_significance"]))
+    said = f"Without a feature the median is {without:.1f}. The reasons take {cost(model, few):.1%} of an encoding."
+    head = [lines[0], "|" + "---|" * len(columns)]
+    return "\n".join([*head, *lines[1:], "", said]), shares.get(WANTED, max(shares.values()))
+
+
 def main() -> None:
     """Print the share that is found of each amplitude, and what the reasons cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--spectra", type=int, default=1000)
     parser.add_argument("--amplitudes", default="1,1.5,2,3,6")
+    parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rng = np.random.default_rng(SEED)
-    model, _ = load_model("sdss-galaxies", SDSS())
-    flux, ivar, z, quality = made(args.data, args.spectra, rng)
-    plain = encoded(model, (flux, ivar, z, quality), (*PLAIN, *REASONS))
-    well = plain["chi2"] / plain["n_pixels"] <= WELL
-    print(f"without a feature: |significance| median {np.nanmedian(np.abs(plain['run_significance'])):.1f}")
-    shares = {}
-    for amplitude in map(float, args.amplitudes.split(",")):
-        changed, pixels, signs = with_features(flux, ivar, amplitude, rng)
-        found = encoded(model, (changed, ivar, z, quality), REASONS)
-        hit = is_found(found, ivar, pixels, signs)
-        shares[amplitude] = float(hit.mean())
-        significance = np.median(np.abs(found["run_significance"]))
-        print(f"{amplitude:g} sigma in each of 20 pixels: found {hit.mean():.1%} of {len(hit)}, ", end="")
-        print(f"{hit[well].mean():.1%} of the {well.sum()} fitted well; median |significance| {significance:.1f}")
-    few = (flux[:TIMED], ivar[:TIMED], z[:TIMED], quality[:TIMED])
-    print(f"the reasons take {cost(model, few):.1%} of an encoding")
-    print(f"ratio: {shares.get(WANTED, max(shares.values())) / SHARE:.2f}")
+    text, share = report(args.data, args.spectra, [float(each) for each in args.amplitudes.split(",")])
+    print(text)
+    if args.write:
+        write_section(RESULTS, "reasons", text, "reasons.py")
+    print(f"ratio: {share / SHARE:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Neighbors and outliers of a whole survey: seconds and memory of the index, of a query, and of a list of outliers.
 
-    python benchmarks/similar.py ROOT [--queries 5] [--outliers 50]
+    python benchmarks/similar.py ROOT [--queries 5] [--outliers 50] [--write]
 
 ROOT: a run, such as one that survey_store.py makes. Neighbors are compared with those that float64 finds by looking at
 every row. Seconds are those of the clock, and beside them those of the processor, which others may use as well. The
@@ -11,34 +11,45 @@ and 450 MB above the idle process, for five million rows of 10 latents.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from science_training import write_section
 
 import pipeline
 from pipeline.results.latents import outliers, similar  # noqa: F401 - imported before the process is idle
 from pipeline.results.latents.neighbors import nearest
 
+NEIGHBORS = 20
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 LIMITS = {"index": 60.0, "query": 0.3, "outliers": 5.0}  # seconds
 MEMORY = 450e6  # bytes
-NEIGHBORS = 20
+NAMES = {
+    "index": "the index is made",
+    "query": f"{NEIGHBORS} neighbors, in the index",
+    "similar": "`Run.similar(latents=...)`, with the table of the neighbors",
+    "outliers": "`Run.outliers`, with 5 neighbors of each",
+}
 BLOCK = 2**17
 
 T = TypeVar("T")
 
 
 def timed(what: Callable[[], T], name: str, found: dict[str, float]) -> T:
-    """Do something, print how long it took, and keep the seconds of the clock under its name, the most of several."""
+    """Do something, print how long it took, and keep the most seconds of several, of clock and processor, by name."""
     start, start_cpu = time.perf_counter(), time.process_time()
     made = what()
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     print(f"{name}: {seconds:.3f} s, {cpu:.3f} s of the processor")
     found[name] = max(seconds, found.get(name, 0.0))
+    found[f"{name} cpu"] = max(cpu, found.get(f"{name} cpu", 0.0))
     return made
 
 
@@ -79,13 +90,26 @@ def measure(root: str, queries: int, n_outliers: int) -> dict[str, float]:
         timed(partial(run.similar, latents=latents[row].to_numpy(), n=NEIGHBORS), "similar", found)
     timed(partial(run.outliers, n_outliers), "outliers", found)
     used = max(memory() - idle, 1.0)
-    print(f"memory above the idle process: {used / 1e6:.0f} MB")
     same = []
     for row, (near, distance) in zip(rows, searched, strict=True):
         expected, distances = brute_force(index.values, row)
         same.append(np.array_equal(near[0], expected) and np.array_equal(distance[0], distances))
-    print(f"equal to float64 for every row: {sum(same)} of {len(same)} queries")
-    return {**found, "same": float(np.mean(same)), "memory": used}
+    return {**found, "rows": len(index.values), "same": float(np.mean(same)), "memory": used}
+
+
+def report(found: dict[str, float]) -> str:
+    """Write what was measured in Markdown."""
+    rows = [
+        f"| {found['rows']:,} rows, load {os.getloadavg()[0]:.1f} | limit | seconds | of the processor |",
+        "|---|---|---|---|",
+    ]
+    rows += [
+        f"| {said} | {f'{LIMITS[name]:g}' if name in LIMITS else ''} | {found[name]:.2f} | {found[f'{name} cpu']:.2f} |"
+        for name, said in NAMES.items()
+    ]
+    memory = f"{found['memory'] / 1e6:.0f} MB above the idle process (limit {MEMORY / 1e6:.0f})"
+    equal = f"{found['same']:.0%} of the queries give the rows and distances that float64 gives for every row"
+    return "\n".join([*rows, "", f"Memory: {memory}. {equal}."])
 
 
 def main() -> None:
@@ -94,8 +118,13 @@ def main() -> None:
     parser.add_argument("root")
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--outliers", type=int, default=50)
+    parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     args = parser.parse_args()
     found = measure(args.root, args.queries, args.outliers)
+    text = report(found)
+    print(text)
+    if args.write:
+        write_section(RESULTS, "similar", text, "similar.py")
     ratios = [limit / found[name] for name, limit in LIMITS.items()]
     print(f"ratio: {min(*ratios, MEMORY / found['memory']) * (found['same'] == 1):.2f}")
 
