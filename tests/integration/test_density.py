@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import s3fs
 import torch
 import xarray as xr
 
@@ -22,6 +25,7 @@ from spender_core.dataset import validation
 from spender_core.density import Density, density_of
 from spender_core.density_fit import FlowSample, fit_density
 from spender_core.training_file import LocalFile
+from tests import s3
 from tests.running import file_hashes, random_checkpoint
 from tests.spender_core.density_samples import QUICK
 from tests.spender_core.test_flow import upstream
@@ -351,3 +355,50 @@ def test_scores_of_two_densities_are_not_joined(root: Path, encoded: Path, tmp_p
     assert not set(joined.encodings().data_vars) & SCORES
     with pytest.raises(ConfigError, match="no scores: the runs have different densities"):
         joined.table(columns=["l0", "log_prob"])
+
+
+KILLED_AT_THE_THIRD = """
+import os, signal, sys
+from pipeline.cli.main import main
+from pipeline.compute.stages import density
+
+write, begun = density.write_shard, []
+
+def deadly(*arguments):
+    begun.append(arguments)
+    if len(begun) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments)
+
+density.write_shard = deadly
+main(["run", sys.argv[1], "--serial"])
+"""
+
+
+def test_scores_of_a_run_that_is_killed_and_resumed_are_the_same(root: Path, encoded: Path, tmp_path: Path) -> None:
+    plan_density(root, encoded.parent / "flow.pt")
+    undisturbed = Path(shutil.copytree(root, tmp_path / "undisturbed"))
+    assert cli.main(["run", str(undisturbed), "--serial"]) == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD, str(root)], check=False, timeout=120)
+    assert killed.returncode == -9
+    assert len(density_ledger(str(root), read_plan(str(root)), "random").done()) == 2
+    assert cli.main(["run", str(root), "--serial"]) == 0
+    assert file_hashes(root) == file_hashes(undisturbed)
+    assert cli.main(["verify", str(root)]) == 0
+
+
+def test_a_run_in_a_bucket_is_scored_as_one_on_a_disk(root: Path, encoded: Path, tmp_path: Path) -> None:
+    flow = encoded.parent / "flow.pt"
+    with s3.serve(tmp_path / "s3") as server, s3.as_default(server):
+        s3.client(server).create_bucket(Bucket="survey")
+        bucket = s3fs.S3FileSystem()
+        bucket.put(str(root), "survey/run", recursive=True)
+        for place in (str(root), "s3://survey/run"):
+            assert cli.main(["plan", place, "--model", "random", "--density", str(flow)]) == 0
+            assert cli.main(["run", place, "--serial"]) == 0
+            assert cli.main(["verify", place]) == 0
+        here, there = (pipeline.open_run(place).encodings("random").load() for place in (root, "s3://survey/run"))
+        for name in SCORES:
+            np.testing.assert_array_equal(here[name], there[name])
+        listed = pipeline.open_run("s3://survey/run").outliers(3)
+        assert listed["target"].tolist() == pipeline.open_run(root).outliers(3)["target"].tolist()
