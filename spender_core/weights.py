@@ -97,6 +97,10 @@ def load_model(file: str | Path, instrument: Instrument, *, sha256: str | None =
     aux), Speculator or leaky-ReLU decoders, `mlp.mlp` keys, with and without the instrument's buffers. WeightsError for
     anything else: an unreadable or executable file, another hash, an architecture that is not installed, missing or
     unknown keys, the grid of another instrument.
+
+    >>> model, losses = load_model("sdss-galaxies", SDSS())
+    >>> model.n_latent
+    12
     """
     checkpoint = _parse(read_checkpoint(file, sha256), str(file))
     try:

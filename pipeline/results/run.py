@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 def open_run(root: Place) -> Run:
-    """Open a run by its root: a path or any fsspec URL. Raises ConfigError when there is none."""
+    """Open a run by its root: a path or any fsspec URL. Raises ConfigError when there is none.
+
+    >>> run = open_run("s3://bucket/dr17")
+    """
     return Run(root)
 
 
@@ -71,6 +74,8 @@ class Run(RunData):
         Returns `restframe` and `scatter` (weighted mean and standard deviation) and `count`, shape (K, R), `spectra`,
         shape (K,), for K groups. Raises ConfigError for bins, columns and conditions that cannot be used, and for
         encodings without restframe, rest_first and rest_last.
+
+        >>> stacked = run.stack("sdss_II", by="z", bins=[0, 0.1, 0.2, 0.3])
         """
         found = self.results(model, where=where, good=where is None)
         wave_rest = self.encodings(model).coords.get("wavelength_rest")
@@ -94,6 +99,8 @@ class Run(RunData):
         the units, where the data come from, and how to cite. Rows of chunks that are not done are left out;
         `attrs["rows_not_done"]` counts them. Raises ConfigError for columns that there are not, and for conditions that
         cannot be read.
+
+        >>> faint = run.table("sdss_II", where="z < 0.1 and quality == 0")
         """
         found = self.results(model, columns=columns, where=where)
         return found.to_dask() if lazy else found.to_pandas()
@@ -127,6 +134,9 @@ class Run(RunData):
         cover it. Flux is in 1e-17 erg s-1 cm-2 Angstrom-1, wavelengths are in Angstrom, vacuum; `meta` has target,
         object_class, z, z_is_fitted, sn_median, quality and model. Needs specutils (the extra `analysis`). Raises
         ConfigError for a name that no target has, for another kind, and where there is no restframe.
+
+        >>> run.spectrum("266-51602-1", kind="restframe").meta["z_is_fitted"]
+        False
         """
         from pipeline.results.spectrum import as_specutils, read_spectrum
 
@@ -182,6 +192,8 @@ class Run(RunData):
         spectra, quality, and `reason`, all of it in words. `attrs` say what they are ranked by, what is missing and
         why, and how many spectra were left out. output: files to write: a table, .csv, .ecsv, .parquet or .fits, or a
         contact sheet, .pdf or .png. Raises ConfigError for what cannot be ranked.
+
+        >>> reasons = run.outliers(5, where="class == 'GALAXY'")["reason"]
         """
         from pipeline.results.latents.outliers import find_outliers
 
@@ -207,6 +219,8 @@ class Run(RunData):
         own errors. `attrs["distance_in"]` says which. Exact; equal ones are in the order of the run. Spectra that are
         not done or have no finite latents are left out, and counted in `attrs`. output: as of `outliers`; the contact
         sheet begins with the spectrum itself. Uses `index`. Raises ConfigError.
+
+        >>> nearest = run.similar("266-51602-1", n=3)
         """
         from pipeline.results.latents.similar import find_similar
 
@@ -286,6 +300,8 @@ class Run(RunData):
         none. radius: arcsec.
 
         Raises ConfigError for a name that no target has, or several have.
+
+        >>> rows = run.find(["266-51602-1", "266-51602-162"])
         """
         if position is not None:
             return self._near(position, radius)
