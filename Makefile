@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training science-redshifts science-outliers coverage docs lint types format lock matrix audit clean
+.PHONY: help install demo notebook picture quick units test test-long long gpu folds science-training science-redshifts science-outliers coverage docs dist lint types format lock matrix audit clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -100,6 +100,10 @@ coverage: install ## at least 90 % of the lines of both packages
 docs: install ## build the pages into docs/_build/html: warnings are errors, nothing is fetched
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 
+dist: install ## build a wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -155,4 +159,4 @@ audit: ## check the locked dependencies for known vulnerabilities (asks PyPI's a
 	rm -rf .venv.audit
 
 clean: ## remove what make has made, .venv included
-	rm -rf .venv .venv.lock .venv.audit .venv.checkov .venv.matrix demo docs/_build docs/repository docs/reference/api build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv.lock .venv.audit .venv.checkov .venv.matrix demo docs/_build docs/repository docs/reference/api build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import environments
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"torch": "pytorch"}
 Ranges = dict[str, str]
@@ -143,8 +145,8 @@ def test_every_data_file_of_the_model_is_packaged(project: dict[str, Any]) -> No
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Build the wheel of what git tracks and what is new; give the names of its files."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of what git tracks and what is new."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     for name in ("pipeline", "spender_core", "deploy/base"):
@@ -155,18 +157,33 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     command = [sys.executable, "-c", build, str(folder)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    with zipfile.ZipFile(folder / done.stdout.split()[-1]) as archive:
-        return archive.namelist()
+    return Path(folder / done.stdout.split()[-1])
 
 
-def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel: list[str]) -> None:
+@pytest.mark.long
+def test_the_demo_runs_from_the_wheel_without_the_repository(wheel: Path, tmp_path: Path) -> None:
+    plain = [each for each in metadata.requires("spender-pipeline") or [] if ";" not in each]
+    needed = [re.split(r"[^A-Za-z0-9._-]", each)[0] for each in plain]
+    python = environments.make(tmp_path / "venv", [*needed, "ppxf"])
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    done = subprocess.run(
+        [python, "-I", "-m", "pipeline", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "demo" / "encodings").is_dir()
+
+
+def test_the_wheel_holds_every_module_and_every_file_beside_them(wheel: Path) -> None:
     ours = {
         file.relative_to(REPOSITORY).as_posix()
         for package in ("pipeline", "spender_core")
         for file in [*(REPOSITORY / package).rglob("*"), *(REPOSITORY / package / "kubernetes" / "base").glob("*")]
         if file.is_file() and file.suffix != ".pyc"
     }
-    assert {name for name in wheel if ".dist-info/" not in name} == ours
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if ".dist-info/" not in name} == ours
     assert {"pipeline/kubernetes/base/kustomization.yaml", "pipeline/monitor/report.html"} <= ours
 
 
