@@ -12,6 +12,9 @@ from pipeline.catalog.selection import kinds_of, missing_columns
 from pipeline.catalog.table import Table
 from pipeline.surveys.registry import DEFAULT, get_survey, installed_surveys
 from pipeline.surveys.survey import Survey
+from pipeline.surveys.values import as_strings, read_text
+
+TARGET = "target"
 
 
 def publish_archives() -> None:
@@ -39,7 +42,7 @@ def opened_as(
 
 @contextmanager
 def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Survey]]:
-    """Open a catalog as that of the survey whose columns it has; of several such, as that of the first.
+    """Open a catalog as that of the survey whose columns it has; of several such, as that whose keys it has.
 
     Where columns are missing for all of them, as that of the survey that misses fewest. A text is opened again for each
     survey, as it depends on the survey what its columns are; a list is that of the survey which calls its ids so.
@@ -50,10 +53,11 @@ def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Sur
     with open_catalog(url, replace(kinds_of(surveys[0], given), keywords=keywords, beside=beside)) as opened:
         misses = {survey.name: _misses(opened, survey, given) for survey in surveys}
         titled = [survey for survey in surveys if _has_alias(survey, opened.title)]
-        if opened.form != "text" or (not misses[surveys[0].name][0] and titled in ([], [surveys[0]])):
-            yield opened, _nearest(misses)
+        own = [survey for survey in surveys if not misses[survey.name][0] and _has_keys(opened, survey, url, given)]
+        if opened.form != "text" or (own[:1] == surveys[:1] and titled in ([], [surveys[0]])):
+            yield opened, own[0] if own else _nearest(misses)
             return
-    surveys = titled + [survey for survey in surveys if survey not in titled]
+    surveys = titled + [survey for survey in [*own, *surveys] if survey not in titled]
     for survey in surveys:
         with open_catalog(url, kinds_of(survey, given)) as opened:
             misses[survey.name] = _misses(opened, survey, given)
@@ -68,6 +72,18 @@ def _recognized(url: str, given: Mapping[str, str]) -> Iterator[tuple[Table, Sur
 def _has_alias(survey: Survey, title: str) -> bool:
     """Whether what stands above a list of targets is what catalogs of a survey call their ids."""
     return any(title.lower() in each.aliases for each in survey.coordinates.values())
+
+
+def _has_keys(opened: Table, survey: Survey, url: str, given: Mapping[str, str]) -> bool:
+    """Whether the keys of a catalog are the survey's, where they alone say what its rows are; the first one tells."""
+    candidates = survey.catalog.candidates(opened.names, given)
+    if TARGET not in candidates or all(name in candidates for name in survey.catalog.stands_for.get(TARGET, ())):
+        return True
+    with open_catalog(url, kinds_of(survey, given)) as probe:
+        if candidates[TARGET][0] not in probe.names:
+            return False  # the heading of a text, which to others is a list of keys
+        first = next(iter(probe.blocks(candidates[TARGET][:1], 1)), {})
+    return any(survey.catalog.is_key(as_strings(read_text(values[:1]))[0]) for values in first.values() if len(values))
 
 
 def _misses(opened: Table, survey: Survey, given: Mapping[str, str]) -> tuple[int, int, int]:

@@ -320,7 +320,9 @@ def _settled(
     table = table.drop_columns([SUGGESTED])
     column = survey.reductions.column if survey.reductions else None
     unnamed = int(pc.sum(pc.equal(table[column].cast(pa.string()), "")).as_py()) if column else 0
-    lost = int(pc.sum(pc.equal(table[survey.search.column], "")).as_py()) if survey.search else 0
+    lost = 0
+    if survey.search:
+        lost = int(survey.search.is_lost({name: table[name].to_numpy() for name in survey.search.columns}).sum())
     if settle is None:
         if lost and survey.search:
             problem = (

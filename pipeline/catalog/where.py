@@ -287,13 +287,15 @@ class _Evaluator:
         return np.asarray(result & ~(left.missing | right.missing), dtype=np.bool_)
 
     def membership(self, left_node: ast.expr, right_node: ast.expr, *, negate: bool) -> NDArray[np.bool_]:
-        if not isinstance(right_node, ast.Tuple | ast.List | ast.Set):
+        # (266) is no tuple to Python, and a list of one to everybody else
+        if not isinstance(right_node, ast.Tuple | ast.List | ast.Set | ast.Constant):
             self.refuse(right_node, "a list of values after `in`", "write for example PLATE in (266, 267)")
+        elements = [right_node] if isinstance(right_node, ast.Constant) else right_node.elts
         left = self.value(left_node)
-        if any(self.value(element).kind == "text" for element in right_node.elts):
+        if any(self.value(element).kind == "text" for element in elements):
             left = _empty_as_text(left)
         found = np.zeros(left.data.shape, dtype=np.bool_)
-        for element in right_node.elts:
+        for element in elements:
             found = found | self.compare(ast.Eq(), left_node, element, element)
         return np.asarray((~found if negate else found) & ~left.missing, dtype=np.bool_)
 

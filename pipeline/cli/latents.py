@@ -26,7 +26,7 @@ def _add_outliers(parser: ArgumentParser) -> None:
 
 
 def _add_similar(parser: ArgumentParser) -> None:
-    text = "spectrum whose neighbors are looked for: PLATE-MJD-FIBER, RUN2D/PLATE-MJD-FIBER or a SPECOBJID"
+    text = "spectrum whose neighbors are looked for: SDSS: PLATE-MJD-FIBER or a SPECOBJID; DESI: a key or a TARGETID"
     parser.add_argument("--id", metavar="ID", required=True, help=text)
     _add_common(parser, 20)
     parser.add_argument("--remake", action="store_true", help="make the index of the latents again")

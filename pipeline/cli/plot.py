@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError, redacted
 
 def _add_options(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    text = "PLATE-MJD-FIBER, RUN2D/PLATE-MJD-FIBER or a SPECOBJID; several are separated by commas"
+    text = "SDSS: PLATE-MJD-FIBER, RUN2D/PLATE-MJD-FIBER or a SPECOBJID; DESI: a key or a TARGETID; several by commas"
     which.add_argument("--id", metavar="ID[,ID]", help=text)
     which.add_argument("--row", metavar="N", type=int, help="row number of the spectrum in the run, from 0")
     text = "model of the plan (default: its only one); several, separated by commas, are drawn side by side"

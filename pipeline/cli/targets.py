@@ -51,7 +51,7 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         metavar="URL",
-        help="release root where reductions and redshifts that the catalog lacks are looked for (default DR17's)",
+        help="release root that tells reductions and redshifts which the catalog lacks (default: the public one)",
     )
     parser.add_argument(
         "--layout", metavar="NAME", help="how the source keeps its files: spec-lite, spec, spPlate or desi-healpix"

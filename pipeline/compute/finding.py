@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from pipeline.archive.reader import Archive
 from pipeline.archive.source import SourceError
 from pipeline.compute.units import NO_FETCH, Progress
 from pipeline.errors import ConfigError, RefusedError, redacted
+from pipeline.spectra.quality import Quality
 from pipeline.spectra.raw import NoSpectrum
 from pipeline.surveys.survey import Search, Survey
 
@@ -22,6 +24,9 @@ MOST_FILES = 1000
 """Files of a small mirror that are read for targets of which nothing says where they are."""
 
 REMEDY = f"check the network and the URL, or leave z and the reductions unchecked with {NO_FETCH}"
+MOST_NAMED = 3
+"""Targets, or files, that a message names."""
+
 _ASKED_FIRST = 3  # files, of which one must be answered for
 
 Found = tuple[str, float, float]
@@ -32,7 +37,7 @@ def lost_rows(frame: pd.DataFrame, survey: Survey) -> NDArray[np.intp]:
     """Return the rows of targets of which only the number is known."""
     if survey.search is None:
         return np.zeros(0, np.intp)
-    return np.flatnonzero((frame[survey.search.column] == "").to_numpy())
+    return np.flatnonzero(survey.search.is_lost({name: frame[name].to_numpy() for name in survey.search.columns}))
 
 
 def locate(
@@ -50,17 +55,18 @@ def locate(
     first = [beside.path(key) for keys in search.candidates(lost[:_ASKED_FIRST]) for key in keys[:_ASKED_FIRST]]
     if said := silence(archive, first):
         raise said
+    bad: list[str] = []
     try:
-        found = dict(_by_candidates(lost, search, archive, progress))
+        found = dict(_by_candidates(lost, search, archive, progress, bad))
         rest = np.array([row for row in range(len(lost)) if row not in found], np.intp)
-        found |= dict(_by_listing(lost, rest, search, archive))
+        found |= dict(_by_listing(lost, rest, search, archive, bad))
     except SourceError as error:
         raise RefusedError("source", f"{url} gives no files: {error}", "check the network and the URL") from error
     missing = [row for row in range(len(lost)) if row not in found]
     if missing:
-        name = lost["targetid"].iloc[missing[0]] if "targetid" in lost else lost["target"].iloc[missing[0]]
-        problem = f"{url} has no file with the target {name}"
-        problem += f", nor with {len(missing) - 1} more of {len(lost)}" if len(missing) > 1 else ""
+        names = lost[survey.lookup.id_column or "target"].iloc[missing[:MOST_NAMED]].tolist()
+        problem = f"{url} has no file with {len(missing)} of {len(lost)} targets, such as {', '.join(map(str, names))}"
+        problem += f"; one file that may have them cannot be read: {bad[0]}" if bad else ""
         raise RefusedError("CATALOG", problem, f"give {search.missing}, or positions, or leave it out with --where")
     keys = [found[row][0] for row in range(len(lost))]
     made = search.named(lost, keys)
@@ -68,8 +74,10 @@ def locate(
         known = np.isfinite(made[name].to_numpy())
         values = np.array([found[row][place] for row in range(len(lost))], made[name].dtype)
         made = made.assign(**{name: np.where(known, made[name].to_numpy(), values)})
-    counts = Counter(key.rsplit("-", 2)[0] for key in keys)
-    lines = [f"{count} target{'s' if count > 1 else ''} found in {name} at {url}" for name, count in counts.items()]
+    folders = Counter(PurePosixPath(beside.path(key)).name for key in keys)
+    shown = [f"{count} in {name}" for name, count in folders.most_common(MOST_NAMED)]
+    more = f" and {len(folders) - MOST_NAMED} more files" if len(folders) > MOST_NAMED else ""
+    lines = [f"{len(keys)} target{'s' if len(keys) > 1 else ''} found at {url}: {', '.join(shown)}{more}"]
     return written(frame, rows, made), lines
 
 
@@ -82,9 +90,9 @@ def require_places(frame: pd.DataFrame, survey: Survey, why: str) -> None:
 
 
 def _by_candidates(
-    lost: pd.DataFrame, search: Search, archive: Archive, progress: Progress
+    lost: pd.DataFrame, search: Search, archive: Archive, progress: Progress, bad: list[str]
 ) -> Iterator[tuple[int, Found]]:
-    """Look for each target under the keys that it may have."""
+    """Look for each target under the keys that it may have. bad: gets what is wrong with files that there are."""
     done: set[int] = set()
     asked = [(row, key) for row, keys in enumerate(search.candidates(lost)) for key in keys]
     for (row, key), value in zip(asked, archive.redshifts([key for _, key in asked]), strict=True):
@@ -92,20 +100,34 @@ def _by_candidates(
             done.add(row)
             progress("targets found", len(done), len(lost))
             yield row, (key, *value)
+        elif isinstance(value, NoSpectrum):
+            _note(value, bad)
 
 
 def _by_listing(
-    lost: pd.DataFrame, rows: NDArray[np.intp], search: Search, archive: Archive
+    lost: pd.DataFrame, rows: NDArray[np.intp], search: Search, archive: Archive, bad: list[str]
 ) -> Iterator[tuple[int, Found]]:
-    """Look for targets in all files of a mirror, where these are few and can be listed."""
+    """Look for targets in all files of a mirror, where these are few and can be listed; the first that has one counts.
+
+    bad: as of `_by_candidates`.
+    """
     if not len(rows) or storage.protocol(archive.source.url) in storage.WEB:
         return
-    rest = lost.iloc[rows]
-    for file in _files(archive.source.url, search.files):
-        keys: Sequence[str] = search.keys_in(file, rest)
-        for row, key, value in zip(rows.tolist(), keys, archive.redshifts(keys), strict=False):
-            if not isinstance(value, NoSpectrum):
-                yield row, (key, *value)
+    rest, done = lost.iloc[rows], set[int]()
+    for file in search.order(_files(archive.source.url, search.files)):
+        keys = {place: key for place, key in search.keys_in(file, rest).items() if place not in done}
+        for (place, key), value in zip(keys.items(), archive.redshifts(list(keys.values())), strict=True):
+            if isinstance(value, NoSpectrum):
+                _note(value, bad)
+                continue
+            done.add(place)
+            yield int(rows[place]), (key, *value)
+
+
+def _note(value: NoSpectrum, bad: list[str]) -> None:
+    """Keep the reason of a file that is there and cannot be read; a file without the target is none."""
+    if value.bit == Quality.BAD_FILE:
+        bad.append(value.reason)
 
 
 def _files(url: str, pattern: str) -> list[str]:

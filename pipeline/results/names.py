@@ -113,12 +113,17 @@ def _only_one(entry: Entry, rows: Sequence[int] | Rows, keys: Sequence[str], fir
 
 
 def is_one(ids: object) -> bool:
-    """Tell whether an argument names one spectrum: text, a number, or (plate, mjd, fiberid) with or without run2d."""
+    """Tell whether an argument names one spectrum.
+
+    That is text, a number, (plate, mjd, fiberid) with or without run2d, or (survey, program, healpix, targetid).
+    """
     if isinstance(ids, str | bytes | int | float | np.number | np.str_):
         return True
     parts = ids.tolist() if isinstance(ids, np.ndarray) else ids
     if not isinstance(parts, list | tuple) or len(parts) not in (3, 4):
         return False
+    if len(parts) == 4 and all(isinstance(each, str) for each in parts[:2]):
+        return all(isinstance(each, int | np.integer) for each in parts[2:])
     return all(isinstance(each, int | np.integer) and 0 <= int(each) < 2**31 for each in parts[:2])
 
 
@@ -188,14 +193,18 @@ def places_of(position: object) -> NDArray[np.float64]:
 
 
 def _text(entry: object) -> str:
-    """Return a name as text; the numbers of one are joined as in keys: plate-mjd-fiberid, run2d/plate-mjd-fiberid."""
+    """Return a name as text, its parts joined as in keys.
+
+    These are plate-mjd-fiberid, run2d/plate-mjd-fiberid and survey-program-healpix-targetid.
+    """
     if isinstance(entry, bytes):
         return entry.decode("utf-8", "replace").strip()
     if isinstance(entry, str):
         return entry.strip()
     if isinstance(entry, Sequence | np.ndarray):
         parts = [_text(part) for part in entry]
-        return "-".join(parts) if len(parts) != 4 else f"{parts[3]}/{'-'.join(parts[:3])}"
+        is_sdss = len(parts) == 4 and not isinstance(entry[0], str)
+        return f"{parts[3]}/{'-'.join(parts[:3])}" if is_sdss else "-".join(parts)
     if isinstance(entry, float | np.floating) and float(entry).is_integer():
         return str(int(entry))
     return str(entry)
@@ -211,7 +220,11 @@ def _number(text: str) -> int | None:
 
 
 def _as(index: pd.Index, text: str) -> Any:  # noqa: ANN401 - of the index's type
-    return text if index.dtype == object else _number(text)
+    """Return a name as an index has them; None for one that it cannot have."""
+    if index.dtype == object:
+        return text
+    number = _number(text)
+    return None if number is None or number > np.iinfo(index.dtype).max else number
 
 
 def _plain(entry: Entry) -> object:

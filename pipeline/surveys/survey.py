@@ -155,17 +155,20 @@ class Reductions:
 class Search:
     """How targets are found of which a catalog names only the number.
 
-    column: coordinate that is "" where more is not known. missing: the columns of a catalog that would say it, for
-    messages. candidates: such targets -> the keys that each may have, in the order to try. files: pattern of the files
-    with redshifts, relative to the release root. keys_in: one of these and targets -> the keys that they have if it
-    holds them. named: targets and their keys -> the targets with all that the keys say.
+    columns: coordinates that say where a target is. is_lost: their values -> the targets of which one is missing.
+    missing: these columns as a catalog has them, for messages. candidates: such targets -> the keys that each may have,
+    in the order to try. files: pattern of the files with redshifts, relative to the release root. order: these -> the
+    same, in the order to look. keys_in: one of these and targets -> by their place, the keys that they have if it holds
+    them; only of those that it may hold. named: targets and their keys -> the targets with all that the keys say.
     """
 
-    column: str
+    columns: tuple[str, ...]
+    is_lost: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.bool_]]
     missing: str
     candidates: Callable[[pd.DataFrame], list[list[str]]]
     files: str
-    keys_in: Callable[[str, pd.DataFrame], list[str]]
+    order: Callable[[list[str]], list[str]]
+    keys_in: Callable[[str, pd.DataFrame], dict[int, str]]
     named: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame]
 
 

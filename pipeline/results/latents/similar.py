@@ -41,6 +41,9 @@ def find_similar(
         metric = _own_metric(table, row, index)
     own = None if row is None else np.array([row])
     rows, distance = nearest(index.values, query[None], n, leave_out=own, metric=metric)
+    if not rows.size:
+        problem = f"no other spectrum has finite latents of {table.model.name}"
+        raise RefusedError("similar", problem, "finish the run, or take a larger one")
     columns, values = read(table, rows[0], NAMES)
     values[DISTANCE.name] = distance[0].astype(np.float32)
     units = "whitened latents" if metric is None else "errors of the latents of the query (latents_cov)"

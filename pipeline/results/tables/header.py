@@ -49,10 +49,16 @@ def header(
         "spectra_fingerprint": plan.ingest_fingerprint,
         **{key: str(attributes[key]) for key in _FROM_STORE},
         "cite": cite,
-        "comment": "match rows by target or specobjid; latents of different models cannot be compared",
+        "comment": f"match rows by {_names(plan)}; latents of different models cannot be compared",
         "creator": f"spender-pipeline {__version__}",
     }
     return _in_one_line(found)
+
+
+def _names(plan: Plan) -> str:
+    """Say by which columns a spectrum is known."""
+    number = plan.survey.lookup.id_column
+    return f"target or {number}" if number else "target"
 
 
 def header_of_spectra(root: str, plan: Plan) -> dict[str, str]:

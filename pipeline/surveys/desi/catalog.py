@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.surveys.block import Block
@@ -42,7 +41,7 @@ def choose(offer: Offer) -> Choice:
 def to_rows(columns: Columns, names: Mapping[str, str], url: str) -> Rows:
     """Bring a block of a catalog to the names, types and fills of a target.
 
-    survey and program are "", healpix is -1 where one of the three is missing. Absent columns are filled: ra, dec,
+    survey and program are "", healpix is -1 where they are missing. Absent columns are filled: ra, dec,
     z_err and delta_chi2 are NaN, zwarning is -1 (unknown), class "". A list of keys says the ids. Raises ConfigError
     for ids and redshifts that are none.
     """
@@ -81,13 +80,9 @@ def _of_columns(block: Block) -> dict[str, Any]:
     if wrong.any():
         block.refuse("healpix", block.columns[block.names["healpix"]], wrong, f"pixels below {PIXELS}, nside 64")
     survey, program = (_names(block, name) for name in ("survey", "program"))
-    is_known = (healpix >= 0) & _is_given(survey) & _is_given(program)
-    return {
-        "targetid": read_whole(column, block.names["targetid"]),
-        "survey": pc.if_else(is_known, survey, ""),
-        "program": pc.if_else(is_known, program, ""),
-        "healpix": np.where(is_known, healpix, -1).astype(np.int32),
-    }
+    targetid = read_whole(column, block.names["targetid"])
+    healpix = np.where(healpix >= 0, healpix, -1).astype(np.int32)
+    return {"targetid": targetid, "survey": survey, "program": program, "healpix": healpix}
 
 
 def _of_keys(block: Block) -> dict[str, Any]:
@@ -120,7 +115,3 @@ def _names(block: Block, ours: str) -> pa.Array:
         if word and not _NAME.match(word):
             raise ConfigError(f"CATALOG column {block.names[ours]}", word, COORDINATES[ours].example)
     return pa.DictionaryArray.from_arrays(text.indices, pa.array(words, pa.string())).cast(pa.string())
-
-
-def _is_given(names: pa.Array) -> NDArray[np.bool_]:
-    return np.asarray(pc.not_equal(names, "").to_numpy(zero_copy_only=False))

@@ -6,7 +6,7 @@ as https://data.desi.lbl.gov/public/dr1 or s3://desidata/dr1.
 
 from __future__ import annotations
 
-from pipeline.spectra.raw import BadSpectrum, RawSpectrum, WrongSpectrum
+from pipeline.spectra.raw import RawSpectrum, WrongSpectrum
 from pipeline.surveys.desi.coadd import Coadd, read_coadd
 from pipeline.surveys.desi.keys import Ids, ids_of
 from pipeline.surveys.desi.parts import parts
@@ -42,7 +42,7 @@ def _spectrum(coadd: Coadd, key: str) -> RawSpectrum:
 def _redshift(found: Found, key: str) -> tuple[float, float]:
     targetid = ids_of(key).targetid
     if targetid not in found:
-        raise BadSpectrum(f"the redrock file has no TARGETID {targetid}")
+        raise WrongSpectrum(f"the redrock file has no TARGETID {targetid}")
     return found[targetid]
 
 

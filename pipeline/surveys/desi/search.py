@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.surveys.desi.keys import NAME, ids_of
-from pipeline.surveys.desi.layouts import PRODUCTION
 from pipeline.surveys.desi.sky import pixel_of, pixels_of_brick
 from pipeline.surveys.survey import Search
 
@@ -22,36 +24,74 @@ PROGRAMS = (
 )
 """Surveys and programs of DR1 and EDR, in the order in which a target is looked for: the deepest first."""
 
-_FILE = re.compile(rf"redrock-({NAME}-{NAME}-[0-9]{{1,5}})\.fits\Z")
+COLUMNS = ("survey", "program", "healpix")
+
+_FILE = re.compile(rf"redrock-({NAME})-({NAME})-([0-9]{{1,5}})\.fits\Z")
+
+
+def is_lost(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Tell the targets of which survey, program or pixel is missing."""
+    return np.asarray((columns["survey"] == "") | (columns["program"] == "") | (columns["healpix"] < 0))
 
 
 def candidates(targets: pd.DataFrame) -> list[list[str]]:
     """Return the keys that each target may have, in the order to try; none where nothing says where it is."""
     found = []
-    for targetid, ra, dec in zip(targets["targetid"], targets["ra"], targets["dec"], strict=True):
-        pixels = [pixel_of(ra, dec)] if ra == ra and dec == dec else pixels_of_brick(targetid)
-        found.append([f"{program}-{pixel}-{targetid}" for program in PROGRAMS for pixel in pixels])
+    names = ("targetid", "ra", "dec", *COLUMNS)
+    for targetid, ra, dec, survey, program, pixel in zip(*(targets[name] for name in names), strict=True):
+        if pixel >= 0:
+            pixels = [pixel]
+        else:
+            pixels = [pixel_of(ra, dec)] if ra == ra and dec == dec else pixels_of_brick(targetid)
+        found.append([f"{each}-{place}-{targetid}" for each in _programs(survey, program) for place in pixels])
     return found
 
 
-def keys_in(file: str, targets: pd.DataFrame) -> list[str]:
-    """Return the keys that targets have if a redrock file holds them; none for another file."""
+def _programs(survey: str, program: str) -> list[str]:
+    """Return the surveys and programs that a target may be in; one of both may be said, or both."""
+    if survey and program:
+        return [f"{survey}-{program}"]
+    known = (each.split("-") for each in PROGRAMS)
+    return ["-".join(each) for each in known if survey in ("", each[0]) and program in ("", each[1])]
+
+
+def order(files: list[str]) -> list[str]:
+    """Return files in the order in which a target is looked for: the deepest first."""
+
+    def place(file: str) -> int:
+        named = _FILE.search(file)
+        program = f"{named[1]}-{named[2]}" if named else ""
+        return PROGRAMS.index(program) if program in PROGRAMS else len(PROGRAMS)
+
+    return sorted(files, key=lambda file: (place(file), file))
+
+
+def keys_in(file: str, targets: pd.DataFrame) -> dict[int, str]:
+    """Return the keys that targets have if a redrock file holds them, of those that may be in it."""
     named = _FILE.search(file)
-    return [f"{named[1]}-{targetid}" for targetid in targets["targetid"]] if named else []
+    if named is None:
+        return {}
+    survey, program, pixel = named[1], named[2], int(named[3])
+    may_be = targets["survey"].isin(["", survey]) & targets["program"].isin(["", program])
+    may_be &= targets["healpix"].isin([-1, pixel])
+    ids = targets["targetid"].tolist()
+    return {place: f"{survey}-{program}-{pixel}-{ids[place]}" for place in np.flatnonzero(may_be).tolist()}
 
 
 def named(targets: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Return targets with these keys, and what they say."""
     ids = [ids_of(key) for key in keys]
-    columns = {name: [getattr(each, name) for each in ids] for name in ("survey", "program", "healpix")}
+    columns = {name: [getattr(each, name) for each in ids] for name in COLUMNS}
     return targets.assign(target=list(keys), **columns).astype(targets.dtypes)
 
 
 SEARCH = Search(
-    column="survey",
+    columns=COLUMNS,
+    is_lost=is_lost,
     missing="SURVEY, PROGRAM and HEALPIX",
     candidates=candidates,
-    files=f"spectro/redux/{PRODUCTION}/healpix/*/*/*/*/redrock-*.fits",
+    files="spectro/redux/*/healpix/*/*/*/*/redrock-*.fits",
+    order=order,
     keys_in=keys_in,
     named=named,
 )

@@ -4,7 +4,16 @@ import pandas as pd
 
 from pipeline.surveys.desi.search import PROGRAMS, SEARCH
 
-TARGETS = pd.DataFrame({"targetid": [39089837499744649] * 2, "ra": [149.465404, None], "dec": [1.7936467, None]})
+TARGETS = pd.DataFrame(
+    {
+        "targetid": [39089837499744649] * 2,
+        "ra": [149.465404, None],
+        "dec": [1.7936467, None],
+        "survey": "",
+        "program": "",
+        "healpix": -1,
+    }
+)
 
 
 def test_a_target_is_looked_for_in_every_program_of_its_pixel() -> None:
@@ -15,8 +24,9 @@ def test_a_target_is_looked_for_in_every_program_of_its_pixel() -> None:
 
 def test_a_redrock_file_says_what_keys_its_targets_have() -> None:
     path = "some/where/redrock-special-dark-27247.fits"
-    assert SEARCH.keys_in(path, TARGETS[:1]) == ["special-dark-27247-39089837499744649"]
-    assert SEARCH.keys_in("some/where/coadd-special-dark-27247.fits", TARGETS) == []
+    assert SEARCH.keys_in(path, TARGETS[:1]) == {0: "special-dark-27247-39089837499744649"}
+    assert SEARCH.keys_in("some/where/coadd-special-dark-27247.fits", TARGETS) == {}
+    assert SEARCH.keys_in(path, TARGETS.assign(survey=["", "main"])) == {0: "special-dark-27247-39089837499744649"}
 
 
 def test_a_key_names_its_target() -> None:
