@@ -18,6 +18,7 @@ def _add_common(parser: ArgumentParser, n: int) -> None:
     parser.add_argument("--model", metavar="NAME", help="model of the plan (default: its only one)")
     text = "file to write: a table, .csv, .ecsv, .parquet or .fits, or a contact sheet, .pdf or .png; may be repeated"
     parser.add_argument("--output", metavar="FILE", action="append", default=[], help=text)
+    parser.add_argument("--remake", action="store_true", help="make the index of the latents again")
 
 
 def _add_outliers(parser: ArgumentParser) -> None:
@@ -29,13 +30,15 @@ def _add_similar(parser: ArgumentParser) -> None:
     text = "spectrum whose neighbors are looked for: SDSS: PLATE-MJD-FIBER or a SPECOBJID; DESI: a key or a TARGETID"
     parser.add_argument("--id", metavar="ID", required=True, help=text)
     _add_common(parser, 20)
-    parser.add_argument("--remake", action="store_true", help="make the index of the latents again")
 
 
 def _outliers(args: Namespace) -> int:
     from pipeline.results.run import open_run
 
-    found = open_run(root_of(args)).outliers(args.n, model=args.model, where=args.where, output=args.output)
+    run = open_run(root_of(args))
+    if args.remake:
+        run.index(args.model, remake=True)
+    found = run.outliers(args.n, model=args.model, where=args.where, output=args.output)
     return _say(args, found, ["target", "z", "reason"])
 
 

@@ -23,9 +23,9 @@ MOST = 2**18
 """Spectra that the pictures are made of, at most, about: whole chunks, spread over the run."""
 
 WORST, IDS, LATENTS = 6, 5, 8
-"""Spectra that fit worst; ids of each quality bit; latents in the corner plot."""
+"""Spectra that fit worst, and as many that are rarest; ids of each quality bit; latents in the corner plot."""
 
-_PICTURED = ("sn_median", "class", "chi2_n", "ra", "dec", "latents")
+_PICTURED = ("sn_median", "class", "chi2_n", "ra", "dec", "latents", "log_prob")
 
 LEVELS = 4
 """Shades of a density."""
@@ -60,6 +60,7 @@ class Science:
     corner: Picture | None = None
     sky: Picture | None = None
     worst: list[Picture] = field(default_factory=list)
+    rarest: list[Picture] = field(default_factory=list)
     bits: list[tuple[str, int, list[str]]] = field(default_factory=list)
     problem: str = ""
 
@@ -103,7 +104,8 @@ def _of_table(run: RunData, table: ResultsTable) -> Science:
         _classes(values["class"][usable]) if "class" in values else [],
         corner(values["latents"][usable]) if "latents" in values else None,
         sky(values["ra"], values["dec"]) if {"ra", "dec"} <= set(values) else None,
-        _worst(run, table, values.get("chi2_n"), usable, rows),
+        _highest(run, table, values.get("chi2_n"), usable, rows, "chi2/n"),
+        _highest(run, table, _rarity(values), usable, rows, "-log p" if "log_prob" in values else "distance"),
         _bits(table),
     )
 
@@ -114,17 +116,38 @@ def _classes(values: NDArray[Any]) -> list[tuple[str, int, float]]:
     return [(str(names[i]), int(counts[i]), float(counts[i] / len(values))) for i in order]
 
 
-def _worst(
-    run: RunData, table: ResultsTable, chi2_n: Floats | None, usable: NDArray[np.bool_], rows: NDArray[np.intp]
+def _rarity(values: dict[str, NDArray[Any]]) -> Floats | None:
+    """Return how rare spectra are: by the density of their latents, else by the distance from their mean, whitened."""
+    if "log_prob" in values and np.isfinite(values["log_prob"]).any():
+        return -values["log_prob"].astype(np.float64)
+    values.pop("log_prob", None)
+    if "latents" not in values:
+        return None
+    latents = values["latents"].astype(np.float64)
+    finite = np.isfinite(latents).all(axis=1)
+    if finite.sum() <= latents.shape[1] + 1:
+        return None  # in as many dimensions as there are spectra all are as far away
+    off = latents - latents[finite].mean(axis=0)
+    inverse = np.linalg.pinv(np.cov(latents[finite].T).reshape(latents.shape[1], -1), hermitian=True)
+    return np.asarray(np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", off, inverse, off), 0)))
+
+
+def _highest(
+    run: RunData,
+    table: ResultsTable,
+    scores: Floats | None,
+    usable: NDArray[np.bool_],
+    rows: NDArray[np.intp],
+    name: str,
 ) -> list[Picture]:
-    """Draw the spectra with the largest chi2 per pixel."""
-    if chi2_n is None:
+    """Draw the spectra with the highest scores."""
+    if scores is None:
         return []
-    order = np.argsort(np.where(usable & np.isfinite(chi2_n), -chi2_n, np.inf), kind="stable")[:WORST]
-    order = order[usable[order] & np.isfinite(chi2_n[order])]
+    order = np.argsort(np.where(usable & np.isfinite(scores), -scores, np.inf), kind="stable")[:WORST]
+    order = order[usable[order] & np.isfinite(scores[order])]
     spectra = read_spectra(run, sorted(rows[order].tolist()), table.model.name) if len(order) else []
     by_row = dict(zip(sorted(rows[order].tolist()), spectra, strict=True))
-    return [small(by_row[int(rows[i])], float(chi2_n[i])) for i in order]
+    return [small(by_row[int(rows[i])], f"{name} {scores[i]:.3g}") for i in order]
 
 
 def _bits(table: ResultsTable) -> list[tuple[str, int, list[str]]]:
@@ -251,8 +274,8 @@ def _hammer(ra: Floats, dec: Floats) -> tuple[Floats, Floats]:
     return (1 - x) / 2, (1 + y) / 2
 
 
-def small(spectrum: Spectrum, chi2_n: float) -> Picture:
-    """Draw one spectrum with its reconstruction, small."""
+def small(spectrum: Spectrum, said: str) -> Picture:
+    """Draw one spectrum with its reconstruction, small, and say something of it."""
     width, height = 280, 130
     seen = spectrum.observed & ~spectrum.masked
     flux = _averaged(np.where(seen, spectrum.flux, np.nan))
@@ -270,7 +293,7 @@ def small(spectrum: Spectrum, chi2_n: float) -> Picture:
         (6.0, 11.0, "start", f"{spectrum.target}  z {spectrum.z:.4f}"),
         (6.0, height - 4.0, "start", f"{spectrum.wavelength[0]:.0f}"),
         (width - 6.0, height - 4.0, "end", f"{spectrum.wavelength[-1]:.0f}"),
-        (width / 2, height - 4.0, "middle", f"chi2/n {chi2_n:.3g}"),
+        (width / 2, height - 4.0, "middle", said),
     ]
     return Picture(spectrum.target, width, height, [("data", line(flux)), ("model", line(model))], texts)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from pipeline import storage
-from pipeline.errors import ConfigError, RefusedError
+from pipeline.errors import RefusedError
 from pipeline.planning.density import SCORES
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import FIRST_VERSION
@@ -78,7 +78,8 @@ class RunData:
     def _only_model(self) -> str:
         names = [model.name for model in self.plan.models]
         if len(names) != 1:
-            raise ConfigError("model", None, f"one of the run's models: {', '.join(names) or 'none yet'}", "name one")
+            has = f"the run has several models: {', '.join(names)}" if names else "the run has no model yet"
+            raise RefusedError("model", has, "name one (--model)" if names else "plan one")
         return names[0]
 
     def _open(self, url: str, fingerprint: str, what: str) -> xr.Dataset:

@@ -219,7 +219,8 @@ def _draw_attention(axes: Axes, spectrum: Spectrum, attention: Attention) -> Non
     axes.axhline(1, color=_GUIDE, lw=0.8, ls=(0, (4, 4)))
     change = np.sqrt(np.mean(attention.sensitivity**2, axis=0))
     label = "change of the latents with each pixel's flux (scaled)"
-    (line,) = axes.plot(spectrum.wavelength, change * highest / (change.max() or 1), color=_MODEL, lw=0.6, label=label)
+    seen = float(change[spectrum.observed].max(initial=0.0)) or 1.0  # what is not observed may weigh more
+    (line,) = axes.plot(spectrum.wavelength, change * highest / seen, color=_MODEL, lw=0.6, label=label)
     axes.set_ylim(0, 1.3 * highest)  # room for the legend
     axes.set_ylabel("attention\n[1 = even]", fontsize=12)
     axes.legend(
@@ -235,6 +236,8 @@ def _draw_restframe(axes: Axes, spectrum: Spectrum, observed_only: bool = False)
     wavelength, restframe = spectrum.wave_rest, spectrum.restframe
     if not len(restframe):
         axes.set_yticks([])
+        axes.set_xticks([])
+        axes.set_xlabel("")
         axes.text(
             0.5, 0.5, "no restframe", transform=axes.transAxes, ha="center", va="center", color=_GUIDE, fontsize=16
         )

@@ -304,6 +304,8 @@ class Run(RunData):
         >>> rows = run.find(["266-51602-1", "266-51602-162"])
         """
         if position is not None:
+            if ids is not None:
+                raise RefusedError("ids", "find takes names or a position", "give one of them")
             return self._near(position, radius)
         if ids is None:
             raise ConfigError("ids", None, "names of spectra, or position=(ra, dec)")

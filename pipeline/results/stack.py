@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.results.coverage import COVERAGE, covered, require_coverage
-from pipeline.results.tables.columns import by_name
+from pipeline.results.tables.columns import by_name, flat
 from pipeline.store.arrays import encodings_url, read_region
 
 if TYPE_CHECKING:
@@ -62,10 +63,13 @@ def stack(
 
     variables = set(table.model.variables)
     require_coverage(variables, table.model.name)
+    for key, name in (("by", by), ("weights", weights if weights is not None else by)):
+        if not isinstance(name, str) or name not in {each.name for each in flat(table.available)}:
+            raise ConfigError(key, name, "a column of the table, one value for each spectrum, such as 'z' or 'l0'")
     frame = table.frame_of([by] if weights is None else [by, weights])
     groups = _groups(frame[by].to_numpy(), by, bins)
     weight = np.ones(len(frame)) if weights is None else _weights(frame[weights].to_numpy(), weights)
-    group = np.full(table.plan.n_spectra, -1, np.int16)
+    group = np.full(table.plan.n_spectra, -1, np.int32)
     rows = frame.index.to_numpy()
     group[rows] = np.where(weight > 0, groups.of(frame[by].to_numpy()), -1)
     all_weights = np.zeros(table.plan.n_spectra, np.float32)
@@ -99,7 +103,7 @@ def _groups(values: NDArray[Any], by: str, bins: int | Sequence[float] | None) -
             raise ConfigError("bins", bins, f"no bins: {by} is text, and each of its words is a group")
         labels = sorted(set(map(str, values)))
         place = {label: number for number, label in enumerate(labels)}
-        return _Groups(labels, lambda found: np.array([place[str(value)] for value in found], np.int16))
+        return _Groups(labels, lambda found: np.array([place[str(value)] for value in found], np.int32))
     edges = _edges(values, bins)
     labels = [f"{low:.6g} to {high:.6g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
@@ -114,13 +118,16 @@ def _groups(values: NDArray[Any], by: str, bins: int | Sequence[float] | None) -
 
 def _edges(values: NDArray[Any], bins: int | Sequence[float] | None) -> NDArray[np.float64]:
     """Return the edges of bins: as given, or such that each of so many holds as many spectra."""
-    if bins is None or isinstance(bins, int):
-        number = 1 if bins is None else bins
+    if bins is None or isinstance(bins, Integral):
+        number = 1 if bins is None else int(bins)
         finite = values[np.isfinite(values)].astype(np.float64)
         if number < 1 or not len(finite):
             raise ConfigError("bins", bins, "at least 1, of a column that has numbers")
         return np.unique(np.quantile(finite, np.linspace(0, 1, number + 1)))
-    edges = np.asarray(bins, np.float64)
+    try:
+        edges = np.asarray(bins, np.float64)
+    except (TypeError, ValueError):
+        edges = np.empty(0)
     if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
         raise ConfigError("bins", bins, "a number of bins, or their edges in ascending order")
     return edges
@@ -134,7 +141,7 @@ def _weights(values: NDArray[Any], name: str) -> NDArray[np.float64]:
     return np.where(np.isfinite(found) & (found > 0), found, 0)
 
 
-def _partial(url: str, start: int, group: NDArray[np.int16], weight: NDArray[np.float32], groups: int) -> Sums:
+def _partial(url: str, start: int, group: NDArray[np.int32], weight: NDArray[np.float32], groups: int) -> Sums:
     """Add up the spectra of one chunk. group: of each spectrum, -1 for none."""
     stored = read_region(url, ["restframe", *COVERAGE], start, start + len(group))
     total = Sums.none(groups, stored["restframe"].shape[1])

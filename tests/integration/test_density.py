@@ -13,6 +13,7 @@ import pytest
 import s3fs
 import torch
 import xarray as xr
+from astropy.io import fits
 
 import pipeline
 from pipeline.catalog import targets as tables
@@ -402,3 +403,16 @@ def test_a_run_in_a_bucket_is_scored_as_one_on_a_disk(root: Path, encoded: Path,
             np.testing.assert_array_equal(here[name], there[name])
         listed = pipeline.open_run("s3://survey/run").outliers(3)
         assert listed["target"].tolist() == pipeline.open_run(root).outliers(3)["target"].tolist()
+
+
+@pytest.mark.parametrize("ending", ["fits", "csv", "ecsv", "parquet"])
+def test_every_format_is_written_of_a_run_with_a_density(
+    root: Path, encoded: Path, tmp_path: Path, ending: str
+) -> None:
+    plan_density(root, encoded.parent / "flow.pt")
+    for _ in ("planned", "scored"):
+        assert cli.main(["export", str(root), "--output", str(tmp_path / f"t.{ending}")]) == 0
+        assert cli.main(["outliers", str(root), "-n", "3", "--output", str(tmp_path / f"o.{ending}")]) == 0
+        assert cli.main(["run", str(root), "--serial"]) == 0
+    if ending == "fits":
+        assert fits.getheader(tmp_path / "t.fits", 1)["DENSITY"].startswith("flow.pt, SHA-256 ")

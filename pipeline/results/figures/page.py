@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 from numpy.typing import NDArray
 
@@ -18,10 +20,14 @@ from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES, pla
 from pipeline.results.spectrum import Floats, Spectrum
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 MOST = 24
 """Spectra on a page."""
+
+NARROW = 600.0
+"""Restframe Angstrom of windows in which lines are named."""
 
 AROUND = 60.0
 """Restframe Angstrom that a window shows on both sides of a line."""
@@ -79,13 +85,13 @@ def draw_page(rows: Sequence[Sequence[Spectrum]], view: View) -> Figure:
     if not rows or len(rows) > MOST:
         raise ConfigError("ids", len(rows), f"1 to {MOST} spectra on a page", "draw others on further pages")
     scale = min(view.width / 13.333, 1.0) ** 0.5
-    each, foot = 1.15 * scale + 1.3, 0.34
+    each, foot = 1.15 * scale + 1.3, 0.62
     height = each * len(rows) + foot
     figure = Figure(figsize=(view.width, height), facecolor="white")
     FigureCanvasAgg(figure)
     columns = len(rows[0])
     left, gap = 0.82 / view.width, 0.6 / view.width
-    width = (1 - left - 0.12 / view.width - gap * (columns - 1)) / columns
+    width = (1 - left - 0.3 / view.width - gap * (columns - 1)) / columns
     sizes = (12.5 * scale, 11.0 * scale)
     for i, spectra in enumerate(rows):
         top = 1 - (each * i + 0.24) / height
@@ -96,9 +102,24 @@ def draw_page(rows: Sequence[Sequence[Spectrum]], view: View) -> Figure:
             _draw_panels(figure, box, spectrum, view, 9.5 * scale)
     whose = "restframe" if view.windows else "observed"
     size = 11.5 * scale
-    figure.text(0.5, 0.1 / height, rf"{whose} wavelength  [$\mathrm{{\AA}}$, vacuum]", ha="center", fontsize=size)
+    figure.text(0.5, 0.38 / height, rf"{whose} wavelength  [$\mathrm{{\AA}}$, vacuum]", ha="center", fontsize=size)
     figure.text(0.09 / view.width, 0.5, style.FLUX_LABEL, rotation=90, va="center", fontsize=size)
+    figure.legend(
+        handles=_legend(with_noise=view.smooth == 0), loc="lower center", ncols=4, frameon=False, fontsize=0.85 * size,
+        handlelength=1.4, columnspacing=1.2, borderpad=0.2, borderaxespad=0.1,
+    )  # fmt: skip
     return figure
+
+
+def _legend(*, with_noise: bool) -> list[Artist]:
+    """Say what is drawn."""
+    noise = [Patch(color=style.NOISE, lw=0, label=r"$\pm 1\sigma$")] if with_noise else []
+    return [
+        Line2D([], [], color=style.DATA, lw=0.9, label="observed" if with_noise else "observed, smoothed"),
+        *noise,
+        Line2D([], [], color=style.MODEL, lw=1.4, label="model"),
+        Patch(color=style.MASK, lw=0, label="masked"),
+    ]
 
 
 def smoothed(spectrum: Spectrum, pixels: float) -> Floats:
@@ -125,14 +146,17 @@ def _draw_panels(
         windows = ((float(shown[0]) - 20, float(shown[-1]) + 20),)
     share = width / len(windows)
     for number, window in enumerate(windows):
-        inner = share - (0.034 if number < len(windows) - 1 else 0)
+        inner = share - (0.5 / view.width if number < len(windows) - 1 else 0)
         axes = figure.add_axes((left + number * share, bottom, inner, height))
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=size)
         axes.xaxis.set_minor_locator(AutoMinorLocator(5))
-        axes.xaxis.set_major_locator(MaxNLocator(max(int(14 / len(windows)), 3), steps=[1, 2, 5, 10]))
+        ticks = max(min(int(inner * view.width / (0.085 * size)), 14), 2)  # numbers of five digits
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         _draw_window(axes, spectrum, axis, window, view)
+        if view.windows and window[1] - window[0] < NARROW:
+            _name_lines(axes, window, 0.8 * size)
         if not np.isfinite(spectrum.reconstruction).any() and number == 0:
             said = texts.reason(spectrum)
             paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
@@ -162,6 +186,22 @@ def _draw_window(axes: Axes, spectrum: Spectrum, axis: Floats, window: Window, v
     if not np.isfinite(flux[inside]).any() and not np.isfinite(model[inside]).any():
         axes.set_yticks([])
         axes.text(0.5, 0.5, "not observed", transform=axes.transAxes, ha="center", color=style.GUIDE, fontsize=10)
+
+
+def _name_lines(axes: Axes, window: Window, size: float) -> None:
+    """Mark the lines in a window, and name them where there is room."""
+    end = -np.inf
+    for name, places in sorted((*EMISSION_LINES, *ABSORPTION_LINES), key=lambda line: min(line[1])):
+        inside = [place for place in places if window[0] < place < window[1]]
+        for place in inside:
+            axes.axvline(place, color=style.GUIDE, lw=0.7, ls=(0, (2, 3)), zorder=0.5)
+        if inside and np.mean(inside) > end:
+            text = axes.text(
+                float(np.mean(inside)), 1.0, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+                fontsize=size, color=style.INK,
+            )  # fmt: skip
+            half = 0.5 * text.get_window_extent().width / axes.bbox.width * (window[1] - window[0])
+            end = float(np.mean(inside)) + 2.2 * half
 
 
 def _shade(axes: Axes, axis: Floats, masked: NDArray[np.bool_]) -> None:

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
 from pipeline.results.figures import style, texts
 from pipeline.results.spectrum import Spectrum, read_spectra
 from pipeline.results.tables.files import whole
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 COLUMNS, ROWS = 2, 6
 """Spectra beside and below each other on a page."""
-
-MOST = {".pdf": 1000, ".png": 100}
-"""Spectra of a file, by its format: a picture has one page."""
 
 _WIDTH, _EACH, _FOOT = 13.333, 1.95, 0.42  # inches: of the page, of a row, and below the last one
 _LEFT, _GAP, _RIGHT = 0.85, 0.72, 0.15
@@ -46,9 +42,6 @@ def write_sheet(
     Raises ConfigError for more spectra than a file of this format holds.
     """
     ending = output[-4:].lower()
-    if len(rows) > MOST[ending]:
-        remedy = "write a table, or fewer spectra" + ("" if ending == ".pdf" else ", or a .pdf")
-        raise ConfigError("--output", len(rows), f"at most {MOST[ending]} spectra in a {ending}", remedy)
     per_page = COLUMNS * ROWS if ending == ".pdf" else len(rows)
     with whole(output) as path, style.settings():
         pages = _pages(run, rows, model, captions, marks, per_page)

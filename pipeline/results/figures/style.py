@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.errors import ConfigError
 
-INK, DATA, NOISE, MODEL, MASK, GUIDE = "#1f2933", "#34495e", "#9cc3e6", "#d1384b", "#edebe6", "#8a94a0"
+INK, DATA, NOISE, MODEL, MASK, GUIDE = "#1f2933", "#22313f", "#9cc3e6", "#e0484f", "#edebe6", "#8a94a0"
 FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
 
 

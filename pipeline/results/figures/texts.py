@@ -50,7 +50,7 @@ def heading(figure: Figure, place: tuple[float, float, float], spectrum: Spectru
     name = figure.text(left, top, title(spectrum), fontsize=sizes[0], color=style.INK, weight="bold")
     said = figure.text(right, top, facts(spectrum), fontsize=sizes[1], color=style.INK, ha="right")
     width, share = figure.bbox.width * (right - left), 1.0
-    while name.get_window_extent().width + said.get_window_extent().width > 0.97 * width and share > 0.1:
+    while name.get_window_extent().width + said.get_window_extent().width > 0.93 * width and share > 0.1:
         share *= STEP
         name.set_fontsize(sizes[0] * share)
         said.set_fontsize(sizes[1] * share)

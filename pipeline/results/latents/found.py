@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pipeline.results.data import RunData
     from pipeline.results.tables.table import ResultsTable
 
-SHEETS = (".pdf", ".png")
-"""The formats of contact sheets, by the ending of their names."""
+MOST_OF = {".pdf": 1000, ".png": 100}
+"""Spectra of a contact sheet, by the ending of its name: a picture has one page."""
 
 MOST = 10_000
 """Spectra that are listed."""
 
-ENDINGS = (*FORMATS, *SHEETS)
+ENDINGS = (*FORMATS, *MOST_OF)
 """Of all files that are written."""
 
 IDENTITY = ("target", "ra", "dec", "z", "z_fit", "class", "sn_median")
@@ -79,7 +79,13 @@ class Found:
         """Write it to files; their endings say whether as a table or as a contact sheet.
 
         said, marks: of each spectrum on the sheet, see `draw_sheet`. first: a row of the run with which it begins.
+        Raises ConfigError, before any is written, for other endings, and for more spectra than a sheet has room for.
         """
+        count = len(self.rows) + (first is not None)
+        for ending in [ending_of(output, ENDINGS) for output in outputs]:
+            if count > MOST_OF.get(ending, count):
+                remedy = "write a table, or ask for fewer" + ("" if ending == ".pdf" else ", or a .pdf")
+                raise ConfigError("n", count, f"at most {MOST_OF[ending]} spectra in a {ending}", remedy)
         rows, captions = self.rows, [f"{number}:  {text}" for number, text in enumerate(said, 1)]
         if first is not None:
             rows, captions, marks = np.append(first, rows), ["the spectrum itself", *captions], [np.nan, *marks]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import RefusedError, redacted
+from pipeline.errors import ConfigError, RefusedError, redacted
 from pipeline.results.tables.files import whole
 from pipeline.results.tables.table import ResultsTable
 from pipeline.store.arrays import encodings_url, read_region
@@ -71,6 +71,10 @@ class LatentIndex:
         return cls(values, np.array(facts["mean"]), whitening, facts["not_done"], facts["not_finite"]), facts["of"]
 
 
+class StaleIndex(RefusedError):  # noqa: N818 - a state of the index
+    """An index that was made of other latents than the run has now, or that is damaged."""
+
+
 def open_index(table: ResultsTable, *, remake: bool = False) -> LatentIndex:
     """Open the index of the latents of a table's model; make it where there is none yet, or where `remake` asks for it.
 
@@ -90,12 +94,12 @@ def open_index(table: ResultsTable, *, remake: bool = False) -> LatentIndex:
         path, opened = next(iter(found.items()))
         reason = "is damaged" if opened is None else f"was made {_difference(opened[1], of)}"
         remedy = "make it again, which takes a minute for millions of spectra: --remake, in Python remake=True"
-        raise RefusedError("index", f"the index {redacted(str(path))} {reason}", remedy)
+        raise StaleIndex("index", f"the index {redacted(str(path))} {reason}", remedy)
     for path in places:
         try:
             make_index(table, path, of)
             return LatentIndex.read(path)[0]
-        except OSError:
+        except (OSError, ConfigError):
             if path == places[-1]:
                 raise
     raise AssertionError  # there is a place at least

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pipeline.errors import RefusedError
 from pipeline.results.latents import reasons
 from pipeline.results.latents.found import IDENTITY, Found, made, read, require_number
-from pipeline.results.latents.index import LatentIndex
+from pipeline.results.latents.index import LatentIndex, StaleIndex
 from pipeline.results.latents.neighbors import nearest
+from pipeline.store.root import density_ledger
 
 if TYPE_CHECKING:
     from pipeline.results.tables.table import ResultsTable
@@ -42,8 +43,9 @@ def find_outliers(table: ResultsTable, n: int, open_index: Callable[[], LatentIn
     """Return the n rarest spectra of a table, the rarest first; see `Run.outliers`."""
     require_number(n)
     known = {column.name for column in table.available}
+    is_scored = "log_prob" in known and bool(density_ledger(table.root, table.plan, table.model.name).done())
     index, problem = _index(open_index)
-    ranking = _ranking(table, known, index)
+    ranking = _ranking(table, known if is_scored else known - set(DENSITY), index)
     rows, left_out = _highest(table, ranking.scores, n)
     names = (*IDENTITY, *DENSITY, "chi2_n", "region_chi2", *RUNS, "quality", "quality_words")
     columns, values = read(table, rows, names)
@@ -60,14 +62,16 @@ def find_outliers(table: ResultsTable, n: int, open_index: Callable[[], LatentIn
         columns, values = [*columns, *further], {**values, **own}
     values[reasons.REASON.name] = np.array([reasons.in_words(values, i) for i in range(len(rows))], dtype=object)
     said = {"ranked_by": ranking.name, "left_out": str(left_out), "rows_not_done": str(table.n_left_out)}
-    missing = _missing(known, problem)
+    missing = _missing(known, problem, is_scored=is_scored)
     return Found(table, rows, [*columns, reasons.REASON], values, said | ({"missing": missing} if missing else {}))
 
 
 def _index(open_index: Callable[[], LatentIndex]) -> tuple[LatentIndex | None, str]:
-    """Return the index of the latents, or why there is none."""
+    """Return the index of the latents, or why there is none. Raises RefusedError for one that is out of date."""
     try:
         return open_index(), ""
+    except StaleIndex:
+        raise
     except RefusedError as error:
         return None, str(error)
 
@@ -113,11 +117,13 @@ def _highest(table: ResultsTable, scores: Scores, n: int) -> tuple[NDArray[np.in
     return rows, left_out
 
 
-def _missing(known: set[str], problem: str) -> str:
+def _missing(known: set[str], problem: str, *, is_scored: bool) -> str:
     """Say which reasons there are not, and why."""
     parts = []
     if not set(DENSITY) <= known:
         parts.append(f"{', '.join(DENSITY)}: the run has no density of the latents")
+    elif not is_scored:
+        parts.append(f"{', '.join(DENSITY)}: the density has not been run yet")
     lacking = [name for name in ("chi2_n", "region_chi2", *RUNS) if name not in known]
     if lacking:
         parts.append(f"{', '.join(lacking)}: the run was planned without these outputs")

@@ -98,6 +98,13 @@ def columns_of(plan: Plan, model: ModelConfig) -> list[Column]:
     return found
 
 
+def in_words(columns: Sequence[Column]) -> str:
+    """List columns by name; of rows of several values the first and the last."""
+    return ", ".join(
+        f"{each.name} ({each.labels[0]} to {each.labels[-1]})" if each.labels else each.name for each in columns
+    )
+
+
 def chosen(available: Sequence[Column], names: Iterable[str] | None) -> list[Column]:
     """Return columns by their names, in this order; None: all.
 
@@ -109,11 +116,9 @@ def chosen(available: Sequence[Column], names: Iterable[str] | None) -> list[Col
         names = names.split(",")
     known = by_name(available)
     found = []
-    for name in dict.fromkeys(each.strip() for each in names):
+    for name in dict.fromkeys(each.strip() if isinstance(each, str) else each for each in names):
         if name not in known:
-            raise ConfigError(
-                "columns", name, f"columns of the table: {', '.join(column.name for column in available)}"
-            )
+            raise ConfigError("columns", name, f"columns of the table: {in_words(available)}")
         found.append(known[name])
     if not found:
         raise ConfigError("columns", names, "at least one column")

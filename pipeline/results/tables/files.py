@@ -71,14 +71,16 @@ def ending_of(output: str, endings: tuple[str, ...]) -> str:
 
 @contextmanager
 def whole(output: str) -> Iterator[Path]:
-    """Give a path to write to, and bring the file from there to its place when all is written."""
+    """Give a path to write to, and bring the file from there to its place when all is written.
+
+    Raises ConfigError for a folder, and for a place that cannot be written to.
+    """
     local = storage.local_path(output)
+    _require_file(output, local)
     folder = tempfile.gettempdir() if local is None else str(local.absolute().parent)
     ending = os.path.splitext(output)[1]
     path = Path(folder, f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}{ending}")
     try:
-        if local is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
         yield path
         if local is not None:
             os.replace(path, local)
@@ -88,3 +90,21 @@ def whole(output: str) -> Iterator[Path]:
                 fs.put_file(str(path), inner)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _require_file(output: str, local: Path | None) -> None:
+    """Refuse what cannot be written to, and make the folder of what can."""
+    expected = "a file that can be written"
+    if storage.protocol(output) in storage.WEB:
+        raise ConfigError("--output", output, expected, "a web server takes no files: name a path or a bucket")
+    if local is None:
+        return
+    if local.is_dir():
+        raise ConfigError("--output", output, expected, "there is a folder of that name")
+    folder = local.absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--output", output, expected, f"{folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("--output", output, expected, f"nothing can be written to {folder}")

@@ -24,6 +24,7 @@ KEYWORDS = {
     "model": "MODEL",
     "model_sha256": "MODSHA",
     "checkpoint": "CHECKPT",
+    "density": "DENSITY",
     "model_license": "MODLIC",
     "fingerprint": "FINGERP",
     "spectra_fingerprint": "SPECFP",

@@ -71,5 +71,5 @@ def test_a_model_that_has_not_begun_leaves_the_spectra(tmp_path: Path, make_run:
     assert (found.model, len(found.restframe)) == ("", 0)
     assert np.isnan(found.reconstruction).all()
     make_run(tmp_path / "two", models=[model_config("a"), model_config("b")])
-    with pytest.raises(pipeline.ConfigError, match="one of the run's models: a, b"):
+    with pytest.raises(pipeline.ConfigError, match="several models: a, b"):
         read_spectrum(pipeline.open_run(tmp_path / "two"), 2)

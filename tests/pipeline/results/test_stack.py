@@ -93,7 +93,11 @@ def test_a_cluster_gives_the_same(run: pipeline.Run, threads: Client) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"by": "mass"}, "columns is 'mass'"),
+        ({"by": "mass"}, "by is 'mass', expected a column of the table"),
+        ({"by": "latents"}, "by is 'latents', expected a column of the table, one value for each spectrum"),
+        ({"by": None}, "by is None"),
+        ({"weights": "latents"}, "weights is 'latents'"),
+        ({"bins": "abc"}, "a number of bins, or their edges"),
         ({"by": "class", "bins": 3}, "no bins: class is text"),
         ({"bins": [1, 0]}, "edges in ascending order"),
         ({"bins": 0}, "at least 1"),

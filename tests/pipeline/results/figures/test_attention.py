@@ -71,7 +71,7 @@ def test_a_spectrum_without_latents_has_none(run: Run) -> None:
 
 
 def test_the_model_is_named_where_there_are_several(run: Run) -> None:
-    with pytest.raises(ConfigError, match="one of the run's models: free, taking"):
+    with pytest.raises(ConfigError, match="several models: free, taking"):
         read_attention(run, 0)
 
 

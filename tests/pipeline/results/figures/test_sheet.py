@@ -12,6 +12,7 @@ import pytest
 import pipeline
 from pipeline.results.figures import style
 from pipeline.results.figures.sheet import draw_sheet
+from pipeline.results.latents.found import MOST_OF
 from pipeline.results.spectrum import read_spectra
 from tests.pipeline.conftest import MakeRun
 
@@ -76,8 +77,7 @@ def test_neighbors_begin_with_the_spectrum_itself(
 
 
 def test_too_many_for_a_picture_are_refused(run: pipeline.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.results.figures import sheet
-
-    monkeypatch.setitem(sheet.MOST, ".png", 5)
+    monkeypatch.setitem(MOST_OF, ".png", 5)
     with pytest.raises(pipeline.ConfigError, match=r"expected at most 5 spectra in a \.png; .* or a \.pdf"):
-        run.outliers(6, output=tmp_path / "o.png")
+        run.outliers(6, output=[tmp_path / "o.csv", tmp_path / "o.png"])
+    assert not (tmp_path / "o.csv").exists()

@@ -11,8 +11,10 @@ import pytest
 from astropy.table import Table
 
 import pipeline
+from pipeline.cli import main as cli
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
+from pipeline.results.latents import outliers
 from pipeline.results.latents.outliers import DENSITY
 from pipeline.results.latents.reasons import lines_near
 from pipeline.results.tables import table as tables
@@ -102,6 +104,10 @@ def test_a_density_ranks_before_all_else(run: pipeline.Run, monkeypatch: pytest.
         return [*columns, *(replace(amplitude, name=name, of="amplitude") for name in DENSITY)]
 
     monkeypatch.setattr(tables, "columns_of", with_density)
+    planned = run.outliers(18)
+    assert planned.attrs["ranked_by"] == "distance, largest first"
+    assert planned.attrs["missing"] == "log_prob, log_prob_percentile: the density has not been run yet"
+    monkeypatch.setattr(outliers, "density_ledger", encode_ledger)
     found = run.outliers(18)
     assert found.attrs["ranked_by"] == "log_prob, lowest first"
     assert found["log_prob"].is_monotonic_increasing
@@ -114,9 +120,10 @@ def test_an_index_of_other_latents_is_said(run: pipeline.Run) -> None:
     ledger = encode_ledger(run.root, run.plan, "toy")
     record = ledger.read(1)
     ledger.replace(1, {**record, "checksums": {**record["checksums"], "latents": "other"}})
-    found = pipeline.open_run(run.root).outliers(3)
-    assert "distance" not in found
-    assert "was made before chunks were encoded; make it again" in found.attrs["missing"]
+    with pytest.raises(pipeline.ConfigError, match="was made before chunks were encoded; make it again.*--remake"):
+        pipeline.open_run(run.root).outliers(3)
+    assert cli.main(["outliers", run.root, "-n", "3", "--remake"]) == 0
+    assert "distance" in pipeline.open_run(run.root).outliers(3)
 
 
 def test_files_hold_the_table_and_where_it_is_from(run: pipeline.Run, tmp_path: Path) -> None:

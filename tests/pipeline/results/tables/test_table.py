@@ -113,7 +113,7 @@ def test_a_run_of_which_nothing_is_done_has_an_empty_table(tmp_path: Path, make_
 def test_one_of_several_models_is_named(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, models=[model_config("one"), model_config("two", variables=["latents"])])
     run = pipeline.open_run(tmp_path)
-    with pytest.raises(pipeline.ConfigError, match="one of the run's models: one, two"):
+    with pytest.raises(pipeline.ConfigError, match="several models: one, two; name one"):
         run.table()
     assert "chi2_n" not in run.table("two")
     assert run.table("two").attrs["model"] == "two"
