@@ -43,6 +43,7 @@ class Settings:
         expected = {
             "epochs": (self.epochs >= 0, "0 or more"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, below 2**63"),
             "lr": (0 < self.lr < math.inf, "a positive number"),
             "schedule": (self.schedule in ("step", "epoch", "constant"), "step, epoch or constant"),
             "eps": (0 < self.eps < math.inf, "a positive number"),

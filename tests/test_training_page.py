@@ -57,7 +57,8 @@ def test_its_table_of_presets_is_what_they_are() -> None:
         assert list(table[name]) == values, name
     assert (table["its form"][0], table["its form"][2]) == (made[0][1].form, made[2][1].form)
     slope = made[2][1].slope
-    assert table["its slope k"][2] == f"0 to {slope.top:g} in cycles of {slope.cycle} epochs"
+    in_cycles = f"0 to {slope.top:g} in cycles of {slope.cycle} epochs, 0 in the last {slope.last}"
+    assert table["its slope k"][2] == in_cycles
     assert table["its slope k"][0] == f"{made[0][1].slope.value:g}"
 
 

@@ -136,6 +136,11 @@ def _losses_of(args: Namespace, losses: Losses) -> Losses:
     if args.augment is False and args.consistency:
         problem = "--no-augment leaves nothing to compare for the consistency loss"
         raise RefusedError("--no-augment", problem, "leave out one of the two")
+    if not (args.similarity if args.similarity is not None else losses.similarity):
+        for key in ("form", "slope"):
+            if getattr(args, key) is not None:
+                problem = f"--{key} is of the similarity loss, which has no weight"
+                raise RefusedError(f"--{key}", problem, "give it one (--similarity 1), or leave it out")
     chosen: dict[str, Any] = {}
     for key in ("similarity", "consistency", "form"):
         if getattr(args, key) is not None:
@@ -202,7 +207,7 @@ def _print_result(args: Namespace, trained: Trained) -> None:
         epochs = trained.history[split]
         losses = ", ".join(f"{name} {loss:.4g}" for name, loss in epochs[-1].items()) if epochs else ""
         print(f"{split} loss after {len(epochs)} epochs: {losses or 'no spectra'}")
-    print(f"trained on {sum(trained.spectra.values())} spectra: {trained.output}")
+    print(f"trained on a part of {sum(trained.spectra.values())} spectra, validated on the rest: {trained.output}")
     print(f"curve   {redacted(trained.output.curve)}")
     print(f"next: spender-pipeline plan {args.roots[0]} --model {redacted(args.output)}")
 

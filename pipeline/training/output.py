@@ -46,7 +46,7 @@ class Output:
 
     @property
     def _stem(self) -> str:
-        return re.sub(r"(?<=[^/])\.[^./]*\Z", "", self.url)
+        return re.sub(r"(?<=[^/])\.(pt|pth)\Z", "", self.url)
 
     def require_writable(self) -> None:
         """Raise ConfigError for a place that cannot be written."""

@@ -77,12 +77,29 @@ def train(
         spectra = {sample.instrument: sample.n_usable for sample in samples}
         watch = Watch(file, stream if world.is_first else None)
         watch.say(f"spectra: {', '.join(f'{name} {count}' for name, count in spectra.items())}")
-        for line in made.said:
+        _require_moving_rate(settings, sum(sample.data.steps("train", settings.batch_size) for sample in samples))
+        for line in [*made.said, *_without_slope(settings, losses)]:
             watch.say(line)
         facts = {"domain": domain(samples), "data": fingerprint(samples, where), "start": begun, "licence": licence}
         models_and_data = [(m.to(own_device()), sample.data) for m, sample in zip(made.models, samples, strict=True)]
         history = _fit(models_and_data, settings, file, losses, facts, watch, save_every)
         return Trained(file, spectra, history, world.is_first)
+
+
+def _require_moving_rate(settings: Settings, steps: int) -> None:
+    """Refuse one cycle of the learning rate that has one value, at its very end: it would train nothing."""
+    turns = {"step": steps * settings.epochs, "epoch": settings.epochs}.get(settings.schedule, 2)
+    if turns < 2:
+        problem = f"one cycle of the learning rate by {settings.schedule} has but one {settings.schedule}"
+        raise RefusedError("--epochs", problem, "raise --epochs, or train with --schedule constant")
+
+
+def _without_slope(settings: Settings, losses: Losses) -> list[str]:
+    """Say where the similarity loss has no gradient throughout."""
+    slopes = (losses.slope.at(epoch, settings.epochs) for epoch in range(settings.epochs))
+    if not losses.similarity or any(slopes):
+        return []
+    return ["the similarity loss trains nothing: its slope is 0 in each of these epochs, as in the last of more"]
 
 
 def _fit(

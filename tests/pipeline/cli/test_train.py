@@ -83,6 +83,8 @@ def test_parts_of_a_presets_losses_can_be_left_out() -> None:
         (["--learning-rate", "-1"], "--learning-rate is -1.0, expected a positive number"),
         (["--average", "1"], "--average is 1.0, expected between 0 and 1"),
         (["--clip", "nan"], "--clip is nan, expected a positive number"),
+        (["--slope", "3"], "--slope is of the similarity loss, which has no weight; give it one"),
+        (["--seed", "-1"], "--seed is -1, expected 0 or more"),
         (["--patience", "0"], "--patience is 0, expected at least 1"),
         (["--similarity", "-1"], "--similarity is -1.0, expected 0 or more"),
         (["--consistency", "nan"], "--consistency is nan, expected 0 or more"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.store.checkpoint import inspect
 from pipeline.training.models import ModelChoice
+from pipeline.training.output import Output
 from pipeline.training.train import Trained, train
 from spender_core.dataset import SPLIT_RULE
 from spender_core.instrument import BOSS, SDSS, Instrument
 from spender_core.objective import Losses
+from spender_core.presets import PRESETS
 from spender_core.settings import Settings
 from spender_core.weights import checkpoint_sha256, load_model, read_extras
 from tests.running import random_checkpoint
@@ -23,7 +26,7 @@ from tests.running import random_checkpoint
 pytestmark = pytest.mark.slow
 
 SMALL = ModelChoice(n_latent=3, rest_range=(4000, 4200))
-ONCE = Settings(epochs=1, batch_size=16)
+ONCE = Settings(epochs=1, batch_size=16, schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_other_settings_than_the_checkpoints_are_refused(ingested: dict[str, str
     output = tmp_path / "m.pt"
     train([ingested["sdss"]], output, ONCE, model=SMALL)
     with pytest.raises(ConfigError, match="batch_size is 8 here and 16 there"):
-        train([ingested["sdss"]], output, Settings(epochs=1, batch_size=8), model=SMALL)
+        train([ingested["sdss"]], output, replace(ONCE, batch_size=8), model=SMALL)
     with pytest.raises(ConfigError, match="spectra is"):
         train([ingested["sdss"]], output, ONCE, model=SMALL, where="z < 0.2")
     start = str(random_checkpoint(tmp_path))
@@ -170,3 +173,34 @@ def test_a_loss_that_is_not_finite_is_said_in_one_line(ingested: dict[str, str],
     settings = Settings(epochs=4, batch_size=16, lr=1e30, schedule="constant")
     with pytest.raises(ConfigError, match="cannot be trained on: loss is"):
         train([ingested["sdss"]], tmp_path / "m.pt", settings, Losses(), model=SMALL)
+
+
+def test_a_cycle_of_one_step_is_refused(ingested: dict[str, str], tmp_path: Path) -> None:
+    """Its only learning rate would be the last one of a cycle, a millionth of the peak."""
+    settings = Settings(epochs=1, batch_size=10**6, schedule="step")
+    with pytest.raises(
+        ConfigError, match="by step has but one step; raise --epochs, or train with --schedule constant"
+    ):
+        train([ingested["sdss"]], tmp_path / "m.pt", settings, model=SMALL)
+    with pytest.raises(ConfigError, match="by epoch has but one epoch"):
+        train([ingested["sdss"]], tmp_path / "m.pt", Settings(epochs=1, schedule="epoch"), model=SMALL)
+
+
+def test_a_similarity_without_slope_is_said(ingested: dict[str, str], tmp_path: Path) -> None:
+    stream = io.StringIO()
+    losses = Losses(similarity=1.0, slope=PRESETS["paper2"][1].slope)
+    choice = ModelChoice(n_latent=3, rest_range=(5200, 5900))
+    train(
+        [ingested["sdss"]],
+        tmp_path / "m.pt",
+        Settings(epochs=1, schedule="constant"),
+        losses,
+        model=choice,
+        stream=stream,
+    )
+    assert "the similarity loss trains nothing: its slope is 0" in stream.getvalue()
+
+
+def test_two_checkpoints_of_one_stem_keep_their_own_logs() -> None:
+    assert Output("runs/m.v1").log == "runs/m.v1.jsonl"
+    assert Output("runs/m.pt").log == "runs/m.jsonl"
