@@ -344,9 +344,9 @@ def _troubles(component: str, status: Document) -> set[str]:
     return found
 
 
-def _log_of(pod: APIObject) -> list[str]:
-    if not isinstance(pod, Pod):
-        return []
+def _log_of(found: APIObject) -> list[str]:
+    """Return the last lines of a pod's log. kr8s does not know pods of servers that leave out their singular name."""
+    pod = found if isinstance(found, Pod) else Pod(found.to_dict(), api=found.api)
     try:
         return list(pod.logs(tail_lines=TAIL)) or ["(it is empty)"]
     except (*_FAULTS, kr8s.NotFoundError) as error:

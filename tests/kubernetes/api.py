@@ -38,7 +38,7 @@ def plural(kind: str) -> str:
 class Api:
     """objects: by path. refusals: status by (verb, part of a path). logs: by pod. down: whether nothing is answered.
 
-    garbled: so many lists of pods are answered with a web page.
+    garbled: so many lists of pods are answered with a web page. has_singular_names: old servers leave them out.
     """
 
     operator: bool = True
@@ -47,6 +47,7 @@ class Api:
     logs: dict[str, str] = field(default_factory=dict)
     down: bool = False
     garbled: int = 0
+    has_singular_names: bool = True
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -133,7 +134,7 @@ class Api:
         resources = [
             {
                 "name": plural(kind),
-                "singularName": kind.lower(),
+                "singularName": kind.lower() if self.has_singular_names else "",
                 "kind": kind,
                 "namespaced": kind != "Namespace",
                 "verbs": [],

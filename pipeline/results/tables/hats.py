@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -95,6 +96,12 @@ def _client() -> Iterator[Client]:
         return
     except ValueError:
         pass
-    options = {"processes": False, "n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
-    with Client(**options) as client:  # type: ignore[no-untyped-call]
-        yield client
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.WARNING)  # what a cluster in threads says of itself helps nobody
+    try:
+        with Client(**options) as client:  # type: ignore[no-untyped-call]
+            yield client
+    finally:
+        logger.setLevel(before)
