@@ -210,7 +210,7 @@ class Plan:
         for known in self.models:
             differences = _model_differences(model, known) if known.name == model.name else []
             if differences:
-                remedy = "label the model with another name (--model NAME=M), or plan it in another ROOT"
+                remedy = "label the model with another name (--model NAME=M), or take that one out with --drop-model"
                 raise ConfigError(
                     "model", model.name, f"the model that the plan holds ({'; '.join(differences)})", remedy
                 )

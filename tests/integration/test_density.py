@@ -388,6 +388,7 @@ def test_scores_of_a_run_that_is_killed_and_resumed_are_the_same(root: Path, enc
     assert cli.main(["verify", str(root)]) == 0
 
 
+@pytest.mark.long
 def test_a_run_in_a_bucket_is_scored_as_one_on_a_disk(root: Path, encoded: Path, tmp_path: Path) -> None:
     flow = encoded.parent / "flow.pt"
     with s3.serve(tmp_path / "s3") as server, s3.as_default(server):
@@ -405,7 +406,7 @@ def test_a_run_in_a_bucket_is_scored_as_one_on_a_disk(root: Path, encoded: Path,
         assert listed["target"].tolist() == pipeline.open_run(root).outliers(3)["target"].tolist()
 
 
-@pytest.mark.parametrize("ending", ["fits", "csv", "ecsv", "parquet"])
+@pytest.mark.parametrize("ending", ["fits", "ecsv"])
 def test_every_format_is_written_of_a_run_with_a_density(
     root: Path, encoded: Path, tmp_path: Path, ending: str
 ) -> None:

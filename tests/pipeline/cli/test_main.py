@@ -346,7 +346,7 @@ def test_train_writes_a_model_that_plan_takes(planned: Path, tmp_path: Path) -> 
     assert 0 < VALID_FRACTION < 1
     assert cli.main(["ingest", str(planned), "--serial"]) == 0
     trained = tmp_path / "trained.pt"
-    what = ["--output", str(trained), "--epochs", "1", "--batch-size", "8", "--latents", "3"]
+    what = ["--output", str(trained), "--epochs", "2", "--batch-size", "8", "--latents", "3"]
     assert cli.main(["train", str(planned), *what]) == 0
     assert cli.main(["plan", str(planned), "--model", str(trained)]) == 0
     assert {model.name: model.n_latent for model in read_plan(planned).models} == {"random": 4, "trained": 3}
