@@ -143,8 +143,8 @@ def test_a_run_grows_by_the_next_pixels(release: tuple[Path, list[MockCoadd]], t
 
 
 @pytest.mark.long
-def test_one_decoder_is_trained_for_both_surveys(
-    release: tuple[Path, list[MockCoadd]], mirror: Path, tmp_path: Path
+def test_one_decoder_is_trained_for_both_surveys_and_encodes_the_real_coadd(
+    release: tuple[Path, list[MockCoadd]], mirror: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     root, _ = release
     sdss, _ = make_root(tmp_path, mirror, name="sdss", n=30, shard=10, models=())
@@ -154,8 +154,20 @@ def test_one_decoder_is_trained_for_both_surveys(
     for run in (sdss, desi):
         pipeline.run(run, serial=True, progress=False, stages="ingest")
     output = tmp_path / "both.pt"
-    small = ["--latents", "2", "--rest-range", "4000:4200", "--epochs", "1", "--batch-size", "16"]
+    small = ["--latents", "2", "--rest-range", "3500:9800", "--epochs", "2", "--batch-size", "16"]
     assert cli.main(["train", sdss, desi, "--output", str(output), *small]) == 0
-    (record,) = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
-    assert set(record["train"]) == {"sdss", "desi"}
+    first, last = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()]
+    assert set(first["train"]) == {"sdss", "desi"}
+    assert last["valid"]["desi"] < first["valid"]["desi"]
     assert load_model(output, DESI())[0].decoder.n_latent == 2
+    real, table = str(tmp_path / "real"), str(tmp_path / "real.parquet")
+    source = desi_release.release_of(shared_data)
+    assert cli.main(["targets", str(next(source.rglob("redrock-*.fits"))), "--output", table]) == 0
+    what = ["--source", str(source), "--instrument", "desi", "--model", str(output)]
+    assert cli.main(["plan", real, "--targets", table, *what]) == 0
+    assert cli.main(["run", real, "--serial"]) == 0
+    found = pipeline.open_run(real).encodings("both").load()
+    assert np.isfinite(found["latents"]).all()
+    assert np.isfinite(found["chi2"]).all()
+    assert (found["n_pixels"] > 5000).all()
+    assert cli.main(["plot", real, "--row", "0", "--output", str(tmp_path / "real.png")]) == 0
