@@ -14,6 +14,16 @@ from tests.bench import PATIENCE, RUNS, Bench, run, running, shown, wait_until
 pytestmark = pytest.mark.long
 
 
+def killed_midway(bench: Bench, folder: Path) -> str:
+    """Give a run that was killed after some chunks."""
+    root = bench.new_root()
+    with running(root, folder, "--workers", "1") as process:
+        wait_until(lambda: bench.marked(root) >= 3, process)
+        process.kill()
+        process.wait()
+    return root
+
+
 def test_a_worker_without_the_package_that_comes_midway(bench: Bench, tmp_path: Path) -> None:
     bare = environments.command(environments.make(tmp_path / "venv", ["distributed"]))
     with bench.row("a worker of another environment comes midway") as row:
@@ -33,11 +43,7 @@ def test_a_worker_without_the_package_that_comes_midway(bench: Bench, tmp_path: 
 def test_targets_that_are_lost_midway_are_planned_again(bench: Bench, tmp_path: Path) -> None:
     with bench.row("targets.parquet lost midway, and restored") as row:
         for _ in range(RUNS):
-            root = bench.new_root()
-            with running(root, tmp_path, "--workers", "1") as process:
-                wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
-                process.kill()
-                process.wait()
+            root = killed_midway(bench, tmp_path)
             storage.remove(storage.join(root, "targets.parquet"))
             row.injected += 1
             assert run(root, "--serial") == 1
@@ -49,11 +55,7 @@ def test_targets_that_are_lost_midway_are_planned_again(bench: Bench, tmp_path: 
 def test_markers_of_nothing_are_taken_away(bench: Bench, tmp_path: Path) -> None:
     with bench.row("stray and nonsensical markers midway, and verify --repair") as row:
         for _ in range(RUNS):
-            root = bench.new_root()
-            with running(root, tmp_path, "--workers", "1") as process:
-                wait_until(lambda: bench.marked(root) >= 3, process)  # noqa: B023
-                process.kill()
-                process.wait()
+            root = killed_midway(bench, tmp_path)
             (ingest, *_) = bench.ledgers(root)
             unfinished = next(i for i in range(16) if i not in ingest.done())
             for name, content in ((f"{unfinished:06}", b"not a marker"), ("000099", b"{}")):
