@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import reduce
 from typing import IO
 
 import numpy as np
@@ -320,9 +321,10 @@ def _settled(
     table = table.drop_columns([SUGGESTED])
     column = survey.reductions.column if survey.reductions else None
     unnamed = int(pc.sum(pc.equal(table[column].cast(pa.string()), "")).as_py()) if column else 0
-    lost = 0
-    if survey.search:
-        lost = int(survey.search.is_lost({name: table[name].to_numpy() for name in survey.search.columns}).sum())
+    unknown = survey.search.unknown if survey.search else {}
+    # in Arrow: as objects of Python, the texts of a whole survey would take gigabytes
+    is_lost = reduce(pc.or_, (pc.equal(table[name], value) for name, value in unknown.items())) if unknown else None
+    lost = 0 if is_lost is None else int(pc.sum(is_lost).as_py())
     if settle is None:
         if lost and survey.search:
             problem = (

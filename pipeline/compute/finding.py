@@ -37,7 +37,8 @@ def lost_rows(frame: pd.DataFrame, survey: Survey) -> NDArray[np.intp]:
     """Return the rows of targets of which only the number is known."""
     if survey.search is None:
         return np.zeros(0, np.intp)
-    return np.flatnonzero(survey.search.is_lost({name: frame[name].to_numpy() for name in survey.search.columns}))
+    unknown = survey.search.unknown.items()
+    return np.flatnonzero(np.logical_or.reduce([(frame[name] == value).to_numpy() for name, value in unknown]))
 
 
 def locate(

@@ -155,15 +155,14 @@ class Reductions:
 class Search:
     """How targets are found of which a catalog names only the number.
 
-    columns: coordinates that say where a target is. is_lost: their values -> the targets of which one is missing.
+    unknown: the coordinates that say where a target is, and the value of each that says nothing; one such is enough.
     missing: these columns as a catalog has them, for messages. candidates: such targets -> the keys that each may have,
     in the order to try. files: pattern of the files with redshifts, relative to the release root. order: these -> the
     same, in the order to look. keys_in: one of these and targets -> by their place, the keys that they have if it holds
     them; only of those that it may hold. named: targets and their keys -> the targets with all that the keys say.
     """
 
-    columns: tuple[str, ...]
-    is_lost: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.bool_]]
+    unknown: Mapping[str, str | int]
     missing: str
     candidates: Callable[[pd.DataFrame], list[list[str]]]
     files: str

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline.surveys.desi.keys import NAME, ids_of
 from pipeline.surveys.desi.sky import pixel_of, pixels_of_brick
@@ -24,20 +22,16 @@ PROGRAMS = (
 )
 """Surveys and programs of DR1 and EDR, in the order in which a target is looked for: the deepest first."""
 
-COLUMNS = ("survey", "program", "healpix")
+UNKNOWN: dict[str, str | int] = {"survey": "", "program": "", "healpix": -1}
+"""Where a target is, and what stands there where a catalog does not say it."""
 
 _FILE = re.compile(rf"redrock-({NAME})-({NAME})-([0-9]{{1,5}})\.fits\Z")
-
-
-def is_lost(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """Tell the targets of which survey, program or pixel is missing."""
-    return np.asarray((columns["survey"] == "") | (columns["program"] == "") | (columns["healpix"] < 0))
 
 
 def candidates(targets: pd.DataFrame) -> list[list[str]]:
     """Return the keys that each target may have, in the order to try; none where nothing says where it is."""
     found = []
-    names = ("targetid", "ra", "dec", *COLUMNS)
+    names = ("targetid", "ra", "dec", *UNKNOWN)
     for targetid, ra, dec, survey, program, pixel in zip(*(targets[name] for name in names), strict=True):
         if pixel >= 0:
             pixels = [pixel]
@@ -72,8 +66,8 @@ def keys_in(file: str, targets: pd.DataFrame) -> dict[int, str]:
     if named is None:
         return {}
     survey, program, pixel = named[1], named[2], int(named[3])
-    may_be = targets["survey"].isin(["", survey]) & targets["program"].isin(["", program])
-    may_be &= targets["healpix"].isin([-1, pixel])
+    said = zip(UNKNOWN.items(), (survey, program, pixel), strict=True)
+    may_be = np.logical_and.reduce([targets[name].isin([unknown, own]) for (name, unknown), own in said])
     ids = targets["targetid"].tolist()
     return {place: f"{survey}-{program}-{pixel}-{ids[place]}" for place in np.flatnonzero(may_be).tolist()}
 
@@ -81,13 +75,12 @@ def keys_in(file: str, targets: pd.DataFrame) -> dict[int, str]:
 def named(targets: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Return targets with these keys, and what they say."""
     ids = [ids_of(key) for key in keys]
-    columns = {name: [getattr(each, name) for each in ids] for name in COLUMNS}
+    columns = {name: [getattr(each, name) for each in ids] for name in UNKNOWN}
     return targets.assign(target=list(keys), **columns).astype(targets.dtypes)
 
 
 SEARCH = Search(
-    columns=COLUMNS,
-    is_lost=is_lost,
+    unknown=UNKNOWN,
     missing="SURVEY, PROGRAM and HEALPIX",
     candidates=candidates,
     files="spectro/redux/*/healpix/*/*/*/*/redrock-*.fits",

@@ -62,9 +62,9 @@ def redrock(release: Path) -> Path:
     return next(release.rglob("redrock-special-dark-*.fits"))
 
 
-def copied(release: Path, survey: str, program: str, production: str = "iron") -> Path:
+def copied(release: Path, survey: str, program: str) -> Path:
     """Give the real redrock file to another survey and program, too."""
-    folder = release / f"spectro/redux/{production}/healpix/{survey}/{program}/272/27247"
+    folder = release / f"spectro/redux/iron/healpix/{survey}/{program}/272/27247"
     folder.mkdir(parents=True)
     return Path(shutil.copy(redrock(release), folder / f"redrock-{survey}-{program}-27247.fits"))
 
