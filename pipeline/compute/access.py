@@ -59,8 +59,8 @@ class Access:
             ledger.unmark(index)
         problem = f"{self._without} of {self._spectra} spectra have no file in {self._plan.config.source}, or a bad one"
         reductions = self._plan.survey.reductions
-        checked = f"its release and the {reductions.column} of the targets" if reductions else "and its release"
-        remedy = f"check the source, {checked}; the next run asks for these files again"
+        further = f", its release and the {reductions.column} of the targets" if reductions else " and its release"
+        remedy = f"check the source{further}; the next run asks for these files again"
         raise RefusedError("source", problem + reason, f"{remedy}, and with --accept-missing it goes on without them")
 
     def reopen(self) -> None:

@@ -63,8 +63,9 @@ def stack(
 
     variables = set(table.model.variables)
     require_coverage(variables, table.model.name)
-    for key, name in (("by", by), ("weights", weights if weights is not None else by)):
-        if not isinstance(name, str) or name not in {each.name for each in flat(table.available)}:
+    known = [each.name for each in flat(table.available)]
+    for key, name in {"by": by, **({} if weights is None else {"weights": weights})}.items():
+        if name not in known:
             raise ConfigError(key, name, "a column of the table, one value for each spectrum, such as 'z' or 'l0'")
     frame = table.frame_of([by] if weights is None else [by, weights])
     groups = _groups(frame[by].to_numpy(), by, bins)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.results.figures import style, texts
 from pipeline.results.spectrum import Spectrum, read_spectra
-from pipeline.results.tables.files import whole
+from pipeline.results.tables.files import require_output, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +39,11 @@ def write_sheet(
 ) -> None:
     """Write the contact sheet of rows of a run: .pdf of pages, or .png; see `draw_sheet`.
 
-    Raises ConfigError for more spectra than a file of this format holds.
+    Raises ConfigError for a file that cannot be written.
     """
     ending = output[-4:].lower()
     per_page = COLUMNS * ROWS if ending == ".pdf" else len(rows)
+    require_output(output)
     with whole(output) as path, style.settings():
         pages = _pages(run, rows, model, captions, marks, per_page)
         if ending == ".pdf":

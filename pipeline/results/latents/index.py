@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import ConfigError, RefusedError, redacted
+from pipeline.errors import RefusedError, redacted
 from pipeline.results.tables.files import whole
 from pipeline.results.tables.table import ResultsTable
 from pipeline.store.arrays import encodings_url, read_region
@@ -99,7 +99,7 @@ def open_index(table: ResultsTable, *, remake: bool = False) -> LatentIndex:
         try:
             make_index(table, path, of)
             return LatentIndex.read(path)[0]
-        except (OSError, ConfigError):
+        except OSError:
             if path == places[-1]:
                 raise
     raise AssertionError  # there is a place at least

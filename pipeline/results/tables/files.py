@@ -51,6 +51,7 @@ def write_table(table: Writable, output: str) -> int:
     What a CSV file is stands in one beside it, whose name is longer by -metadata.json.
     """
     ending = ending_of(output, tuple(FORMATS))
+    require_output(output)
     with whole(output) as path:
         rows = FORMATS[ending](table, path)
     if ending == ".csv":
@@ -71,16 +72,14 @@ def ending_of(output: str, endings: tuple[str, ...]) -> str:
 
 @contextmanager
 def whole(output: str) -> Iterator[Path]:
-    """Give a path to write to, and bring the file from there to its place when all is written.
-
-    Raises ConfigError for a folder, and for a place that cannot be written to.
-    """
+    """Give a path to write to, and bring the file from there to its place when all is written."""
     local = storage.local_path(output)
-    _require_file(output, local)
     folder = tempfile.gettempdir() if local is None else str(local.absolute().parent)
     ending = os.path.splitext(output)[1]
     path = Path(folder, f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}{ending}")
     try:
+        if local is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         yield path
         if local is not None:
             os.replace(path, local)
@@ -92,9 +91,9 @@ def whole(output: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _require_file(output: str, local: Path | None) -> None:
-    """Refuse what cannot be written to, and make the folder of what can."""
-    expected = "a file that can be written"
+def require_output(output: str) -> None:
+    """Refuse a file of the user's that cannot be written, and make the folder of one that can. Raises ConfigError."""
+    expected, local = "a file that can be written", storage.local_path(output)
     if storage.protocol(output) in storage.WEB:
         raise ConfigError("--output", output, expected, "a web server takes no files: name a path or a bucket")
     if local is None:

@@ -96,7 +96,7 @@ def _client() -> Iterator[Client]:
         return
     except ValueError:
         pass
-    options = {"processes": False, "n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
     logger = logging.getLogger("distributed")
     before = logger.level
     logger.setLevel(logging.WARNING)  # what a cluster in threads says of itself helps nobody

@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.results.spectrum import FLUX_UNITS, Floats, Spectrum, read_spectra
 from pipeline.results.tables.export import Exported
-from pipeline.results.tables.files import whole
+from pipeline.results.tables.files import require_output, whole
 from pipeline.results.tables.fits import add_facts, ascii_text, fits_units
 from pipeline.results.tables.header import header, header_of_spectra
 from pipeline.storage import Place, place
@@ -62,6 +62,7 @@ def export_spectra(
         if len(rows) > MOST_IN_ONE:
             remedy = "name a folder, which gets a file for each spectrum"
             raise ConfigError("--output", len(rows), f"at most {MOST_IN_ONE} spectra in one file", remedy)
+        require_output(url)
         with whole(url) as path:
             _write(path, list(_read(run, rows, model)), _facts(run, model))
         return Exported(url, len(rows), left_out)
