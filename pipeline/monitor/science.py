@@ -95,6 +95,7 @@ def _of_table(run: RunData, table: ResultsTable) -> Science:
         "sn_median": "S/N per pixel",
         "chi2_n": "chi2 per pixel",
     }
+    rarity, scores = _rarity(values)
     pictures = [histogram(values[name][usable], label) for name, label in labels.items() if name in values]
     return Science(
         table.model.name,
@@ -105,7 +106,7 @@ def _of_table(run: RunData, table: ResultsTable) -> Science:
         corner(values["latents"][usable]) if "latents" in values else None,
         sky(values["ra"], values["dec"]) if {"ra", "dec"} <= set(values) else None,
         _highest(run, table, values.get("chi2_n"), usable, rows, "chi2/n"),
-        _highest(run, table, _rarity(values), usable, rows, "-log p" if "log_prob" in values else "distance"),
+        _highest(run, table, scores, usable, rows, rarity),
         _bits(table),
     )
 
@@ -116,20 +117,22 @@ def _classes(values: NDArray[Any]) -> list[tuple[str, int, float]]:
     return [(str(names[i]), int(counts[i]), float(counts[i] / len(values))) for i in order]
 
 
-def _rarity(values: dict[str, NDArray[Any]]) -> Floats | None:
-    """Return how rare spectra are: by the density of their latents, else by the distance from their mean, whitened."""
+def _rarity(values: dict[str, NDArray[Any]]) -> tuple[str, Floats | None]:
+    """Return how rare spectra are, and what that is called; None where nothing tells.
+
+    By the density of their latents, else by the distance of the whitened latents from their mean.
+    """
     if "log_prob" in values and np.isfinite(values["log_prob"]).any():
-        return -values["log_prob"].astype(np.float64)
-    values.pop("log_prob", None)
+        return "-log p", -values["log_prob"].astype(np.float64)
     if "latents" not in values:
-        return None
+        return "", None
     latents = values["latents"].astype(np.float64)
     finite = np.isfinite(latents).all(axis=1)
     if finite.sum() <= latents.shape[1] + 1:
-        return None  # in as many dimensions as there are spectra all are as far away
+        return "", None  # in as many dimensions as there are spectra all are as far away
     off = latents - latents[finite].mean(axis=0)
     inverse = np.linalg.pinv(np.cov(latents[finite].T).reshape(latents.shape[1], -1), hermitian=True)
-    return np.asarray(np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", off, inverse, off), 0)))
+    return "distance", np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", off, inverse, off), 0))
 
 
 def _highest(
