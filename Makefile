@@ -15,7 +15,7 @@ help: ## show this list
 
 install: $(INSTALLED) ## create .venv with the locked dependencies
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt pipeline/version.py
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv and ensurepip on PATH;" \
 		"install one or say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -52,10 +52,10 @@ units: install # mypy runs beside them: neither keeps two cores busy
 test: lint types .venv.checkov/.installed ## what guards a change: ruff, mypy and all tests but the long ones
 	$(BIN)/python -m pytest -m "not long" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-test-long: long coverage ## what takes long beside it: rows of faults, notebooks, pages, benchmarks, coverage
+test-long: long docs coverage ## what takes long beside it: rows of faults, notebooks, pages, benchmarks, coverage
 
-long: install ## the long tests alone
-	$(BIN)/python -m pytest -m long --numprocesses 3 --dist load
+long: install ## the long tests alone; the pages take the notebooks' outputs from docs/executed
+	EXECUTED_NOTEBOOKS=$(CURDIR)/docs/executed $(BIN)/python -m pytest -m long --numprocesses 3 --dist load
 
 gpu: install ## on a machine with a CUDA device: its tests, and the table of what it makes of a model
 	$(BIN)/python -m pytest -m gpu
@@ -85,7 +85,7 @@ science-outliers: install ## judge densities, reasons, and searches of five mill
 		&& $(BIN)/python benchmarks/similar.py $$folder/run --write; status=$$?; rm -rf $$folder; exit $$status
 
 # The unit tests again, measured, and those slow ones that run what they cannot: processes are measured, too.
-MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli results training) tests/spender_core/test_training.py \
+MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli monitor results store training) tests/spender_core \
 	$(wildcard tests/pipeline/compute/test_*.py) tests/integration/test_determinism.py tests/integration/test_toy_survey.py
 
 coverage: install ## at least 90 % of the lines of both packages

@@ -36,6 +36,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 @given(st.permutations(range(6)), st.integers(1, 6))
 def test_copy_depends_on_seed_epoch_and_row_only(order, count):
     # odd lengths, so that vectorized and single elements change places
@@ -135,6 +136,7 @@ def neighbours(wave, z, z_new):
     return np.searchsorted(wave, at, side="right") - 1, np.searchsorted(wave, at, side="left")
 
 
+@pytest.mark.slow
 @given(samples(), augmentations, st.integers(0, 2**63), st.integers(0, 1000))
 def test_weight_is_never_above_the_sources_and_nothing_is_extrapolated(sample, augmentation, seed, epoch):
     (flux, w, z), wave = sample

@@ -15,6 +15,8 @@ from spender_core.redshift import C, RedshiftEstimator
 from spender_core.templates import COMPONENTS, LOG_STEP, of_decoder
 from tests.spender_core.redshift_samples import NAME, embedded, galaxies
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_basis_is_read_as_it_was_written_and_no_other() -> None:
     basis = embedded()[2]

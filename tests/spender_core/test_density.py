@@ -62,6 +62,7 @@ def test_percentiles_by_sn_compare_like_with_like() -> None:
     np.testing.assert_array_equal(one.percentile_at(log_prob[:9], np.ones(9)), one.percentile(log_prob[:9]))
 
 
+@pytest.mark.slow
 def test_a_file_is_read_as_it_was_written() -> None:
     made = density()
     again = density_of(trained(), "flow.pt")

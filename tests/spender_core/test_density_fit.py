@@ -15,6 +15,8 @@ from spender_core.training_file import LocalFile
 from spender_core.weights import WeightsError
 from tests.spender_core.density_samples import QUICK, density, modes, sample, trained
 
+pytestmark = pytest.mark.slow
+
 
 def stopping(after: int):
     calls = iter(range(10**6))

@@ -122,6 +122,7 @@ def test_the_embedded_model_answers_to_a_line_where_its_positions_see_it(wavelen
     assert (torch.log10(most / wavelength) / 1e-4).abs() < 1209 / 2
 
 
+@pytest.mark.slow
 def test_what_a_position_sees_is_as_wide_as_documented_and_centered(encoder):
     encoder = encoder.double()
     spec = torch.randn(1, 3921, dtype=torch.float64, requires_grad=True)

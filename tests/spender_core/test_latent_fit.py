@@ -12,6 +12,8 @@ from spender_core.redshift import C
 from spender_core.resample import resample, spacing
 from tests.spender_core.redshift_samples import Galaxies, embedded, galaxies
 
+pytestmark = pytest.mark.slow
+
 
 def chi2_of_the_encoder(sample: Galaxies) -> tuple[Tensor, Tensor]:
     model, _, _ = embedded()

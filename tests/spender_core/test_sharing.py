@@ -21,6 +21,8 @@ from spender_core import SDSS, SpectrumAutoencoder, load_model, sharing
 from spender_core.encoder import N_FEATURE
 from spender_core.sharing import share, shared_function
 
+pytestmark = pytest.mark.slow
+
 BATCHES = range(1, 71)
 
 

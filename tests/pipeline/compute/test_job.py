@@ -197,6 +197,7 @@ def test_what_another_run_does_between_two_looks_is_not_taken_for_stale(
 CHUNKS = st.frozensets(st.integers(0, 2))
 
 
+@pytest.mark.slow
 @given(ingested=CHUNKS, encoded=CHUNKS, others=CHUNKS, model_names=st.sampled_from([(), ("first",), MODELS]))
 def test_every_chunk_is_pending_or_done_and_no_encoding_outlives_its_spectra(
     ingested: frozenset[int], encoded: frozenset[int], others: frozenset[int], model_names: tuple[str, ...]

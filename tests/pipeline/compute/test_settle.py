@@ -129,6 +129,7 @@ def test_a_mirrors_own_reduction_is_found_on_a_disk(real: pd.DataFrame, mirror: 
     assert found.frame["target"].tolist() == ["master/6177-56268-595"]
 
 
+@pytest.mark.slow
 def test_plates_of_which_no_file_is_found_are_refused(real: pd.DataFrame, mirror: Path):
     frame = pd.concat([without(real), moved(real, 3306, 54922, 491), moved(real, 3307, 54970, 2)], ignore_index=True)
     with served(mirror) as url, pytest.raises(RefusedError) as error:

@@ -43,6 +43,7 @@ def test_a_run_that_has_not_begun_is_all_pending(tmp_path: Path, mirror: Path) -
     assert spectra.rate is None
 
 
+@pytest.mark.slow
 def test_counts_and_quality_are_those_of_the_markers(tmp_path: Path, mirror: Path) -> None:
     root, plan = make_root(tmp_path, mirror, n=117, shard=20)
     executor.run(job.pending(root, plan, ("ingest", "encode"), ["random"]), None, Silent())

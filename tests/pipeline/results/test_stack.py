@@ -12,6 +12,8 @@ import pipeline
 from pipeline.results.coverage import covered
 from tests.pipeline.conftest import MakeRun, model_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path: Path, make_run: MakeRun) -> pipeline.Run:

@@ -245,6 +245,7 @@ SELECTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", SELECTIONS.values(), ids=SELECTIONS)
 @pytest.mark.parametrize("form", ["zarr", "netcdf"])
 def test_a_selection_of_an_opened_dataset_is_written_without_a_trick(

@@ -117,6 +117,7 @@ STRAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "memory"])
 def test_stray_markers_are_named_and_removed(tmp_path: Path, make_run: MakeRun, kind: str) -> None:
     root = str(tmp_path) if kind == "local" else f"memory://{tmp_path.name}/strays"
@@ -149,6 +150,7 @@ def read_status_without_failures(root: str, plan: Plan) -> list[StageStatus]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

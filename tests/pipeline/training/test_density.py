@@ -19,6 +19,8 @@ from spender_core.density_fit import FlowSettings
 from spender_core.weights import WeightsError
 from tests.running import random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 QUICK = FlowSettings(epochs=2, steps=10, batch_size=8, bins=4, transforms=1, hidden=(8,))
 N = 80
 

@@ -19,6 +19,8 @@ from pipeline.results.plot import draw
 from pipeline.results.spectrum import Spectrum, read_spectra, read_spectrum
 from tests.pipeline.conftest import MakeRun, model_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path: Path, make_run: MakeRun) -> pipeline.Run:

@@ -16,6 +16,8 @@ from pipeline.results.latents.found import MOST_OF
 from pipeline.results.spectrum import read_spectra
 from tests.pipeline.conftest import MakeRun
 
+pytestmark = pytest.mark.slow
+
 LONG = "1:  " + "; ".join(["latents 8.1 sigma from the mean", "20 pixels -26.8 sigma at 8575 A"] * 6)
 
 

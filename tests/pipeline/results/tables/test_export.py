@@ -23,6 +23,8 @@ from pipeline.results.tables import table as tables
 from pipeline.store.finalize import finalize
 from tests.pipeline.conftest import MakeRun
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"model": "toy", "model_sha256": "ab" * 32}
 
 

@@ -17,6 +17,8 @@ from pipeline.results.tables import spectra as writing
 from pipeline.store.finalize import finalize
 from tests.pipeline.conftest import MakeRun
 
+pytestmark = pytest.mark.slow
+
 IDS = ["26/300-51600-3", "300-51600-1"]
 
 
