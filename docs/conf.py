@@ -21,7 +21,7 @@ extensions = [
     "plain_docstrings",
     "repository_pages",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "executed"]
 templates_path = ["_templates"]
 highlight_language = "none"  # indented blocks are shell commands, trees or TOML; Python blocks say so
 
@@ -30,11 +30,14 @@ repository_root = str(DOCS.parent)
 repository_pages = [
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "benchmarks/RESULTS.md",
     "deploy/*.md",
     "notebooks/*.ipynb",
     "spender_core/data/*.md",
 ]
+
+executed_notebooks = "docs/executed"  # where `make test-long` leaves them
 
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests execute the notebooks
@@ -53,7 +56,7 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {page: [] for page in ("index", "repository/README", "repository/CHANGELOG")}
+html_sidebars = {page: [] for page in ("index", "repository/README", "repository/CHANGELOG", "repository/CONTRIBUTING")}
 html_theme_options = {
     "logo": {"text": project},
     "navbar_end": ["theme-switcher"],

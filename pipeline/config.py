@@ -86,14 +86,14 @@ class SurveyConfig:
     """Where a survey's spectra come from and how they are laid out in the store.
 
     source: release root, the folder that holds `sdss/` and `eboss/` (any fsspec URL).
-    targets: URL that the plan's targets were copied from.
+    targets: URL of the table of targets, which the plan copies.
     survey, layout, instrument: names of a survey, of the way in which its source arranges the files, and of the
     wavelength grid; a plan refuses those that are not known.
     release: data release, for the provenance; read from `source` when empty.
     shard, chunk: spectra per task and per inner chunk; None lets the plan choose. expect: spectra that the run will
     grow to, which sizes both; None: those that it begins with.
     concurrency: files in flight per task; None: 64 over the network, 8 from a disk.
-    max_requests: files in flight of the whole run. max_requests_per_second: started by the whole run; None: no limit.
+    max_requests: files in flight of the whole run. max_requests_per_second: that it starts; None: no limit.
     retries: attempts after a transient fault. cache: URL of a folder or bucket that is looked in before the source
     and filled with what is fetched. storage: how buckets are reached that the environment alone does not lead to.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import shutil
@@ -25,11 +24,6 @@ FOLLOWED = [PAGE.split(f"## {title}\n")[1].split("\n## ")[0] for title in ("A fi
 def commands(text: str) -> list[list[str]]:
     """The arguments of the commands that a part of the page shows."""
     return [shlex.split(line) for line in re.findall(r"^ {4}.*?(?:spender-pipeline|-m pipeline) (.+)$", text, re.M)]
-
-
-@pytest.mark.parametrize("words", commands(PAGE), ids=" ".join)
-def test_commands_have_the_options_that_it_shows(words: list[str]) -> None:
-    assert parser().parse_args(words).command == words[0]
 
 
 def test_options_that_it_names_exist() -> None:
@@ -60,15 +54,6 @@ def test_its_table_of_presets_is_what_they_are() -> None:
     in_cycles = f"0 to {slope.top:g} in cycles of {slope.cycle} epochs, 0 in the last {slope.last}"
     assert table["its slope k"][2] == in_cycles
     assert table["its slope k"][0] == f"{made[0][1].slope.value:g}"
-
-
-def test_its_python_can_be_read_and_names_what_there_is() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    imports = [node for node in ast.parse(code).body if isinstance(node, ast.ImportFrom)]
-    assert len(imports) == 3
-    for node in imports:
-        module = __import__(str(node.module), fromlist=[alias.name for alias in node.names])
-        assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 @pytest.mark.long

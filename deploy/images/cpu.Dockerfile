@@ -1,6 +1,6 @@
 # The scheduler, the driver and the workers that compute on CPUs. From the root of the repository:
 #
-#     docker build --file deploy/images/cpu.Dockerfile --build-arg VERSION=0.1.0 --tag spender-pipeline:0.1.0 .
+#     docker build --file deploy/images/cpu.Dockerfile --build-arg VERSION=0.2.0 --tag spender-pipeline:0.2.0 .
 #
 # gpu.Dockerfile differs in where torch comes from and in its description. Any other change is made in both, because
 # the workers of both answer to one scheduler, which wants the same versions everywhere.

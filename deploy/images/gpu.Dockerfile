@@ -1,6 +1,6 @@
 # The workers that compute on NVIDIA GPUs. From the root of the repository:
 #
-#     docker build --file deploy/images/gpu.Dockerfile --build-arg VERSION=0.1.0 --tag spender-pipeline-gpu:0.1.0 .
+#     docker build --file deploy/images/gpu.Dockerfile --build-arg VERSION=0.2.0 --tag spender-pipeline-gpu:0.2.0 .
 #
 # cpu.Dockerfile with another torch and another description; what is not explained here is explained there.
 #

@@ -1,16 +1,19 @@
-"""Tables of the data model, made from the tables that the pipeline writes its stores by.
+"""Tables of the data model and of settings, made from what the pipeline writes its stores and reads its plans by.
 
-Directives: `store-variables` (argument: spectra or encodings), `survey-coordinates` (argument: a survey) and
-`quality-bits`.
+Directives: `store-variables` (argument: spectra or encodings), `survey-coordinates` (argument: a survey),
+`quality-bits`, and `settings` (argument: a dataclass whose docstring describes its fields).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from docutils import nodes
+from plain_docstrings import split_items
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -108,6 +111,23 @@ def quality_rows() -> Rows:
         yield (str(bit.value.bit_length() - 1), code(bit.name or ""), code(str(bit.value)), latents, text)
 
 
+def setting_rows(cls: type) -> Rows:
+    """Return the rows of a dataclass's fields, as its docstring describes them, but for those that a plan fills in."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    paragraphs = (" ".join(each.split()) for each in (cls.__doc__ or "").split("\n\n"))
+    for names, text in (item for paragraph in paragraphs for item in split_items(paragraph, fields)):
+        described = [fields[name] for name in names.split(", ") if name in fields]
+        if described and "filled in" not in text and "None where" not in text and "density's" not in text:
+            defaults = ", ".join(filter(None, map(_default, described)))
+            yield ", ".join(code(field.name) for field in described), defaults, text.rstrip(".;")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is field.default_factory is dataclasses.MISSING:
+        return "required"
+    return code(str(field.default)) if field.default not in (None, "", (), dataclasses.MISSING) else ""
+
+
 class StoreVariables(SphinxDirective):
     """The variables of a store."""
 
@@ -140,9 +160,22 @@ class QualityBits(SphinxDirective):
         return [table(self.headers, quality_rows())]
 
 
+class Settings(SphinxDirective):
+    """The fields of a dataclass that a survey file sets."""
+
+    required_arguments = 1
+    headers: ClassVar = ("key", "default", "meaning")
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        module, _, name = self.arguments[0].rpartition(".")
+        return [table(self.headers, setting_rows(getattr(importlib.import_module(module), name)))]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("store-variables", StoreVariables)
     app.add_directive("survey-coordinates", SurveyCoordinates)
     app.add_directive("quality-bits", QualityBits)
+    app.add_directive("settings", Settings)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -32,10 +32,10 @@ class ModelConfig:
     """One model of a plan: what the user asked for and, once resolved, what the checkpoint turned out to be.
 
     name: label of the encodings store. checkpoint: path, fsspec URL or published name.
-    variables: what lands in the store. precision: numerical precision of the model.
-    micro_batch: spectra per forward pass; None lets the plan choose. redshift: one of `redshift.METHODS`;
-    redshift_window: km/s, of "refine" alone. density: of its latents, path, fsspec URL or published name; None for
-    none.
+    variables: what lands in the store. precision: float32, tf32 or bf16.
+    micro_batch: spectra per forward pass; None lets the plan choose. redshift: whose it takes: catalog, refine or
+    blind. redshift_window: how far from the catalog's refine looks, km/s. density: of its latents, path, fsspec URL or
+    published name; None for none.
     sha256, n_latent, n_rest, architecture, domain: of the checkpoint, filled in by `resolve`; the domain is None where
     the checkpoint has none. redshift_range, basis: what is scanned, and the SHA-256 of what it is scanned with
     (`store.root.basis_url`), None where neither redshifts nor latents are fitted. density_sha256: of the density's
