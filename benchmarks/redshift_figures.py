@@ -142,7 +142,7 @@ def share(count: int, n: int) -> str:
         return "none"
     low = beta.ppf(0.16, count, n - count + 1) if count else 0.0
     high = beta.ppf(0.84, count + 1, n - count) if count < n else 1.0
-    return f"{100 * count / n:.4g} % ({100 * low:.3g} to {100 * high:.4g}), {count} of {n}"
+    return f"{100 * count / n:.4g} % ({100 * low:.4g} to {100 * high:.4g}), {count} of {n}"
 
 
 def _within(a: Answers) -> tuple[float, str]:

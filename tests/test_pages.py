@@ -23,14 +23,10 @@ PAGES = [
     *(page for page in REPOSITORY.glob("docs/**/*.md") if not GENERATED & set(page.relative_to(REPOSITORY).parts)),
 ]
 TEXT = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8") for page in sorted(PAGES)}
-FOREIGN = {
-    "--account",
-    "--mem-per-cpu",
-    "--nnodes",
-    "--no-kill",
-    "--partition",
-    "--rdzv-endpoint",
-}  # sbatch's, torchrun's
+FOREIGN = {  # sbatch's, torchrun's and dask's
+    *("--account", "--gres", "--mem-per-cpu", "--nnodes", "--no-kill", "--partition", "--rdzv-endpoint", "--resources"),
+    "--signal",
+}
 
 
 def commands(text: str) -> list[str]:

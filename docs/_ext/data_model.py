@@ -60,7 +60,9 @@ def meaning(attributes: Mapping[str, Any]) -> str:
     """Return what CF attributes say of a variable: long name, comment, names of its bits."""
     parts = [attributes.get("long_name", ""), attributes.get("comment", "")]
     if "quality_flag" not in attributes.get("standard_name", "") and "flag_meanings" in attributes:
-        parts.append("bits from 0: " + ", ".join(map(code, attributes["flag_meanings"].split())))
+        numbers = attributes.get("flag_masks", attributes.get("flag_values"))
+        named = zip(numbers, attributes["flag_meanings"].split(), strict=True)
+        parts.append(", ".join(f"{number} {code(name)}" for number, name in named))
     return "; ".join(part for part in parts if part)
 
 
