@@ -56,11 +56,15 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {page: [] for page in ("index", "repository/README", "repository/CHANGELOG", "repository/CONTRIBUTING")}
+html_sidebars = {
+    page: []
+    for page in ("index", "questions", "citing", "repository/README", "repository/CHANGELOG", "repository/CONTRIBUTING")
+}
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_theme_options = {
     "logo": {"text": project},
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 6,
     "secondary_sidebar_items": {"**": ["page-toc"], "reference/data_model": []},  # room for its tables
     "show_toc_level": 2,
 }

@@ -25,7 +25,7 @@ PAGES = [
 TEXT = {page.relative_to(REPOSITORY).as_posix(): page.read_text(encoding="utf-8") for page in sorted(PAGES)}
 FOREIGN = {  # sbatch's, torchrun's and dask's
     *("--account", "--gres", "--mem-per-cpu", "--nnodes", "--no-kill", "--partition", "--rdzv-endpoint", "--resources"),
-    "--signal",
+    *("--no-requeue", "--signal"),
 }
 
 
