@@ -370,7 +370,7 @@ def _sorted(table: pa.Table, survey: Survey, *, unique: bool) -> tuple[pa.Table,
     repeated = list(dict.fromkeys(survey.catalog.keys(table.take(np.flatnonzero(same))).to_pylist()))
     shown = ", ".join(repeated[:3]) + (f" and {len(repeated) - 3} more" if len(repeated) > 3 else "")
     remedy = f"take the first of the {int(same.sum())} repeated rows with --unique, or select with --where"
-    raise ConfigError("CATALOG", shown, "each spectrum once", remedy)
+    raise RefusedError("CATALOG", f"the catalog names these spectra more than once: {shown}", remedy)
 
 
 def _to_frame(table: pa.Table, survey: Survey) -> pd.DataFrame:

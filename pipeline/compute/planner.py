@@ -16,7 +16,16 @@ from pipeline.catalog.kept import kept_columns
 from pipeline.catalog.recognition import survey_of
 from pipeline.catalog.targets import Selection
 from pipeline.compute import growth, job
-from pipeline.compute.choice import ModelChoice, default_models, named, placed, resolved, restore_bases, with_outputs_of
+from pipeline.compute.choice import (
+    DEFAULT_MODEL,
+    ModelChoice,
+    default_models,
+    named,
+    placed,
+    resolved,
+    restore_bases,
+    with_outputs_of,
+)
 from pipeline.config import SurveyConfig, release_of
 from pipeline.errors import ConfigError, RefusedError, require_place
 from pipeline.planning.estimate import Estimate, estimate, require_space
@@ -84,7 +93,8 @@ def plan(
     for key, value in wishes.items():
         if not models and value is not None:
             option = f"--{key.replace('_', '-')}"
-            raise ConfigError(option, value, "a --model with it", "name the model that it applies to")
+            remedy = f"name the model that it applies to, such as --model {DEFAULT_MODEL}"
+            raise ConfigError(option, value, "a --model with it", remedy)
     if config is not None:
         survey_config, asked = _from_file(config, beside=bool(settings or models or targets is not None))
     else:

@@ -98,7 +98,7 @@ def draw(
     added = 0.0 if attention is None else _ATTENTION_HEIGHT
     below = 0.0 if scanned is None else _SCAN_HEIGHT
     height = 7.5 + added + below
-    figure = Figure(figsize=(13.333, height), facecolor="white")
+    figure = style.Picture(figsize=(13.333, height), facecolor="white")
     FigureCanvasAgg(figure)
 
     def panel(bottom: float, size: float) -> Axes:

@@ -87,7 +87,7 @@ def draw_page(rows: Sequence[Sequence[Spectrum]], view: View) -> Figure:
     scale = min(view.width / 13.333, 1.0) ** 0.5
     each, foot = 1.15 * scale + 1.3, 0.62
     height = each * len(rows) + foot
-    figure = Figure(figsize=(view.width, height), facecolor="white")
+    figure = style.Picture(figsize=(view.width, height), facecolor="white")
     FigureCanvasAgg(figure)
     columns = len(rows[0])
     left, gap = 0.82 / view.width, 0.6 / view.width

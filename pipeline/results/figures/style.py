@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from pipeline.errors import ConfigError
 
 INK, DATA, NOISE, MODEL, MASK, GUIDE = "#1f2933", "#22313f", "#9cc3e6", "#e0484f", "#edebe6", "#8a94a0"
 FLUX_LABEL = r"$f_\lambda$  [$10^{-17}$ erg s$^{-1}$ cm$^{-2}$ $\mathrm{\AA}^{-1}$]"
+
+
+class Picture(Figure):
+    """A figure that notebooks show as the last value of a cell, also where pyplot has not been used."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png", dpi=80)
+        return stream.getvalue()
 
 
 def settings() -> AbstractContextManager[None]:

@@ -51,6 +51,10 @@ def test_plot_is_a_png_for_a_slide(run: Run, tmp_path: Path) -> None:
     assert height == 1125
 
 
+def test_a_notebook_shows_it_without_pyplot(run: Run) -> None:
+    assert run.plot("266-51630-174")._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
 def test_plot_names_object_redshift_and_quality(run: Run) -> None:
     row = run.find("266-51630-174")
     shown = " ".join(texts(report.draw(spectra.read_spectrum(run, row))))
