@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt pipeline/version.py
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv and ensurepip on PATH;" \
 		"install one or say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[analysis,demo,docs,kubernetes,slurm,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[analysis,demo,docs,explorer,kubernetes,slurm,test]'
 	@touch $@
 
 demo: install ## encode two real galaxies and 300 mock spectra into ./demo
@@ -118,7 +118,7 @@ format: install ## apply ruff's fixes and formatting
 lock: ## write constraints.txt again from the newest releases that pyproject.toml admits
 	rm -rf .venv.lock
 	$(PYTHON) -m venv .venv.lock
-	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[analysis,demo,docs,kubernetes,notebook,slurm,test]'
+	.venv.lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable '.[analysis,demo,docs,explorer,kubernetes,notebook,slurm,test]'
 	{ sed -n '/^#/p' constraints.txt; .venv.lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
 	mv constraints.new constraints.txt

@@ -24,7 +24,7 @@ ORDER = (
     {"compute", "results"},
     {"monitor", "training"},
     {"api"},
-    {"kubernetes"},
+    {"kubernetes", "explorer"},
     {"cli"},
     {"__main__"},
 )
@@ -33,8 +33,12 @@ ONLY_IN = {
     "astropy": {"surveys", "catalog.formats", "mock", "results.spectrum", "results.tables"},
     "distributed": {"results.tables.hats", "compute", "archive.quota", "kubernetes.notebook", "api"},
     "jinja2": {"monitor.report"},
+    "bokeh": {"explorer"},
+    "datashader": {"explorer"},
+    "holoviews": {"explorer"},
     "kr8s": {"kubernetes.submit"},
-    "matplotlib": {"results.figures", "results.plot", "results.run", "training.curve"},
+    "panel": {"explorer"},
+    "matplotlib": {"explorer.raster", "results.figures", "results.plot", "results.run", "training.curve"},
     "prometheus_client": {"compute.stages.metrics"},
     "s3fs": {"storage"},
     "torch": {

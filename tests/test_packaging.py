@@ -21,7 +21,7 @@ from tests import environments
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"torch": "pytorch"}
 Ranges = dict[str, str]
-IMPORT_NAMES = {"pyyaml": "yaml"}
+IMPORT_NAMES = {"umap-learn": "umap", "pyyaml": "yaml"}
 REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)\s*(?P<range>[<>=!~].*)?$")
 
 
@@ -108,7 +108,7 @@ def test_packages_import_only_declared_runtime_dependencies(folder: str, project
     of_runtime = requirements(project["project"]["dependencies"])
     runtime = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in of_runtime}
     extras = project["project"]["optional-dependencies"]
-    optional_ones = {**requirements(extras["kubernetes"]), **requirements(extras["analysis"])}
+    optional_ones = {name for extra in ("kubernetes", "analysis", "explorer") for name in requirements(extras[extra])}
     optional = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in optional_ones}
     assert imported_packages(folder) <= runtime | optional
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pipeline.cli.arguments import Verb, describe, is_expected
 from pipeline.cli.demo import DEMO
 from pipeline.cli.density import DENSITY
+from pipeline.cli.explore import EXPLORE
 from pipeline.cli.export import EXPORT
 from pipeline.cli.latents import OUTLIERS, SIMILAR
 from pipeline.cli.plan import PLAN
@@ -46,6 +47,7 @@ VERBS: tuple[Verb, ...] = (
     EXPORT,
     OUTLIERS,
     SIMILAR,
+    EXPLORE,
     TRAIN,
     DENSITY,
     SUBMIT,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.results.coverage import COVERAGE, covered, require_coverage
+from pipeline.results.damage import named
 from pipeline.results.tables.columns import by_name, flat
 from pipeline.store.arrays import encodings_url, read_region
 
@@ -144,7 +145,8 @@ def _weights(values: NDArray[Any], name: str) -> NDArray[np.float64]:
 
 def _partial(url: str, start: int, group: NDArray[np.int32], weight: NDArray[np.float32], groups: int) -> Sums:
     """Add up the spectra of one chunk. group: of each spectrum, -1 for none."""
-    stored = read_region(url, ["restframe", *COVERAGE], start, start + len(group))
+    with named(url.rsplit("/encodings/", 1)[0]):
+        stored = read_region(url, ["restframe", *COVERAGE], start, start + len(group))
     total = Sums.none(groups, stored["restframe"].shape[1])
     for begin in range(0, len(group), ROWS):
         rows = begin + np.flatnonzero(group[begin : begin + ROWS] >= 0)

@@ -17,6 +17,7 @@ from pipeline.catalog import where as condition
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
+from pipeline.results.damage import named
 from pipeline.results.tables.columns import (
     CHI2_N,
     DENSITY,
@@ -170,11 +171,12 @@ class ResultsTable:
         """Return columns for a few rows of the run, in any order, by name; just their chunks are read. Not `sample`."""
         columns = chosen(self.available, names)
         own = _stored_names(columns)
-        stored = {
-            DENSITY: self._scores_at(rows, own[DENSITY]),
-            ENCODINGS: read_rows(encodings_url(self.root, self.model.name), own[ENCODINGS], rows),
-            SPECTRA: read_rows(spectra_url(self.root), own[SPECTRA], rows) if own[SPECTRA] else {},
-        }
+        with named(self.root):
+            stored = {
+                DENSITY: self._scores_at(rows, own[DENSITY]),
+                ENCODINGS: read_rows(encodings_url(self.root, self.model.name), own[ENCODINGS], rows),
+                SPECTRA: read_rows(spectra_url(self.root), own[SPECTRA], rows) if own[SPECTRA] else {},
+            }
         frame = target_table.read_chosen(targets_url(self.root), rows, self.plan.survey, self.plan.kept)
         return self._values(columns, stored, frame, len(rows), 0)
 
@@ -241,11 +243,12 @@ class ResultsTable:
         """Return the values of columns for all rows in [start, stop), by name; rows of several have two dimensions."""
         columns = list(columns)
         own = _stored_names(columns)
-        stored = {
-            DENSITY: self._scores(start, stop, own[DENSITY]),
-            ENCODINGS: read_region(encodings_url(self.root, self.model.name), own[ENCODINGS], start, stop),
-            SPECTRA: read_region(spectra_url(self.root), own[SPECTRA], start, stop) if own[SPECTRA] else {},
-        }
+        with named(self.root):
+            stored = {
+                DENSITY: self._scores(start, stop, own[DENSITY]),
+                ENCODINGS: read_region(encodings_url(self.root, self.model.name), own[ENCODINGS], start, stop),
+                SPECTRA: read_region(spectra_url(self.root), own[SPECTRA], start, stop) if own[SPECTRA] else {},
+            }
         is_named = any(column.origin == TARGETS or column.name == SAMPLE for column in columns)
         rows = self._targets(start, stop) if is_named else pd.DataFrame()
         return self._values(columns, stored, rows, stop - start, start)

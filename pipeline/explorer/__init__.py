@@ -1,0 +1,1 @@
+"""The browser view of a run: a map of its spectra, the spectra themselves, selections."""

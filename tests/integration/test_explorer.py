@@ -1,0 +1,218 @@
+"""The explorer in a real browser: headless Chromium, which Debian has (apt-get install chromium)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+CHROMIUM = shutil.which("chromium")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the test extra is not installed")
+pytest.importorskip("panel", reason="the extra `explorer` is not installed")
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),
+]
+PATIENCE = 60_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, mirror: Path, catalog: Path) -> Path:
+    """Give a run of the real spectra."""
+    folder = tmp_path_factory.mktemp("explorer") / "run"
+    pipeline.plan(
+        folder, targets=pipeline.select_targets(catalog, where="Z > -1"), source=mirror, models="sdss-galaxies"
+    )
+    pipeline.run(folder, serial=True, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(root: Path) -> Iterator[str]:
+    """Give the address that `explore` prints; it ends in order by SIGINT."""
+    command = [sys.executable, "-m", "pipeline", "explore", str(root), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert "ERROR" not in said
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Window:
+    """A page of the explorer, what its console said, and what it asked of other servers."""
+
+    def __init__(self, browser: sync_api.Browser, url: str, **options: object) -> None:
+        self.page = browser.new_context(viewport={"width": 1400, "height": 1200}, **options).new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.errors: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda asked: self._note(asked.url))
+        self.page.goto(url)
+        self.page.locator("canvas").first.wait_for()
+        self.page.get_by_text("spectra shown").wait_for()
+
+    def _note(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
+            self.elsewhere.append(url)
+
+    @property
+    def map(self) -> tuple[float, float, float, float]:
+        box = self.page.locator(".bk-Figure").first.bounding_box()
+        assert box is not None
+        return box["x"], box["y"], box["width"], box["height"]
+
+    def find(self, text: str) -> None:
+        self.page.get_by_placeholder("id, or ra dec").fill(text)
+        self.page.keyboard.press("Enter")
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Move with the button held from one place of the map to others; of its width and height."""
+        x, y, width, height = self.map
+        for number, place in enumerate(places):
+            self.page.mouse.move(x + place[0] * width, y + place[1] * height, steps=10)
+            if number == 0:
+                self.page.mouse.down()
+        self.page.mouse.up()
+
+    def spectrum(self, target: str) -> sync_api.Locator:
+        """Return where a window names the spectrum that it shows."""
+        return self.page.locator("strong", has_text=target)
+
+    def selected(self) -> int:
+        self.page.get_by_text("Selection", exact=True).click()
+        text = self.page.get_by_text(re.compile(r"\d spectra selected")).inner_text()
+        return int(text.split(" ")[0].replace(",", ""))
+
+    def done(self) -> None:
+        assert self.errors == []
+        assert self.elsewhere == []
+        self.page.context.close()
+
+
+@pytest.fixture
+def window(browser: sync_api.Browser, served: str) -> Iterator[Window]:
+    opened = Window(browser, served)
+    yield opened
+    opened.done()
+
+
+def test_without_the_token_there_is_no_page(browser: sync_api.Browser, served: str) -> None:
+    page = browser.new_context().new_page()
+    for url in (served.split("?")[0], served[:-3] + "xyz"):
+        answer = page.goto(url)
+        assert answer is not None
+        assert answer.status == 403
+        assert "wants the token" in page.content()
+
+
+def test_it_opens_on_a_map_of_all_spectra(window: Window, root: Path) -> None:
+    window.page.get_by_text(f"{pipeline.open_run(root).plan.n_spectra} of").wait_for()
+    window.page.get_by_text("GALAXY").first.wait_for()
+
+
+def test_a_spectrum_is_found_by_id_and_by_position_and_the_url_restores_it(window: Window, served: str) -> None:
+    window.find("266-51602-1")
+    window.spectrum("26/266-51602-1").wait_for()
+    window.page.wait_for_url(re.compile(r"row=\d+"))
+    again = Window(window.page.context.browser, f"{served}&{window.page.url.split('&', 1)[1]}")
+    again.spectrum("26/266-51602-1").wait_for()
+    again.done()
+    window.find("146.71 , -1.04")
+    window.page.get_by_text("within 5 arcsec").wait_for()
+    window.find("1-1-1")
+    window.page.get_by_text("expected a target of this run").wait_for()
+
+
+def test_box_and_lasso_select_and_the_selection_is_a_file(window: Window, root: Path, tmp_path: Path) -> None:
+    window.page.get_by_title("Box Select").first.click()
+    window.drag((0.08, 0.02), (0.9, 0.9))
+    window.page.get_by_text("Selection", exact=True).click()
+    window.page.get_by_text(re.compile(r"\d spectra selected")).wait_for()
+    boxed = window.selected()
+    assert boxed > 50
+    window.page.get_by_title("Lasso Select").first.click()
+    window.drag((0.08, 0.02), (0.5, 0.02), (0.5, 0.9), (0.08, 0.9), (0.08, 0.03))
+    window.page.wait_for_function(f"!document.body.innerText.includes('{boxed} spectra selected')")
+    window.page.wait_for_timeout(1000)
+    lassoed = window.selected()
+    assert 0 < lassoed < boxed
+    with window.page.expect_download() as started:
+        window.page.get_by_text("Ids", exact=True).click()
+    ids = Path(started.value.path()).read_text().split()
+    assert len(ids) == lassoed
+    assert len(set(pipeline.open_run(root).find(ids).tolist())) == lassoed
+    with window.page.expect_download() as started:
+        window.page.get_by_text("Table (Parquet)").click()
+    import pandas as pd
+
+    assert pd.read_parquet(started.value.path())["target"].tolist() == ids
+
+
+def test_color_and_filter_change_the_map_and_the_url(window: Window) -> None:
+    before = window.page.locator("canvas").first.screenshot()
+    choices = window.page.locator("select")
+    choices.nth(2).select_option("z")
+    window.page.wait_for_url(re.compile("color=z"))
+    window.page.wait_for_timeout(1000)
+    assert window.page.locator("canvas").first.screenshot() != before
+    choices.nth(3).select_option("sn_median")
+    window.page.wait_for_timeout(2000)
+    assert window.page.locator(".bk-Figure").count() >= 2
+
+
+def test_outliers_are_listed_and_opened(window: Window) -> None:
+    window.page.get_by_text("Outliers", exact=True).click()
+    window.page.get_by_text("list the 50 rarest").click()
+    window.page.get_by_text(re.compile("sigma from the mean")).first.wait_for()
+
+
+def test_two_windows_do_not_disturb_each_other(browser: sync_api.Browser, window: Window, served: str) -> None:
+    other = Window(browser, served)
+    window.find("266-51602-1")
+    window.spectrum("26/266-51602-1").wait_for()
+    other.find("266-51630-168")
+    other.spectrum("26/266-51630-168").wait_for()
+    assert other.spectrum("26/266-51602-1").count() == 0
+    other.done()
+
+
+def test_a_damaged_run_says_so_on_the_page(browser: sync_api.Browser, root: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "run"
+    shutil.copytree(root, damaged)
+    shutil.rmtree(damaged / "encodings" / "sdss-galaxies.zarr" / "restframe" / "c")
+    for part in (damaged / "spectra.zarr" / "flux" / "c").rglob("*"):
+        if part.is_file():
+            part.write_bytes(b"nothing")
+    command = [sys.executable, "-m", "pipeline", "explore", str(damaged), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            opened = Window(browser, process.stdout.readline().strip())
+            opened.find("266-51602-1")
+            opened.page.get_by_text("are damaged").first.wait_for()
+            opened.done()
+        finally:
+            process.send_signal(signal.SIGINT)
