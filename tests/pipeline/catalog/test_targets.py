@@ -149,7 +149,7 @@ def test_every_way_of_arrow_to_hold_text_and_ids_gives_the_same(tmp_path: Path):
 def test_duplicates_are_refused_and_the_first_are_named(tmp_path: Path):
     rows = table()
     doubled = {name: np.repeat(values, 2) for name, values in rows.items()}
-    with pytest.raises(ConfigError, match="26/266-51602-1, 26/266-51602-9, v5_13_2/10467-58138-636'"):
+    with pytest.raises(ConfigError, match="26/266-51602-1, 26/266-51602-9, v5_13_2/10467-58138-636;"):
         targets.read_targets(csv(tmp_path, **doubled))
     many = {"PLATE": [1] * 12, "MJD": [52000] * 12, "FIBERID": [*range(1, 7)] * 2, "RUN2D": ["26"] * 12, "Z": [0] * 12}
     with pytest.raises(ConfigError, match="and 3 more"):

@@ -18,6 +18,8 @@ from pipeline.store import stores
 from pipeline.surveys.columns import Coordinate
 from tests.planner import content, replan
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.pipeline.conftest import MakeTargets
 

@@ -11,6 +11,8 @@ from pipeline.explorer import columns as module
 from pipeline.explorer.columns import OTHERS, Columns
 from tests.pipeline.explorer.conftest import NOT_DONE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def columns(run: pipeline.Run) -> Columns:

@@ -17,6 +17,8 @@ from pipeline.explorer.embedding import Embedding, chosen, make_map, map_url, re
 from pipeline.explorer.view import UMAP, Map
 from pipeline.results.latents.index import LatentIndex
 
+pytestmark = pytest.mark.slow
+
 KEYS = pd.Series([f"26/{n}-51600-1" for n in range(400)])
 
 
@@ -35,7 +37,6 @@ def test_those_of_a_map_are_chosen_by_their_ids_alone() -> None:
     assert chosen(KEYS, finite, 400).tolist() == list(range(400))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_others_lie_at_the_mean_of_their_nearest_and_the_same_latents_give_the_same_map() -> None:
     said: list[str] = []
@@ -54,7 +55,6 @@ def test_others_lie_at_the_mean_of_their_nearest_and_the_same_latents_give_the_s
     assert said[-1] == "99 of 99 others placed"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_keeps_its_map_while_it_grows(run: pipeline.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "NEIGHBORS", 3)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from pipeline.explorer.columns import Groups
 from pipeline.explorer.raster import GROUP_COLORS, Points, Raster, inside_box, inside_lasso, nearest_to
 
+pytestmark = pytest.mark.slow
+
 
 def points(n: int = 200, color: object = None, seed: int = 0) -> Points:
     random = np.random.default_rng(seed)

@@ -11,6 +11,8 @@ from pipeline.explorer.columns import Columns
 from pipeline.explorer.view import PCA, Map, View, principal, reproduce
 from tests.pipeline.explorer.conftest import NOT_DONE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def chart(run: pipeline.Run) -> Map:

@@ -14,6 +14,8 @@ from pipeline.planning.plan import Generation, targets_sha256
 from pipeline.store.root import read_plan
 from tests.pipeline.conftest import MakeRun, model_config
 
+pytestmark = pytest.mark.slow
+
 
 def moved(root: Path) -> None:
     """Make the targets of a run others: one plate further."""

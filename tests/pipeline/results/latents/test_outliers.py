@@ -23,6 +23,8 @@ from pipeline.store.root import encode_ledger
 from tests.pipeline.conftest import MakeRun, model_config
 from tests.pipeline.results.latents.conftest import ODD
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_rarest_come_first_with_their_reasons(run: pipeline.Run) -> None:
     found = run.outliers(5)

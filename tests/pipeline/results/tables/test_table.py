@@ -14,6 +14,8 @@ from pipeline.results.tables.table import reduced, words
 from pipeline.store.finalize import finalize
 from tests.pipeline.conftest import MakeRun, model_config
 
+pytestmark = pytest.mark.slow
+
 COORDINATES = "target specobjid plate mjd fiberid run2d ra dec z z_err zwarning class sn_median".split()
 REGIONS = [f"region_chi2_{low}" for low in (0, 3000, 3700, 4200, 4750, 5250, 6200, 7000)]
 REASONS = [*REGIONS, "run_significance", "run_wavelength"]
