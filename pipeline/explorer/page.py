@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.explorer.columns import Columns, Groups
 from pipeline.explorer.drawing import spectrum_figures
-from pipeline.explorer.embedding import read_map
+from pipeline.explorer.embedding import UMAP, read_map
 from pipeline.explorer.raster import COUNT, GROUP_COLORS, NUMBER_COLORS, Raster, inside_box, inside_lasso, nearest_to
 from pipeline.explorer.view import Map, View, reproduce
 from pipeline.results.run import Run
@@ -60,7 +60,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     # --- the map
 
     def _picture(self, x_range: Any, y_range: Any, width: Any, height: Any, scale: float) -> hv.RGB:  # noqa: ANN401
-        extent = self._raster.points.extent()
+        extent = self._raster.points.extent
         x_range, y_range = x_range or extent[0], y_range or extent[1]
         self._size = (int(width or SIZE[0]), int(height or SIZE[1]))
         picture = self._raster.picture(x_range, y_range, *self._size)
@@ -93,7 +93,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self._marks = hv.streams.Counter()
         marks = hv.DynamicMap(self._marked, streams=[self._marks])
         tools = ["box_select", "lasso_select"]
-        extent = self._raster.points.extent()
+        extent = self._raster.points.extent
         return (picture * marks).opts(
             hv.opts.RGB(tools=tools, active_tools=["pan", "wheel_zoom"], responsive=True, height=SIZE[1],
                         default_tools=["pan", "wheel_zoom", "box_zoom", "reset", "save"],
@@ -110,7 +110,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     def _tapped(self, x: float | None, y: float | None) -> None:
         if x is None or y is None:
             return
-        extent = self._raster.points.extent()
+        extent = self._raster.points.extent
         x_range, y_range = self._ranges.x_range or extent[0], self._ranges.y_range or extent[1]
         scale = ((x_range[1] - x_range[0]) / self._size[0], (y_range[1] - y_range[0]) / self._size[1])
         row = nearest_to(self._raster.points, x, y, scale, NEAR)
@@ -229,6 +229,9 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         said = f"**{drawn:,}** of {n:,} spectra shown"
         if not_done:
             said += f"; {not_done:,} are not done yet"
+        if self.map.embedding is not None and {self.x, self.y} & set(UMAP):
+            placed = int((self._raster.points.drawn[: len(self.map.embedding.exact)] & ~self.map.embedding.exact).sum())
+            said += f"; {placed:,} places are approximate: the mean of the five nearest spectra of the map"
         if self.filters:
             said += f"  \nfilter: `{self.view.condition()}`"
         return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import datashader
 import numpy as np
@@ -44,13 +45,14 @@ class Points:
     color: Numbers | Groups | None
     shown: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def drawn(self) -> NDArray[np.bool_]:
         """Which points have a place on the map and pass the filters."""
         return np.asarray(self.shown & np.isfinite(self.x) & np.isfinite(self.y))
 
+    @cached_property
     def extent(self) -> tuple[Range, Range]:
-        """Return the ranges that hold all points but the farthest thousandths, with a margin; both 0 to 1 for none."""
+        """The ranges that hold all points but the farthest thousandths, with a margin; both 0 to 1 for none."""
         drawn = self.drawn
         return _range(self.x[drawn]), _range(self.y[drawn])
 

@@ -28,7 +28,7 @@ def test_what_has_no_place_or_does_not_pass_is_not_drawn() -> None:
 
 def test_few_points_are_all_within_the_extent() -> None:
     own = points()
-    (left, right), (low, high) = own.extent()
+    (left, right), (low, high) = own.extent
     drawn = own.drawn
     assert ((own.x[drawn] > left) & (own.x[drawn] < right)).all()
     assert ((own.y[drawn] > low) & (own.y[drawn] < high)).all()
@@ -36,8 +36,8 @@ def test_few_points_are_all_within_the_extent() -> None:
 
 def test_every_point_is_seen_where_it_is() -> None:
     own = points(12)
-    picture = Raster(own).picture(*own.extent(), 300, 200)
-    (left, right), (low, high) = own.extent()
+    picture = Raster(own).picture(*own.extent, 300, 200)
+    (left, right), (low, high) = own.extent
     for x, y in zip(own.x[own.drawn], own.y[own.drawn], strict=True):
         column, row = int((x - left) / (right - left) * 300), int((y - low) / (high - low) * 200)
         assert picture[row, column, 3] > 0
@@ -49,7 +49,7 @@ def test_a_group_has_its_color() -> None:
     own = points(color=Groups(number, ("GALAXY", "STAR")))
     one = np.flatnonzero(own.drawn & (number == 1))[:1]
     alone = Points(own.x, own.y, own.color, np.isin(np.arange(200), one))
-    picture = Raster(alone).picture(*own.extent(), 300, 200)
+    picture = Raster(alone).picture(*own.extent, 300, 200)
     shade = picture[picture[..., 3] > 0][0]
     assert "#{:02x}{:02x}{:02x}".format(*shade[:3].tolist()) == GROUP_COLORS[1]
 
@@ -65,7 +65,7 @@ def test_colors_of_numbers_span_most_of_them() -> None:
 def test_nothing_to_draw_is_an_empty_picture(color: object) -> None:
     nothing = Points(*np.full((2, 5), np.nan, np.float32), color, np.ones(5, np.bool_))  # type: ignore[arg-type]
     assert not Raster(nothing).picture((0, 1), (0, 1), 30, 20).any()
-    assert nothing.extent() == ((0, 1), (0, 1))
+    assert nothing.extent == ((0, 1), (0, 1))
 
 
 def test_the_nearest_point_is_found_within_some_pixels() -> None:
