@@ -85,7 +85,8 @@ science-outliers: install ## judge densities, reasons, and searches of five mill
 		&& $(BIN)/python benchmarks/similar.py $$folder/run --write; status=$$?; rm -rf $$folder; exit $$status
 
 # The unit tests again, measured, and those slow ones that run what they cannot: processes are measured, too.
-MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli explorer monitor results store training) tests/spender_core \
+MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli explorer results training) \
+	$(addprefix tests/spender_core/test_,basis.py density_fit.py latent_fit.py training.py) \
 	$(wildcard tests/pipeline/compute/test_*.py) tests/integration/test_determinism.py tests/integration/test_toy_survey.py
 
 coverage: install ## at least 90 % of the lines of both packages
