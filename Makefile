@@ -86,11 +86,8 @@ science-outliers: install ## judge densities, reasons, and searches of five mill
 
 # The unit tests again, measured, and those slow ones that run what they cannot: processes are measured, too.
 MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli explorer results training) \
-	$(addprefix tests/spender_core/test_,basis.py density_fit.py latent_fit.py sharing.py training.py) \
+	$(addprefix tests/spender_core/test_,basis.py density_fit.py latent_fit.py training.py) \
 	$(wildcard tests/pipeline/compute/test_*.py) tests/integration/test_determinism.py tests/integration/test_toy_survey.py
-
-# What the long tests alone go through, in the process of a server.
-IN_A_BROWSER := pipeline/explorer/page.py,pipeline/explorer/drawing.py,pipeline/explorer/server.py
 
 coverage: install ## at least 90 % of the lines of both packages
 	$(BIN)/python -m coverage erase
@@ -98,7 +95,7 @@ coverage: install ## at least 90 % of the lines of both packages
 		tests/pipeline tests/spender_core
 	$(BIN)/python -m pytest -m "slow and not long" --numprocesses 2 --dist loadfile --cov --cov-append --cov-report= \
 		$(MEASURED)
-	$(BIN)/python -m coverage report --include 'pipeline/*' --omit '$(IN_A_BROWSER)' --skip-covered --fail-under 90
+	$(BIN)/python -m coverage report --include 'pipeline/*' --skip-covered --fail-under 90
 	$(BIN)/python -m coverage report --include 'spender_core/*' --skip-covered --fail-under 90
 
 docs: install ## build the pages into docs/_build/html: warnings are errors, nothing is fetched
