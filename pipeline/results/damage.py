@@ -9,7 +9,7 @@ from pipeline.errors import ConfigError, RefusedError
 
 
 @contextmanager
-def named(root: str) -> Iterator[None]:
+def damage_named(root: str) -> Iterator[None]:
     """Turn what decoders raise on damaged data, ValueError and RuntimeError, into a message with the remedy."""
     try:
         yield

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, RefusedError
 from pipeline.results.coverage import COVERAGE, covered
-from pipeline.results.damage import named
+from pipeline.results.damage import damage_named
 
 if TYPE_CHECKING:
     import specutils
@@ -89,7 +89,7 @@ def read_spectra(run: RunData, rows: Sequence[int], model: str | None = None) ->
     whole = opened(run, model)
     wanted = {"flux", "ivar", "norm", "quality", "restframe", "reconstruction", "z_fit", *COVERAGE}
     kept = whole[[name for name in whole.data_vars if name in wanted]]
-    with named(run.root):
+    with damage_named(run.root):
         loaded = kept.isel(spectrum=np.asarray(rows, np.intp)).load()
     return [_of_row(loaded.isel(spectrum=i), int(run.plan.unusable)) for i in range(len(rows))]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.results.coverage import COVERAGE, covered, require_coverage
-from pipeline.results.damage import named
+from pipeline.results.damage import damage_named
 from pipeline.results.tables.columns import by_name, flat
 from pipeline.store.arrays import encodings_url, read_region
 
@@ -76,13 +76,13 @@ def stack(
     group[rows] = np.where(weight > 0, groups.of(frame[by].to_numpy()), -1)
     all_weights = np.zeros(table.plan.n_spectra, np.float32)
     all_weights[rows] = weight
-    url, count = encodings_url(table.root, table.model.name), len(groups.labels)
+    count = len(groups.labels)
     partial, added = delayed(_partial), delayed(_added)
     parts = []
     for shard in table.plan.shards():
         own = slice(shard.start, shard.stop)
         if (group[own] >= 0).any():
-            parts.append(partial(url, shard.start, group[own], all_weights[own], count))
+            parts.append(partial(table.root, table.model.name, shard.start, group[own], all_weights[own], count))
     while len(parts) > 1:
         parts = [added(parts[i : i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]
     total: Sums = parts[0].compute() if parts else Sums.none(count, len(wave_rest))
@@ -143,10 +143,12 @@ def _weights(values: NDArray[Any], name: str) -> NDArray[np.float64]:
     return np.where(np.isfinite(found) & (found > 0), found, 0)
 
 
-def _partial(url: str, start: int, group: NDArray[np.int32], weight: NDArray[np.float32], groups: int) -> Sums:
+def _partial(
+    root: str, model: str, start: int, group: NDArray[np.int32], weight: NDArray[np.float32], groups: int
+) -> Sums:
     """Add up the spectra of one chunk. group: of each spectrum, -1 for none."""
-    with named(url.rsplit("/encodings/", 1)[0]):
-        stored = read_region(url, ["restframe", *COVERAGE], start, start + len(group))
+    with damage_named(root):
+        stored = read_region(encodings_url(root, model), ["restframe", *COVERAGE], start, start + len(group))
     total = Sums.none(groups, stored["restframe"].shape[1])
     for begin in range(0, len(group), ROWS):
         rows = begin + np.flatnonzero(group[begin : begin + ROWS] >= 0)

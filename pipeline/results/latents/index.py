@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import RefusedError, redacted
-from pipeline.results.damage import named
+from pipeline.results.damage import damage_named
 from pipeline.results.tables.files import whole
 from pipeline.results.tables.table import ResultsTable
 from pipeline.store.arrays import encodings_url, read_region
@@ -146,7 +146,7 @@ def _whitening(
     origin, count = np.zeros(size), 0
     total, square = np.zeros(size), np.zeros((size, size))
     for start, stop in table.bounds:
-        with named(table.root):
+        with damage_named(table.root):
             latents = read_region(url, ["latents"], start, stop)["latents"]
         latents[~np.isfinite(latents).all(axis=1)] = np.nan
         values[start:stop] = latents

@@ -17,7 +17,7 @@ from pipeline.catalog import where as condition
 from pipeline.errors import ConfigError
 from pipeline.planning.model import ModelConfig
 from pipeline.planning.plan import Plan
-from pipeline.results.damage import named
+from pipeline.results.damage import damage_named
 from pipeline.results.tables.columns import (
     CHI2_N,
     DENSITY,
@@ -171,7 +171,7 @@ class ResultsTable:
         """Return columns for a few rows of the run, in any order, by name; just their chunks are read. Not `sample`."""
         columns = chosen(self.available, names)
         own = _stored_names(columns)
-        with named(self.root):
+        with damage_named(self.root):
             stored = {
                 DENSITY: self._scores_at(rows, own[DENSITY]),
                 ENCODINGS: read_rows(encodings_url(self.root, self.model.name), own[ENCODINGS], rows),
@@ -243,7 +243,7 @@ class ResultsTable:
         """Return the values of columns for all rows in [start, stop), by name; rows of several have two dimensions."""
         columns = list(columns)
         own = _stored_names(columns)
-        with named(self.root):
+        with damage_named(self.root):
             stored = {
                 DENSITY: self._scores(start, stop, own[DENSITY]),
                 ENCODINGS: read_region(encodings_url(self.root, self.model.name), own[ENCODINGS], start, stop),

@@ -1,4 +1,4 @@
-"""Whoever reads damaged data is told so, and what brings them back."""
+"""Reading damaged data raises a message with the remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import pipeline
 from pipeline.errors import ConfigError, RefusedError
-from pipeline.results.damage import named
+from pipeline.results.damage import damage_named
 from pipeline.results.spectrum import read_spectrum
 from tests.pipeline.conftest import MakeRun
 
@@ -40,5 +40,5 @@ def test_damaged_data_are_named_with_the_remedy(run: pipeline.Run, reader: str) 
 
 
 def test_a_mistake_stays_what_it_is() -> None:
-    with pytest.raises(ConfigError, match="^x is 1, expected 2"), named("run"):
+    with pytest.raises(ConfigError, match="^x is 1, expected 2"), damage_named("run"):
         raise ConfigError("x", 1, "2")
