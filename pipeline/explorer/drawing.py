@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from bokeh.layouts import column
 from bokeh.models import BoxAnnotation, ColumnDataSource, HoverTool, Label, LayoutDOM, Span
 from bokeh.plotting import figure
 
+from pipeline.results.coverage import runs_of
 from pipeline.results.data import RunData
 from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES, plain
-from pipeline.results.spectrum import Spectrum, read_spectrum
+from pipeline.results.spectrum import FLUX_UNITS, Spectrum, read_spectrum
 
 OBSERVED, MODEL, NOISE, LINE, HIDDEN = "#34495e", "#d55e00", "#9aa5b1", "#0072b2", "#b0b7bf"
-FLUX = "flux [1e-17 erg s-1 cm-2 Å-1]"
+FLUX = f"flux [{FLUX_UNITS}]"
 _TOOLS = "xpan,xwheel_zoom,box_zoom,reset,save"
 
 
@@ -29,8 +28,9 @@ def spectrum_figures(run: RunData, row: int, model: str) -> LayoutDOM:
     return column(*parts, *([scan] if scan is not None else []), sizing_mode="stretch_width")
 
 
-def _figure(title: str, height: int, y: str, **arguments: Any) -> figure:  # noqa: ANN401 - bokeh's own
-    made = figure(title=title, height=height, tools=_TOOLS, sizing_mode="stretch_width", y_axis_label=y, **arguments)
+def _figure(title: str, height: int, x: str, y: str) -> figure:
+    made = figure(title=title, height=height, tools=_TOOLS, sizing_mode="stretch_width")
+    made.xaxis.axis_label, made.yaxis.axis_label = x, y
     made.toolbar.logo = None
     made.toolbar.autohide = True
     made.min_border_right = 12
@@ -39,7 +39,7 @@ def _figure(title: str, height: int, y: str, **arguments: Any) -> figure:  # noq
 
 def _observed(spectrum: Spectrum) -> figure:
     title = f"{spectrum.target}   {spectrum.object_class}   z = {spectrum.z:.5f}   S/N {spectrum.sn_median:.1f}"
-    made = _figure(title, 260, FLUX)
+    made = _figure(title, 260, "", FLUX)
     used = np.isfinite(spectrum.sigma)
     flux = np.where(spectrum.observed, spectrum.flux, np.nan)
     shown = np.concatenate([spectrum.flux[used], spectrum.reconstruction[np.isfinite(spectrum.reconstruction)]])
@@ -52,8 +52,8 @@ def _observed(spectrum: Spectrum) -> figure:
     made.varea("x", "low", "high", source=source, color=NOISE, alpha=0.35, legend_label="noise")
     line = made.line("x", "flux", source=source, color=OBSERVED, line_width=0.8, legend_label="observed")
     made.line("x", "model", source=source, color=MODEL, line_width=1.3, legend_label="reconstruction")
-    for start, stop in _runs(spectrum.observed & ~used):
-        made.add_layout(BoxAnnotation(left=spectrum.wavelength[start], right=spectrum.wavelength[stop - 1],
+    for first, last in zip(*runs_of(spectrum.observed & ~used), strict=True):
+        made.add_layout(BoxAnnotation(left=spectrum.wavelength[first], right=spectrum.wavelength[last],
                                       fill_color=HIDDEN, fill_alpha=0.35, level="underlay"))  # fmt: skip
     made.add_tools(HoverTool(renderers=[line], tooltips=[("Å", "@x{0.0}"), ("flux", "@flux{0.00}")], mode="vline"))
     made.legend.location, made.legend.orientation = "top_right", "horizontal"
@@ -62,7 +62,8 @@ def _observed(spectrum: Spectrum) -> figure:
 
 
 def _residual(spectrum: Spectrum, above: figure) -> figure:
-    made = _figure("", 130, "residual / σ", x_range=above.x_range, x_axis_label="observed wavelength [Å], vacuum")
+    made = _figure("", 130, "observed wavelength [Å], vacuum", "residual / σ")
+    made.x_range = above.x_range
     made.line(spectrum.wavelength, spectrum.residual, color=OBSERVED, line_width=0.8)
     made.add_layout(Span(location=0, dimension="width", line_color=MODEL))
     made.y_range.start, made.y_range.end = -6, 6
@@ -70,7 +71,7 @@ def _residual(spectrum: Spectrum, above: figure) -> figure:
 
 
 def _restframe(spectrum: Spectrum) -> figure:
-    made = _figure("restframe", 230, "flux / norm", x_axis_label="restframe wavelength [Å], vacuum")
+    made = _figure("restframe", 230, "restframe wavelength [Å], vacuum", "flux / norm")
     inside = np.where(spectrum.covered, spectrum.restframe, np.nan)
     made.line(spectrum.wave_rest, spectrum.restframe, color=HIDDEN, line_width=1, legend_label="not observed: a guess")
     made.line(spectrum.wave_rest, inside, color=MODEL, line_width=1.2, legend_label="covered")
@@ -94,7 +95,7 @@ def _scan(run: RunData, row: int, model: str) -> figure | None:
     scan = read_scan(run, row, model)
     if scan is None:
         return None
-    made = _figure("chi2 along redshift", 200, "chi2 - lowest", x_axis_label="redshift")
+    made = _figure("chi2 along redshift", 200, "redshift", "chi2 - lowest")
     lowest = min(float(np.nanmin(curve.chi2)) for curve in scan.curves)
     for curve, color in zip(scan.curves, (MODEL, OBSERVED, NOISE), strict=False):
         made.line(curve.z, curve.chi2 - lowest, color=color, legend_label=curve.kind)
@@ -102,9 +103,3 @@ def _scan(run: RunData, row: int, model: str) -> figure | None:
         if np.isfinite(z):
             made.add_layout(Span(location=z, dimension="height", line_color=LINE, line_dash=dash))
     return made
-
-
-def _runs(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[tuple[int, int]]:
-    """Return where a mask holds without a gap, as [start, stop)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -41,3 +41,9 @@ def require_coverage(present: set[str], model: str) -> None:
     if missing:
         problem = f"the encodings of {model} have no {', '.join(missing)}"
         raise RefusedError("variables", problem, "plan a model with these variables, under another name")
+
+
+def runs_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the runs of True in a mask, shape (L,): the first index of each, and its last."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
+    return edges[::2], edges[1::2] - 1

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, MaxNLocator
-from numpy.typing import NDArray
 
 from pipeline.errors import RefusedError
 from pipeline.planning.redshift import CATALOG
+from pipeline.results.coverage import runs_of
 from pipeline.results.figures import style, texts
 from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES, Lines
 from pipeline.results.figures.page import View, draw_page
@@ -126,16 +126,10 @@ def draw(
     return figure
 
 
-def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """First and last index of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-    yield from zip(edges[::2], edges[1::2] - 1, strict=True)
-
-
 def _shade_masked(axes: Axes, spectrum: Spectrum) -> None:
     masked = spectrum.observed & ~np.isfinite(spectrum.sigma)
     half = spectrum.wavelength * 0.5e-4 * np.log(10)
-    for number, (first, last) in enumerate(_runs(masked)):
+    for number, (first, last) in enumerate(zip(*runs_of(masked), strict=True)):
         axes.axvspan(
             spectrum.wavelength[first] - half[first],
             spectrum.wavelength[last] + half[last],
@@ -251,7 +245,7 @@ def _draw_restframe(axes: Axes, spectrum: Spectrum, observed_only: bool = False)
     if not observed_only:
         axes.plot(wavelength, restframe, color=_MODEL, lw=0.9, alpha=0.45)
     axes.plot(wavelength, np.where(inside, restframe, np.nan), color=_MODEL, lw=1.4)
-    for first, last in _runs(~inside):
+    for first, last in zip(*runs_of(~inside), strict=True):
         axes.axvspan(wavelength[first], wavelength[last], color=_MASK, lw=0, zorder=0)
     _name_lines(axes, EMISSION_LINES, base=1.03, step=0.145, span=(0.5, 1.0))
     _name_lines(axes, ABSORPTION_LINES, base=0.03, step=0.145, span=(0.16, 0.5))

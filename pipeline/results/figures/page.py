@@ -15,6 +15,7 @@ from matplotlib.ticker import AutoMinorLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.results.coverage import runs_of
 from pipeline.results.figures import style, texts
 from pipeline.results.figures.lines import ABSORPTION_LINES, EMISSION_LINES, plain
 from pipeline.results.spectrum import Floats, Spectrum
@@ -206,9 +207,9 @@ def _name_lines(axes: Axes, window: Window, size: float) -> None:
 
 def _shade(axes: Axes, axis: Floats, masked: NDArray[np.bool_]) -> None:
     """Shade pixels without weight."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], masked, [False])).astype(np.int8)))
+    first, last = runs_of(masked)
     half = 0.5e-4 * np.log(10)
-    begin, end = axis[edges[::2]] * (1 - half), axis[edges[1::2] - 1] * (1 + half)
+    begin, end = axis[first] * (1 - half), axis[last] * (1 + half)
     spans = list(zip(begin.tolist(), (end - begin).tolist(), strict=True))
     axes.broken_barh(spans, (0, 1), transform=axes.get_xaxis_transform(), color=style.MASK, lw=0, zorder=0)
 

@@ -14,6 +14,7 @@ from pipeline.cli.main import main
 from pipeline.errors import ConfigError
 from pipeline.results import plot as report
 from pipeline.results import spectrum as spectra
+from pipeline.results.coverage import runs_of
 from pipeline.results.figures.attention import read_attention
 from pipeline.results.run import Run, open_run
 from pipeline.spectra.quality import Quality
@@ -103,7 +104,7 @@ def test_residuals_give_the_chi2_of_the_store(run: Run) -> None:
 def test_masked_pixels_are_shaded_in_both_observed_panels(run: Run) -> None:
     spectrum = spectra.read_spectrum(run, 0)
     masked = spectrum.observed & ~np.isfinite(spectrum.sigma)
-    runs = list(report._runs(masked))
+    runs = list(zip(*runs_of(masked), strict=True))
     assert sum(last - first + 1 for first, last in runs) == masked.sum() > 100
     observed, residual, _ = report.draw(spectrum).axes
     for axes in (observed, residual):
