@@ -93,7 +93,7 @@ coverage: install ## at least 90 % of the lines of both packages
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest -m "not slow and not long" --numprocesses 2 --dist loadfile --cov --cov-report= \
 		tests/pipeline tests/spender_core
-	$(BIN)/python -m pytest -m "slow and not long" --numprocesses 2 --dist loadfile --cov --cov-append --cov-report= \
+	$(BIN)/python -m pytest -m "slow and not long" --numprocesses 3 --dist loadfile --cov --cov-append --cov-report= \
 		$(MEASURED)
 	$(BIN)/python -m coverage report --include 'pipeline/*' --skip-covered --fail-under 90
 	$(BIN)/python -m coverage report --include 'spender_core/*' --skip-covered --fail-under 90

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
 
 from pipeline.cli.arguments import Verb, root_of
 from pipeline.errors import RefusedError
 
-_PACKAGES = ("panel", "holoviews", "datashader", "umap")
+_PACKAGES = ("bokeh", "datashader", "holoviews", "panel", "param", "scipy", "tornado", "umap")
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -27,13 +28,11 @@ def _execute(args: Namespace) -> int:
 
     run = open_run(root_of(args))
     name = run.model(args.model).name
-    try:
-        from pipeline.explorer.server import make_server, tunnel
-    except ModuleNotFoundError as error:
-        if error.name not in _PACKAGES:
-            raise
-        remedy = "pip install 'spender-pipeline[explorer]'"
-        raise RefusedError("explore", f"the package {error.name} is not installed", remedy) from error
+    if missing := [package for package in _PACKAGES if find_spec(package) is None]:
+        problem = f"what it needs is not installed: {', '.join(missing)}"
+        raise RefusedError("explore", problem, "pip install 'spender-pipeline[explorer]'")
+    from pipeline.explorer.server import make_server, tunnel
+
     if args.make_map:
         from pipeline.explorer.embedding import store_map
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from html import escape
 from typing import Any
 
 import holoviews as hv
@@ -11,10 +12,10 @@ import panel as pn
 import param
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, RefusedError
-from pipeline.explorer.columns import Columns, Groups
+from pipeline.errors import ConfigError
+from pipeline.explorer.columns import Groups
 from pipeline.explorer.drawing import spectrum_figures
-from pipeline.explorer.embedding import UMAP, read_map
+from pipeline.explorer.embedding import UMAP
 from pipeline.explorer.raster import COUNT, GROUP_COLORS, NUMBER_COLORS, Raster, inside_box, inside_lasso, nearest_to
 from pipeline.explorer.view import Map, View, reproduce
 from pipeline.results.run import Run
@@ -35,10 +36,8 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     filters = param.Dict({})
     row = param.Integer(None, allow_None=True)
 
-    def __init__(self, run: Run, model: str) -> None:
-        self.run, self.model = run, model
-        table = run.results(model)
-        self.map = Map(Columns(table), read_map(table))
+    def __init__(self, run: Run, model: str, chart: Map) -> None:
+        self.run, self.model, self.map = run, model, chart
         first = self.map.first_view()
         self.param.x.objects = self.param.y.objects = self.map.axes
         self.param.color.objects = self.map.colors
@@ -156,7 +155,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
             found = self.run.similar(self._targets(np.array([self.row]))[0], n=NEIGHBORS, model=self.model)
             self.neighbors = found.index.to_numpy()
             self._neighbors.value = found[[name for name in ("target", "distance", "class", "z") if name in found]]
-        except (ConfigError, RefusedError, OSError) as error:
+        except (ConfigError, OSError) as error:
             self._say(str(error))
         self._marks.event(counter=self._marks.counter + 1)
 
@@ -177,11 +176,11 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
                 self.row = int(rows[0])
             else:
                 self.row = int(self.run.find(text))
-        except (ConfigError, RefusedError) as error:
+        except ConfigError as error:
             self._say(str(error))
 
     def _say(self, text: str) -> None:
-        self._message.object = text
+        self._message.object = escape(text)
         self._message.visible = bool(text)
 
     # --- filters
@@ -216,7 +215,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         if isinstance(color, Groups):
             chips = (
                 f'<span style="white-space:nowrap"><span style="background:{shade};display:inline-block;width:12px;'
-                f'height:12px;border-radius:3px;margin:0 4px 0 10px"></span>{name}</span>'
+                f'height:12px;border-radius:3px;margin:0 4px 0 10px"></span>{escape(name)}</span>'
                 for name, shade in zip(color.names, GROUP_COLORS, strict=False)
             )
             return f"<b>{self.color}</b> " + " ".join(chips)
@@ -248,13 +247,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self._clear = pn.widgets.Button(name="clear filters")
         self._clear.on_click(self._cleared)
         self._spectrum = pn.Column(pn.pane.Markdown("Click on the map, or find a spectrum."), **wide)
-        options: dict[str, Any] = {"disabled": True, "height": 230, **wide}
-        self._neighbors = pn.widgets.Tabulator(self.map.table(np.empty(0, np.intp)), **options)
-        self._neighbors.on_click(lambda event: setattr(self, "row", int(self._neighbors.value.index[event.row])))
-        self._table = pn.widgets.Tabulator(self.map.table(np.empty(0, np.intp)), **options)
-        self._table.on_click(lambda event: setattr(self, "row", int(self._table.value.index[event.row])))
-        self._outliers = pn.widgets.Tabulator(self.map.table(np.empty(0, np.intp)), **options)
-        self._outliers.on_click(lambda event: setattr(self, "row", int(self._outliers.value.index[event.row])))
+        self._neighbors, self._table, self._outliers = (self._list() for _ in range(3))
         self._list_outliers = pn.widgets.Button(name="list the 50 rarest that are shown")
         self._list_outliers.on_click(self._outlying)
         self._selection_said = pn.pane.Markdown("Select with the box or the lasso of the map's tools.")
@@ -262,6 +255,14 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         download = pn.widgets.FileDownload
         self._ids = download(callback=self._ids_of, filename="selected.txt", label="Ids")
         self._parquet = download(callback=self._parquet_of, filename="selected.parquet", label="Table (Parquet)")
+
+    def _list(self) -> pn.widgets.Tabulator:
+        """Return an empty table of spectra, a click on which opens one."""
+        made = pn.widgets.Tabulator(
+            self.map.table(np.empty(0, np.intp)), disabled=True, height=230, sizing_mode="stretch_width"
+        )
+        made.on_click(lambda event: setattr(self, "row", int(made.value.index[event.row])))
+        return made
 
     def _ids_of(self) -> io.BytesIO:
         return io.BytesIO("\n".join(self._targets(self.selected)).encode())
@@ -279,7 +280,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
             found = self.run.outliers(50, model=self.model, where=self._raster.points.drawn)
             names = [name for name in ("target", "class", "z", "reason") if name in found]
             self._outliers.value = found[names]
-        except (ConfigError, RefusedError) as error:
+        except ConfigError as error:
             self._say(str(error))
 
     def page(self) -> pn.viewable.Viewable:
@@ -315,7 +316,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 def _in_words(row: dict[str, Any]) -> str:
     """Return a spectrum's row as a line of text, its key first."""
     shown = [f"{name} {value:.5g}" if isinstance(value, float) else f"{value}" for name, value in row.items()]
-    return f"**{shown[0]}** {', '.join(shown[1:])}"
+    return f"**{escape(shown[0])}** {escape(', '.join(shown[1:]))}"
 
 
 def _gradient(low: str, high: str, name: str = "") -> str:

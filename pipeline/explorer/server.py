@@ -16,7 +16,10 @@ from bokeh.server.auth_provider import AuthProvider
 from tornado.web import RequestHandler
 
 from pipeline.errors import ConfigError
+from pipeline.explorer.columns import Columns
+from pipeline.explorer.embedding import read_map
 from pipeline.explorer.page import Explorer
+from pipeline.explorer.view import Map
 from pipeline.results.run import Run
 
 ADDRESS = "127.0.0.1"
@@ -64,6 +67,21 @@ class Token(AuthProvider):  # type: ignore[misc]
         return "you"
 
 
+class Charts:
+    """The columns of a run in memory, once for all windows; read again when more of the run is done."""
+
+    def __init__(self, run: Run, model: str) -> None:
+        self._run, self._model = run, model
+        self._chart: Map | None = None
+
+    def current(self) -> Map:
+        """Return what a window that opens now shows."""
+        table = self._run.results(self._model)
+        if self._chart is None or self._chart.columns.table.done != table.done:
+            self._chart = Map(Columns(table), read_map(table))
+        return self._chart
+
+
 def make_server(run: Run, model: str, port: int = 0) -> tuple[Any, str]:
     """Return the server of a run's explorer, not yet started, and the URL of its page.
 
@@ -72,12 +90,13 @@ def make_server(run: Run, model: str, port: int = 0) -> tuple[Any, str]:
     logging.getLogger("bokeh").setLevel(logging.ERROR)
     hv.extension("bokeh")
     pn.extension("tabulator", notifications=False)
-    Explorer(run, model)  # refuses what cannot be shown, before anybody waits for a page
+    charts = Charts(run, model)
+    charts.current().first_view()  # refuses what cannot be shown, before anybody waits for a page
     token = secrets.token_urlsafe(24)
     port = port or _free_port()
     try:
         server = pn.serve(
-            {PATH: lambda: Explorer(run, model).page()},
+            {PATH: lambda: Explorer(run, model, charts.current()).page()},
             port=port,
             address=ADDRESS,
             websocket_origin=[f"{host}:{port}" for host in (ADDRESS, "localhost")],
