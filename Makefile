@@ -55,7 +55,7 @@ test: lint types .venv.checkov/.installed ## what guards a change: ruff, mypy an
 test-long: long docs coverage ## what takes long beside it: rows of faults, notebooks, pages, benchmarks, coverage
 
 long: install ## the long tests alone; the pages take the notebooks' outputs from docs/executed
-	EXECUTED_NOTEBOOKS=$(CURDIR)/docs/executed $(BIN)/python -m pytest -m long --numprocesses 3 --dist load
+	EXECUTED_NOTEBOOKS=$(CURDIR)/docs/executed $(BIN)/python -m pytest -m long --numprocesses 4 --dist load
 
 gpu: install ## on a machine with a CUDA device: its tests, and the table of what it makes of a model
 	$(BIN)/python -m pytest -m gpu
@@ -84,10 +84,10 @@ science-outliers: install ## judge densities, reasons, and searches of five mill
 	folder=$$(mktemp -d) && $(BIN)/python benchmarks/survey_store.py $$folder/run \
 		&& $(BIN)/python benchmarks/similar.py $$folder/run --write; status=$$?; rm -rf $$folder; exit $$status
 
-# The unit tests again, measured, and those slow ones that run what they cannot: processes are measured, too.
+# The unit tests again, measured, and those slow ones that run most of what they cannot: processes are measured, too.
 MEASURED := tests/pipeline/test_api.py $(addprefix tests/pipeline/,cli explorer results training) \
-	$(addprefix tests/spender_core/test_,basis.py density_fit.py latent_fit.py training.py) \
-	$(wildcard tests/pipeline/compute/test_*.py) tests/integration/test_determinism.py tests/integration/test_toy_survey.py
+	$(addprefix tests/pipeline/compute/test_,executor.py planner_targets.py preflight.py) \
+	$(addprefix tests/spender_core/test_,basis.py latent_fit.py) tests/integration/test_toy_survey.py
 
 coverage: install ## at least 90 % of the lines of both packages
 	$(BIN)/python -m coverage erase

@@ -1,11 +1,12 @@
 """Make the encodings of a whole survey without its spectra: coordinates, latents, chi2 and quality of millions of rows.
 
-    python benchmarks/survey_store.py ROOT [--spectra 5000000] [--latents 10]
+    python benchmarks/survey_store.py ROOT [--spectra 5000000] [--latents 10] [--whole 0]
 
 What tables, neighbors, outliers and maps of a survey are measured on. The run is planned as any other, for synthetic
-targets, and its encode stage is filled with drawn numbers, each chunk with its marker; its spectra are pending. Latents
-are those of a curved sheet with noise and a few outliers, so that neighbors and densities have something to find. The
-last line is the limit of ten minutes over what it took.
+targets, and its encode stage is filled with drawn numbers, each chunk with its marker; its spectra are pending, but for
+the first chunks, as many as --whole says, which have restframes, too. Latents are those of a curved sheet with noise
+and a few outliers, so that neighbors and densities have something to find. The last line is the limit of ten minutes
+over what it took.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import zarr
 from numpy.typing import NDArray
 
 import pipeline
@@ -27,7 +29,7 @@ from pipeline.planning.partition import Shard
 from pipeline.planning.plan import Plan, targets_sha256
 from pipeline.spectra.quality import Quality
 from pipeline.store import finalize, stores
-from pipeline.store.arrays import encodings_url, write_region
+from pipeline.store.arrays import encodings_url, spectra_url, write_region
 from pipeline.store.root import encode_ledger
 from spender_core import SDSS
 from spender_core.autoencoder import SpectrumAutoencoder
@@ -87,6 +89,19 @@ def drawn(shard: Shard, n_latent: int) -> dict[str, NDArray[Any]]:
     }
 
 
+def drawn_spectra(n: int, n_pixels: int, n_rest: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return the spectra of n rows, a slope with noise, and their restframes."""
+    random = np.random.default_rng(1)
+    flux = np.linspace(0.5, 1.5, n_pixels) + random.normal(0, 0.1, (n, n_pixels))
+    spectra = {
+        "flux": flux.astype(np.float32),
+        "ivar": np.full((n, n_pixels), 100, np.float32),
+        "norm": np.ones(n, np.float32),
+        "quality": np.full(n, np.uint32(Quality.GOOD)),
+    }
+    return spectra, {"restframe": np.tile(np.linspace(0.5, 1.5, n_rest, dtype=np.float32), (n, 1))}
+
+
 def make_checkpoint(folder: Path, n_latent: int) -> Path:
     """Save an untrained model of so many latents; nothing is encoded with it."""
     torch.manual_seed(0)
@@ -96,12 +111,17 @@ def make_checkpoint(folder: Path, n_latent: int) -> Path:
     return file
 
 
-def fill(root: str, plan: Plan, frame: pd.DataFrame, n_latent: int) -> None:
+def fill(root: str, plan: Plan, frame: pd.DataFrame, n_latent: int, whole: int) -> None:
     """Write every chunk's encodings and its marker, then close the store."""
     stores.create(root, plan, [store.kind for store in stores.stores_of(root, plan)])
     url, ledger = encodings_url(root, MODEL), encode_ledger(root, plan, MODEL)
     for shard in plan.shards():
         arrays = drawn(shard, n_latent)
+        if shard.index < whole:
+            n_rest = zarr.open_array(f"{url}/restframe", mode="r").shape[1]
+            spectra, restframes = drawn_spectra(len(shard), plan.n_pixels, n_rest)
+            write_region(spectra_url(root), shard, spectra)
+            arrays |= restframes
         write_region(url, shard, arrays)
         own = targets_sha256(frame.iloc[shard.start : shard.stop], plan.survey.coordinates)
         ledger.mark(shard.index, record_of(shard, own, arrays))
@@ -118,17 +138,19 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--spectra", type=int, default=5_000_000)
     parser.add_argument("--latents", type=int, default=10)
+    parser.add_argument("--whole", type=int, default=0, help="chunks that have spectra and restframes, too")
     args = parser.parse_args()
     start = time.perf_counter()
     frame = survey_targets(args.spectra)
     args.root.mkdir(parents=True, exist_ok=True)
     model = f"{MODEL}={make_checkpoint(args.root, args.latents)}"
     planner.require_space = lambda root, estimate: None  # for its spectra, which are never stored
+    variables = (*VARIABLES, "restframe") if args.whole else VARIABLES
     plan = pipeline.plan(
-        args.root, targets=frame, source="https://data.sdss.org/sas/dr17", models=model, variables=VARIABLES
+        args.root, targets=frame, source="https://data.sdss.org/sas/dr17", models=model, variables=variables
     )
     print(f"planned {plan.n_spectra} spectra in {len(plan.shards())} chunks: {time.perf_counter() - start:.0f} s")
-    fill(str(args.root), plan, frame, args.latents)
+    fill(str(args.root), plan, frame, args.latents, args.whole)
     size = sum(file.stat().st_size for file in args.root.rglob("*") if file.is_file())
     seconds = time.perf_counter() - start
     print(f"filled: {seconds:.0f} s in all, {size / 1e6:.0f} MB")

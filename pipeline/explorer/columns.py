@@ -19,7 +19,8 @@ from pipeline.store.root import targets_url
 MOST_WORDS = 12
 """Groups that a column of words has at most: the most frequent ones, and all others."""
 
-OTHERS = "others"
+OTHERS, NONE = "others", "none"
+"""Names of groups that are no word of the column: the less frequent ones, and no word at all."""
 
 Numbers = NDArray[np.float32]
 
@@ -144,5 +145,5 @@ def _grouped(parts: Iterable[tuple[int, NDArray[Any]]], n: int, done: NDArray[np
     place[kept] = np.arange(len(kept))
     place[-1] = -1
     names_of = list(known)
-    named = tuple(names_of[i] or "none" for i in kept) + ((OTHERS,) if len(kept) < len(order) else ())
+    named = tuple(names_of[i] or NONE for i in kept) + ((OTHERS,) if len(kept) < len(order) else ())
     return Groups(place[number], named)

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from pipeline import storage
 from pipeline.errors import RefusedError
-from pipeline.results.latents.index import LatentIndex
+from pipeline.results.latents.index import LatentIndex, index_beside
 from pipeline.results.run import Run
 from pipeline.results.tables.table import ResultsTable
 
@@ -126,6 +126,6 @@ def store_map(run: Run, model: str, say: Callable[[str], None]) -> str:
     """Make the map of a model's latents and keep it in the run; returns where. Raises ConfigError."""
     table = run.results(model)
     storage.require_writable("ROOT", table.root, "maps")
-    made = make_map(run.index(model), table.frame_of(["target"])["target"], table.model.sha256 or "", say)
+    made = make_map(index_beside(table), table.frame_of(["target"])["target"], table.model.sha256 or "", say)
     storage.write_bytes(map_url(table), made.to_bytes())
     return map_url(table)

@@ -1,268 +1,263 @@
-"""The page: a map of the run's spectra, a histogram that filters, one spectrum, a selection."""
+"""The page: a map of the run's spectra, a histogram that filters, one spectrum, lists of spectra, a selection."""
 
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable
+from functools import partial, wraps
 from html import escape
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
-import holoviews as hv
 import numpy as np
 import panel as pn
 import param
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.explorer.columns import Groups
-from pipeline.explorer.drawing import spectrum_figures
-from pipeline.explorer.embedding import UMAP
-from pipeline.explorer.raster import COUNT, GROUP_COLORS, NUMBER_COLORS, Raster, inside_box, inside_lasso, nearest_to
-from pipeline.explorer.view import Map, View, reproduce
+from pipeline.explorer import legend
+from pipeline.explorer.address import from_address, to_address
+from pipeline.explorer.browser import HELP, Browser
+from pipeline.explorer.chart import Chart, histogram
+from pipeline.explorer.drawing import Ink, small_figures, spectrum_figures
+from pipeline.explorer.raster import COUNT, Range, Raster
+from pipeline.explorer.view import Filter, Map, View, reproduce
+from pipeline.results.latents.index import LatentIndex, index_beside
+from pipeline.results.latents.outliers import find_outliers
+from pipeline.results.latents.similar import find_similar
 from pipeline.results.run import Run
 
-SIZE = (760, 540)  # pixels of the map's picture
-NEAR = 15.0  # pixels within which a click means a point
 NEIGHBORS = 6
-_NONE = "none"
+OUTLIERS = 50
+_NOTHING = "none"
+_ZOOM_KEPT = 400  # milliseconds without a move, until the address has the zoom
+_BESIDE = {"flex": "1 1 480px"}  # on a narrow screen below each other
+_SMALL = ":host .tabulator { font-size: 12px }"
+_NO_ROWS: NDArray[np.intp] = np.empty(0, np.intp)
+
+Rows = NDArray[np.intp]
+P = ParamSpec("P")
+
+
+def told(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Make what goes wrong in a method words on the page."""
+
+    @wraps(method)
+    def told_method(page: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:  # noqa: ANN401 - mypy wants it so
+        try:
+            method(page, *args, **kwargs)
+        except (ConfigError, OSError) as error:
+            page.say(str(error))
+        except Exception as error:
+            logging.getLogger(__name__).exception("the explorer failed")
+            page.say(f"this failed by a fault of the explorer, which the terminal shows: {error!r}")
+
+    return told_method
 
 
 class Explorer(param.Parameterized):  # type: ignore[misc]
-    """What a page shows, and what happens when a widget, the map or the URL changes it."""
+    """What a page shows, and what happens when a widget, the map or the address changes it."""
 
     x = param.Selector(objects=[""])
     y = param.Selector(objects=[""])
     color = param.Selector(objects=[COUNT])
-    filtered = param.Selector(objects=[_NONE], label="filter by")
+    filtered = param.Selector(objects=[_NOTHING], label="filter by")
     filters = param.Dict({})
     row = param.Integer(None, allow_None=True)
 
     def __init__(self, run: Run, model: str, chart: Map) -> None:
         self.run, self.model, self.map = run, model, chart
-        first = self.map.first_view()
+        self._dark = pn.config.theme == "dark"
+        self._first = chart.first_view()
+        self._zoom: tuple[Range, Range] | None = None
+        self._zoom_kept: Any = None
+        self._restoring = False
+        self._index: LatentIndex | None = None
+        self.selected = _NO_ROWS
         self.param.x.objects = self.param.y.objects = self.map.axes
         self.param.color.objects = self.map.colors
-        self.param.filtered.objects = [_NONE, *self.map.columns.numbers]
-        super().__init__(x=first.x, y=first.y, color=first.color, filtered=_NONE)
-        self.selected: NDArray[np.intp] = np.empty(0, np.intp)
-        self.neighbors: NDArray[np.intp] = np.empty(0, np.intp)
-        self._raster = Raster(self.map.points(self.view))
-        self._ranges = hv.streams.RangeXY()
-        self._size = SIZE
-        self._marks = hv.streams.Counter()
+        self.param.filtered.objects = [_NOTHING, *self.map.columns.words, *self.map.columns.numbers]
+        super().__init__(x=self._first.x, y=self._first.y, color=self._first.color, filtered=_NOTHING)
+        self._chart = Chart(clicked=self._clicked, selected=self._select, zoomed=self._zoomed, dark=self._dark)
         self._parts()
 
     @property
     def view(self) -> View:
         """What is chosen now."""
-        return View(self.x, self.y, self.color, dict(self.filters))
+        return View(self.x, self.y, self.color, dict(self.filters), self._zoom)
+
+    @property
+    def index(self) -> LatentIndex:
+        """The latents that are searched for neighbors; never made in the run."""
+        if self._index is None:
+            self._index = index_beside(self.map.columns.table)
+        return self._index
+
+    def say(self, text: str) -> None:
+        """Show a message, "" for none."""
+        self._message.object = escape(text)
+        self._message.visible = bool(text)
 
     # --- the map
 
-    def _picture(self, x_range: Any, y_range: Any, width: Any, height: Any, scale: float) -> hv.RGB:  # noqa: ANN401
-        extent = self._raster.points.extent
-        x_range, y_range = x_range or extent[0], y_range or extent[1]
-        self._size = (int(width or SIZE[0]), int(height or SIZE[1]))
-        picture = self._raster.picture(x_range, y_range, *self._size)
-        bounds = (x_range[0], y_range[0], x_range[1], y_range[1])
-        axes = [hv.Dimension("x", label=self.x), hv.Dimension("y", label=self.y)]
-        return hv.RGB(picture[::-1], bounds=bounds, kdims=axes)
-
-    def _marked(self, counter: int = 0) -> hv.Overlay:
-        points = self._raster.points
-        some = self.selected[:20000]
-        rows = [] if self.row is None else [self.row]
-        dims = ["x", "y"]
-        return (
-            hv.Points((points.x[some], points.y[some]), dims).opts(color="black", size=2, alpha=0.5)
-            * hv.Points((points.x[self.neighbors], points.y[self.neighbors]), dims).opts(
-                fill_color=None, line_color="#d55e00", size=11, line_width=2
-            )
-            * hv.Points((points.x[rows], points.y[rows]), dims).opts(marker="x", color="#d55e00", size=16, line_width=3)
-        )
-
-    def _draw_map(self) -> hv.core.spaces.DynamicMap:
-        self._ranges = hv.streams.RangeXY()
-        picture = hv.DynamicMap(self._picture, streams=[self._ranges, hv.streams.PlotSize()])
-        tap = hv.streams.Tap(source=picture)
-        tap.add_subscriber(self._tapped)
-        box = hv.streams.BoundsXY(source=picture)
-        box.add_subscriber(self._boxed)
-        lasso = hv.streams.Lasso(source=picture)
-        lasso.add_subscriber(self._lassoed)
-        self._marks = hv.streams.Counter()
-        marks = hv.DynamicMap(self._marked, streams=[self._marks])
-        tools = ["box_select", "lasso_select"]
-        extent = self._raster.points.extent
-        return (picture * marks).opts(
-            hv.opts.RGB(tools=tools, active_tools=["pan", "wheel_zoom"], responsive=True, height=SIZE[1],
-                        default_tools=["pan", "wheel_zoom", "box_zoom", "reset", "save"],
-                        xlim=extent[0], ylim=extent[1], xlabel=self.x, ylabel=self.y),
-        )  # fmt: skip
-
     @param.depends("x", "y", "color", "filters", watch=True)  # type: ignore[untyped-decorator]
+    @told
     def _changed(self) -> None:
-        self._raster = Raster(self.map.points(self.view))
-        self._map.object = self._draw_map()
-        self._legend.object = self._legend_of()
-        self._count.object = self._count_of()
-
-    def _tapped(self, x: float | None, y: float | None) -> None:
-        if x is None or y is None:
+        if self._restoring:
             return
-        extent = self._raster.points.extent
-        x_range, y_range = self._ranges.x_range or extent[0], self._ranges.y_range or extent[1]
-        scale = ((x_range[1] - x_range[0]) / self._size[0], (y_range[1] - y_range[0]) / self._size[1])
-        row = nearest_to(self._raster.points, x, y, scale, NEAR)
+        if (self.x, self.y) != self._chart.axes:
+            self._zoom = None
+        self._draw()
+        self._keep_address()
+
+    def _draw(self) -> None:
+        points = self.map.points(self.view)
+        self._chart.draw(Raster(points, dark=self._dark), (self.x, self.y), self._zoom)
+        self._legend.object = legend.legend(points, self.view, dark=self._dark)
+        self._count.object = legend.count(self.map, points, self.view)
+
+    def _clicked(self, row: int) -> None:
+        self.row = row
+
+    def _zoomed(self, seen: tuple[Range, Range]) -> None:
+        before, self._zoom = self._zoom, None if seen == self._chart.whole else seen
+        document = pn.state.curdoc
+        if document is None or self._zoom == before:
+            return
+        if self._zoom_kept is not None:
+            document.remove_timeout_callback(self._zoom_kept)
+        self._zoom_kept = document.add_timeout_callback(self._zoom_settled, _ZOOM_KEPT)
+
+    def _zoom_settled(self) -> None:
+        self._zoom_kept = None
+        self._keep_address()
+
+    # --- the address
+
+    def _keep_address(self) -> None:
+        location = pn.state.location
+        if location is not None:
+            location.search = to_address(self.view, self.row, location.search)
+
+    @told
+    def _restore(self, query: str) -> None:
+        """Show what an address says."""
+        view, row, problems = from_address(query, self.map, self._first)
+        self._zoom, self._restoring = view.zoom, True
+        try:
+            self.param.update(x=view.x, y=view.y, color=view.color, filters=view.filters)
+        finally:
+            self._restoring = False
+        self._draw()
         if row is not None:
-            self._say("")
             self.row = row
-
-    def _boxed(self, bounds: tuple[float, float, float, float] | None) -> None:
-        if bounds is not None:
-            self._select(inside_box(self._raster.points, (bounds[0], bounds[2]), (bounds[1], bounds[3])))
-
-    def _lassoed(self, geometry: NDArray[np.float64] | None) -> None:
-        if geometry is not None and len(geometry):
-            self._select(inside_lasso(self._raster.points, np.asarray(geometry, np.float64)))
-
-    def _select(self, rows: NDArray[np.intp]) -> None:
-        self.selected = rows
-        table = self.map.table(rows)
-        self._table.value = table
-        more = f", the first {len(table)} of them below" if len(rows) > len(table) else ""
-        self._selection_said.object = f"**{len(rows):,} spectra selected**{more}"
-        targets = self._targets(rows[:21])
-        self._code.object = f"```python\n{reproduce(self.run.root, self.model, self.view, targets)}\n```"
-        self._marks.event(counter=self._marks.counter + 1)
-
-    def _targets(self, rows: NDArray[np.intp]) -> list[str]:
-        if not len(rows):
-            return []
-        return [str(each) for each in self.map.columns.table.at(rows, ["target"])["target"]]
+        if problems:
+            self.say("The address: " + "; ".join(problems))
 
     # --- one spectrum
 
     @param.depends("row", watch=True)  # type: ignore[untyped-decorator]
+    @told
     def _opened(self) -> None:
         if self.row is None:
             return
+        self.say("")
+        self._keep_address()
+        self._chart.marks.row, self._chart.marks.neighbors = self.row, _NO_ROWS
+        row = self.map.table(np.array([self.row]))
+        self._spectrum.objects = [pn.pane.Markdown(legend.in_words(row.iloc[0].to_dict()))]
         try:
-            row = self.map.table(np.array([self.row]))
-            self._spectrum.objects = [
-                pn.pane.Markdown(_in_words(row.iloc[0].to_dict())),
-                pn.pane.Bokeh(spectrum_figures(self.run, self.row, self.model)),
-            ]
-            found = self.run.similar(self._targets(np.array([self.row]))[0], n=NEIGHBORS, model=self.model)
-            self.neighbors = found.index.to_numpy()
-            self._neighbors.value = found[[name for name in ("target", "distance", "class", "z") if name in found]]
-        except (ConfigError, OSError) as error:
-            self._say(str(error))
-        self._marks.event(counter=self._marks.counter + 1)
+            figures = spectrum_figures(self.run, self.row, self.model, Ink.of(dark=self._dark))
+            self._spectrum.append(pn.pane.Bokeh(figures, sizing_mode="stretch_width"))
+        finally:  # neighbors are of latents, and there where the spectrum is not; for the first ones an index is made
+            self._chart.mark()
+            if "latents" in self.map.columns.table.model.variables:
+                pn.state.execute(partial(self._find_neighbors, self.row), schedule=True)
 
+    @told
+    def _find_neighbors(self, row: int) -> None:
+        if row != self.row:  # another one has been opened meanwhile
+            return
+        found = find_similar(self.map.columns.table, NEIGHBORS, self.index, row, None)
+        self._chart.marks.neighbors = found.rows
+        frame = found.frame()
+        self._neighbors.value = frame[[name for name in ("target", "distance", "class", "z") if name in frame]]
+        self._draw_neighbors()
+        self._chart.mark()
+
+    @told
+    def _draw_neighbors(self, _: object = None) -> None:
+        """Draw neighbors as small figures, where somebody looks at them."""
+        if self._tabs.active == 0 and len(self._neighbors.value):
+            rows = self._neighbors.value.index.tolist()
+            figures = small_figures(self.run, rows, self.model, Ink.of(dark=self._dark))
+            self._small.objects = [pn.pane.Bokeh(each) for each in figures]
+
+    @told
     def _searched(self, text: str) -> None:
         text = text.strip()
-        self._say("")
+        self.say("")
         if not text:
             return
         try:
             numbers = [float(each) for each in text.replace(",", " ").split()]
         except ValueError:
             numbers = []
-        try:
-            if len(numbers) == 2:
-                rows = self.run.find(position=(numbers[0], numbers[1]), radius=5.0)
-                if not len(rows):
-                    raise ConfigError("position", text, "a place with a spectrum within 5 arcsec")
-                self.row = int(rows[0])
-            else:
-                self.row = int(self.run.find(text))
-        except ConfigError as error:
-            self._say(str(error))
-
-    def _say(self, text: str) -> None:
-        self._message.object = escape(text)
-        self._message.visible = bool(text)
+        if len(numbers) == 2:
+            rows = self.run.find(position=(numbers[0], numbers[1]), radius=5.0)
+            if not len(rows):
+                raise ConfigError("position", text, "a place with a spectrum within 5 arcsec")
+            self.row = int(rows[0])
+        else:
+            self.row = int(self.run.find(text))
 
     # --- filters
 
     @param.depends("filtered", watch=True)  # type: ignore[untyped-decorator]
-    def _histogram(self) -> None:
-        if self.filtered == _NONE:
+    @told
+    def _chosen_filter(self) -> None:
+        name = self.filtered
+        if name == _NOTHING:
             self._filter.objects = []
-            return
-        counts, edges = self.map.histogram(self.filtered)
-        bars = hv.Histogram((edges, counts), kdims=[self.filtered]).opts(
-            height=150, responsive=True, color="#575d6d", line_color=None, tools=["xbox_select"],
-            default_tools=[], toolbar=None, yaxis=None, shared_axes=False,
-        )  # fmt: skip
-        bounds = hv.streams.BoundsX(source=bars)
-        bounds.add_subscriber(self._bounded)
-        self._filter.objects = [pn.pane.HoloViews(bars, sizing_mode="stretch_width", linked_axes=False)]
+        elif name in self.map.columns.words:
+            known, now = self.map.words(name), self.filters.get(name, [])
+            boxes = pn.widgets.CheckBoxGroup(options=known, value=[word for word in known if word in now])
+            boxes.param.watch(lambda event: self._filter_by(name, event.new), "value")
+            self._filter.objects = [boxes]
+        else:
+            self._filter.objects = [histogram(*self.map.histogram(name), name, partial(self._filter_by, name))]
 
-    def _bounded(self, boundsx: tuple[float, float] | None) -> None:
-        if boundsx is not None:
-            self.filters = self.view.filtered(self.filtered, (float(boundsx[0]), float(boundsx[1]))).filters
+    @told
+    def _filter_by(self, name: str, chosen: Filter) -> None:
+        self.filters = self.view.filtered(name, chosen).filters
 
     def _cleared(self, _: object) -> None:
         self.filters = {}
+        self.param.trigger("filtered")
 
-    # --- parts of the page
+    # --- lists
 
-    def _legend_of(self) -> str:
-        color = self._raster.points.color
-        if color is None:
-            return _gradient("few", "many spectra in a pixel")
-        if isinstance(color, Groups):
-            chips = (
-                f'<span style="white-space:nowrap"><span style="background:{shade};display:inline-block;width:12px;'
-                f'height:12px;border-radius:3px;margin:0 4px 0 10px"></span>{escape(name)}</span>'
-                for name, shade in zip(color.names, GROUP_COLORS, strict=False)
-            )
-            return f"<b>{self.color}</b> " + " ".join(chips)
-        span = self._raster.points.span()
-        return _gradient(f"{span[0]:.4g}", f"{span[1]:.4g}", self.color) if span else f"<b>{self.color}</b>: no values"
+    def _show(self, listed: pn.widgets.Tabulator, frame: Any) -> None:  # noqa: ANN401 - of pandas
+        listed.value, listed.selection = frame, []
+        self._walked = listed
 
-    def _count_of(self) -> str:
-        drawn, n = int(self._raster.points.drawn.sum()), self.map.columns.n
-        not_done = n - int(self.map.columns.done.sum())
-        said = f"**{drawn:,}** of {n:,} spectra shown"
-        if not_done:
-            said += f"; {not_done:,} are not done yet"
-        if self.map.embedding is not None and {self.x, self.y} & set(UMAP):
-            placed = int((self._raster.points.drawn[: len(self.map.embedding.exact)] & ~self.map.embedding.exact).sum())
-            said += f"; {placed:,} places are approximate: the mean of the five nearest spectra of the map"
-        if self.filters:
-            said += f"  \nfilter: `{self.view.condition()}`"
-        return said
+    @told
+    def _select(self, rows: Rows) -> None:
+        self.selected = self._chart.marks.selected = rows
+        table = self.map.table(rows)
+        self._show(self._table, table)
+        more = f", the first {len(table)} of them below" if len(rows) > len(table) else ""
+        self._selection_said.object = f"**{len(rows):,} spectra selected**{more}"
+        self._ids.disabled = self._parquet.disabled = not len(rows)
+        code = reproduce(self.run.root, self.model, self.view, self._targets(rows[:21])) if len(rows) else ""
+        self._code.object = f"```python\n{code}\n```" if code else ""
+        self._tabs.active = 1
+        self._chart.mark()
 
-    def _parts(self) -> None:
-        self._map = pn.pane.HoloViews(self._draw_map(), sizing_mode="stretch_width", height=SIZE[1], linked_axes=False)
-        self._legend = pn.pane.HTML(self._legend_of(), sizing_mode="stretch_width")
-        self._count = pn.pane.Markdown(self._count_of())
-        self._message = pn.pane.Alert("", alert_type="warning", visible=False, sizing_mode="stretch_width")
-        wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
-        self._search = pn.widgets.TextInput(name="find", placeholder="id, or ra dec in degrees", **wide)
-        self._search.param.watch(lambda event: self._searched(event.new), "value")
-        self._filter = pn.Column(sizing_mode="stretch_width")
-        self._clear = pn.widgets.Button(name="clear filters")
-        self._clear.on_click(self._cleared)
-        self._spectrum = pn.Column(pn.pane.Markdown("Click on the map, or find a spectrum."), **wide)
-        self._neighbors, self._table, self._outliers = (self._list() for _ in range(3))
-        self._list_outliers = pn.widgets.Button(name="list the 50 rarest that are shown")
-        self._list_outliers.on_click(self._outlying)
-        self._selection_said = pn.pane.Markdown("Select with the box or the lasso of the map's tools.")
-        self._code = pn.pane.Markdown("")
-        download = pn.widgets.FileDownload
-        self._ids = download(callback=self._ids_of, filename="selected.txt", label="Ids")
-        self._parquet = download(callback=self._parquet_of, filename="selected.parquet", label="Table (Parquet)")
-
-    def _list(self) -> pn.widgets.Tabulator:
-        """Return an empty table of spectra, a click on which opens one."""
-        made = pn.widgets.Tabulator(
-            self.map.table(np.empty(0, np.intp)), disabled=True, height=230, sizing_mode="stretch_width"
-        )
-        made.on_click(lambda event: setattr(self, "row", int(made.value.index[event.row])))
-        return made
+    def _targets(self, rows: Rows) -> list[str]:
+        if not len(rows):
+            return []
+        return [str(each) for each in self.map.columns.table.at(rows, ["target"])["target"]]
 
     def _ids_of(self) -> io.BytesIO:
         return io.BytesIO("\n".join(self._targets(self.selected)).encode())
@@ -271,56 +266,110 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         mask = np.zeros(self.map.columns.n, np.bool_)
         mask[self.selected] = True
         stream = io.BytesIO()
-        self.run.table(self.model, where=mask).to_parquet(stream)
+        try:
+            self.run.table(self.model, where=mask).to_parquet(stream)
+        except (ConfigError, OSError) as error:
+            self.say(str(error))
+            raise  # no file then: see server.quiet
         stream.seek(0)
         return stream
 
-    def _outlying(self, _: object) -> None:
-        try:
-            found = self.run.outliers(50, model=self.model, where=self._raster.points.drawn)
-            names = [name for name in ("target", "class", "z", "reason") if name in found]
-            self._outliers.value = found[names]
-        except ConfigError as error:
-            self._say(str(error))
+    @told
+    def _list_outliers(self, _: object) -> None:
+        assert self._chart.raster is not None
+        table = self.run.results(self.model, where=self._chart.raster.points.drawn)
+        frame = find_outliers(table, OUTLIERS, lambda: self.index).frame()
+        self._show(self._outliers, frame[[name for name in ("target", "reason", "class", "z") if name in frame]])
+
+    def _select_listed(self, _: object) -> None:
+        rows = self._outliers.value.index.to_numpy(np.intp)
+        chosen = self._outliers.selection
+        self._select(rows[sorted(chosen)] if chosen else rows)
+
+    def _step(self, by: int) -> None:
+        """Open the next spectrum of the list that was used last."""
+        rows = self._walked.value.index.tolist()
+        if not rows:
+            self.say("No list yet: list the outliers, or select some spectra.")
+            return
+        place = rows.index(self.row) + by if self.row in rows else 0
+        self.row = int(rows[place % len(rows)])
+
+    # --- parts of the page
+
+    @told
+    def _pressed(self, key: str) -> None:
+        """Do what a key stands for, see `browser.HELP`."""
+        moves = {"ArrowLeft": (-0.2, 0.0), "ArrowRight": (0.2, 0.0), "ArrowUp": (0.0, 0.2), "ArrowDown": (0.0, -0.2)}
+        if key in moves:
+            self._chart.move(*moves[key])
+        elif key in "+-":
+            self._chart.move(scale=0.7 if key == "+" else 1 / 0.7)
+        elif key == "0":
+            self._chart.look(self._chart.whole)
+        elif key in "np":
+            self._step(1 if key == "n" else -1)
+        elif key in "123":
+            self._tabs.active = int(key) - 1
+        elif key == "Escape":
+            self._select(_NO_ROWS)
+
+    def _parts(self) -> None:
+        wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
+        self._legend, self._count = pn.pane.HTML("", **wide), pn.pane.Markdown("")
+        self._message = pn.pane.Alert("", alert_type="warning", visible=False, **wide)
+        self._search = pn.widgets.TextInput(label="find", placeholder="id, or ra dec in degrees", **wide)
+        self._search.param.watch(lambda event: self._searched(event.new), "value")
+        self._filter = pn.Column(**wide)
+        self._spectrum = pn.Column(pn.pane.Markdown("Click on the map, or find a spectrum."), **wide)
+        self._neighbors, self._table, self._outliers = (self._list(boxes=number == 2) for number in range(3))
+        self._walked, self._small = self._outliers, pn.FlexBox()
+        self._selection_said = pn.pane.Markdown("Select with the box or the lasso of the map's tools.")
+        self._code = pn.pane.Markdown("")
+        download = pn.widgets.FileDownload
+        self._ids = download(callback=self._ids_of, filename="selected.txt", label="Ids", disabled=True)
+        self._parquet = download(
+            callback=self._parquet_of, filename="selected.parquet", label="Table (Parquet)", disabled=True
+        )
+        rarest = pn.widgets.Button(label=f"list the {OUTLIERS} rarest that are shown", on_click=self._list_outliers)
+        listed = pn.widgets.Button(label="select those that are checked, or all", on_click=self._select_listed)
+        self._tabs = pn.Tabs(
+            ("Neighbors", pn.Column(self._neighbors, self._small, **wide)),
+            ("Selection", pn.Column(self._selection_said, pn.Row(self._ids, self._parquet), self._table, self._code,
+                                    **wide)),
+            ("Outliers", pn.Column(pn.FlexBox(rarest, listed), self._outliers, **wide)),
+            **wide,
+        )  # fmt: skip
+        self._tabs.param.watch(self._draw_neighbors, "active")
+
+    def _list(self, *, boxes: bool) -> pn.widgets.Tabulator:
+        """Return an empty table of spectra, a click on which opens one. boxes: to check some of them."""
+        made = pn.widgets.Tabulator(
+            self.map.table(_NO_ROWS), disabled=True, height=230, sizing_mode="stretch_width",
+            layout="fit_data_stretch", show_index=False, stylesheets=[_SMALL], widths={"reason": 260},
+            formatters={"reason": {"type": "textarea"}},
+            selectable="checkbox" if boxes else False, theme="midnight" if self._dark else "simple",
+        )  # fmt: skip
+        made.on_click(lambda event: self._listed(made, int(made.value.index[event.row])))
+        return made
+
+    def _listed(self, listed: pn.widgets.Tabulator, row: int) -> None:
+        self._walked = listed
+        self.row = row
 
     def page(self) -> pn.viewable.Viewable:
-        """Return the page, and tie it to the URL."""
+        """Return the page, and tie it to the address."""
         location = pn.state.location
-        if location is not None:
-            location.sync(self, {"x": "x", "y": "y", "color": "color", "filters": "filters", "row": "row"})
+        self._restore("" if location is None else location.search)
+        parameters = ["x", "y", "color", "filtered"]
+        clear = pn.widgets.Button(label="clear filters", on_click=self._cleared)
         controls = pn.Column(
-            self._search,
-            pn.Param(self, parameters=["x", "y", "color", "filtered"], show_name=False, sizing_mode="stretch_width"),
-            self._filter,
-            self._clear,
-            self._count,
-        )
-        selection = pn.Column(
-            self._selection_said, pn.Row(self._ids, self._parquet), self._table, self._code, sizing_mode="stretch_width"
-        )
-        tabs = pn.Tabs(
-            ("Spectrum", pn.Column(self._spectrum, sizing_mode="stretch_width")),
-            ("Neighbors", self._neighbors),
-            ("Selection", selection),
-            ("Outliers", pn.Column(self._list_outliers, self._outliers, sizing_mode="stretch_width")),
-            sizing_mode="stretch_width",
-        )
+            self._search, pn.Param(self, parameters=parameters, show_name=False, sizing_mode="stretch_width"),
+            self._filter, clear, self._count, pn.pane.Markdown(HELP), Browser(self._pressed),
+        )  # fmt: skip
         template = pn.template.BootstrapTemplate(title=f"{self.run.root}: {self.model}", sidebar=[controls])
         template.main.append(pn.FlexBox(
-            pn.Column(self._message, self._legend, self._map, min_width=320, sizing_mode="stretch_width"),
-            pn.Column(tabs, min_width=320, sizing_mode="stretch_width"),
+            pn.Column(self._message, self._legend, self._chart.pane, self._tabs, styles=_BESIDE, min_width=320),
+            pn.Column(self._spectrum, styles=_BESIDE, min_width=320),
         ))  # fmt: skip
         return template
-
-
-def _in_words(row: dict[str, Any]) -> str:
-    """Return a spectrum's row as a line of text, its key first."""
-    shown = [f"{name} {value:.5g}" if isinstance(value, float) else f"{value}" for name, value in row.items()]
-    return f"**{escape(shown[0])}** {escape(', '.join(shown[1:]))}"
-
-
-def _gradient(low: str, high: str, name: str = "") -> str:
-    stops = ", ".join(NUMBER_COLORS)
-    style = f"display:inline-block;width:160px;height:12px;background:linear-gradient(to right, {stops})"
-    bar = f'<span style="{style}"></span>'
-    return f"<b>{name}</b> {low} {bar} {high}"

@@ -29,6 +29,12 @@ GROUP_COLORS = (
 
 COUNT = "number of spectra"
 
+
+def shades(*, dark: bool) -> list[str]:
+    """Return the colors of numbers, from low to high, that are seen on a page."""
+    return list(NUMBER_COLORS[3:] if dark else NUMBER_COLORS)
+
+
 _SHARE = (2.0, 98.0)  # percentiles between which colors change
 
 
@@ -81,12 +87,16 @@ def ends(values: Numbers) -> Range:
 
 
 class Raster:
-    """Points that are drawn again and again, at any zoom. What is the same for all of it is made once."""
+    """Points that are drawn again and again, at any zoom. What is the same for all of it is made once.
 
-    def __init__(self, points: Points) -> None:
+    dark: whether the page is, where the darkest colors of numbers cannot be seen.
+    """
+
+    def __init__(self, points: Points, *, dark: bool = False) -> None:
         drawn = points.drawn
         self.points = points
         self._span = points.span()
+        self._shades = shades(dark=dark)
         columns = {"x": points.x[drawn], "y": points.y[drawn]}
         if isinstance(points.color, Groups):
             self._colors = dict(zip(points.color.names, GROUP_COLORS, strict=False))
@@ -103,17 +113,18 @@ class Raster:
             return np.zeros((height, width, 4), np.uint8)
         if isinstance(self.points.color, Groups):
             found = canvas.points(self._frame, "x", "y", datashader.by("color", datashader.count()))
-            shaded = transfer_functions.shade(found, color_key=self._colors, how="eq_hist", min_alpha=90)
+            shaded = transfer_functions.shade(found, color_key=self._colors, how="eq_hist", min_alpha=140)
         elif self.points.color is not None:
             found = canvas.points(self._frame, "x", "y", datashader.mean("color"))
-            shaded = transfer_functions.shade(found, cmap=list(NUMBER_COLORS), how="linear", span=self._span)
+            shaded = transfer_functions.shade(found, cmap=self._shades, how="linear", span=self._span)
         else:
             found = canvas.points(self._frame, "x", "y", datashader.count())
-            shaded = transfer_functions.shade(found, cmap=list(NUMBER_COLORS), how="eq_hist")
-        crowd = float((canvas.points(self._frame, "x", "y", datashader.any()).to_numpy()).mean())
+            shaded = transfer_functions.shade(found, cmap=self._shades, how="eq_hist")
+        packed = np.ascontiguousarray(shaded.to_numpy()).astype(np.uint32)
+        crowd = np.count_nonzero(packed >> 24) / packed.size  # of pixels that are not transparent
         if crowd < 0.02:  # single points are hard to see, and to hit
             shaded = transfer_functions.spread(shaded, px=2 if crowd < 0.005 else 1)
-        packed = np.ascontiguousarray(shaded.to_numpy()).astype(np.uint32)
+            packed = np.ascontiguousarray(shaded.to_numpy()).astype(np.uint32)
         return packed.view(np.uint8).reshape(height, width, 4)
 
 

@@ -14,6 +14,7 @@ import holoviews as hv
 import panel as pn
 from bokeh.server.auth_provider import AuthProvider
 from tornado.web import RequestHandler
+from tornado.websocket import WebSocketClosedError
 
 from pipeline.errors import ConfigError
 from pipeline.explorer.columns import Columns
@@ -87,9 +88,7 @@ def make_server(run: Run, model: str, port: int = 0) -> tuple[Any, str]:
 
     port: 0 takes a free one. Raises ConfigError for one that is taken, and for runs that have nothing to show.
     """
-    logging.getLogger("bokeh").setLevel(logging.ERROR)
-    hv.extension("bokeh")
-    pn.extension("tabulator", notifications=False)
+    load_extensions()
     charts = Charts(run, model)
     charts.current().first_view()  # refuses what cannot be shown, before anybody waits for a page
     token = secrets.token_urlsafe(24)
@@ -108,6 +107,25 @@ def make_server(run: Run, model: str, port: int = 0) -> tuple[Any, str]:
     except OSError as error:
         raise ConfigError("--port", port, "a port that is free", "leave it out to take a free one") from error
     return server, f"http://{ADDRESS}:{port}/{PATH}?token={token}"
+
+
+def load_extensions() -> None:
+    """Make HoloViews and Panel ready for pages."""
+    logging.getLogger("bokeh").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(_is_of_open_window)
+    hv.extension("bokeh")
+    pn.extension("tabulator", notifications=False, exception_handler=quiet)
+
+
+def _is_of_open_window(record: logging.LogRecord) -> bool:
+    """Return False for what is logged when a window is closed before it has got all that it asked for."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], WebSocketClosedError)
+
+
+def quiet(error: BaseException) -> None:
+    """Leave alone what a page has said in words; whatever else a widget raises goes to the terminal."""
+    if not isinstance(error, (ConfigError, OSError)):
+        logging.getLogger(__name__).error("the explorer failed", exc_info=error)
 
 
 def tunnel(url: str) -> str | None:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.explorer.columns import Columns, Groups
+from pipeline.explorer.columns import NONE, OTHERS, Columns, Groups
 from pipeline.explorer.embedding import UMAP, Embedding
 from pipeline.explorer.raster import COUNT, Points, Range, ends
 
@@ -20,24 +20,30 @@ PCA = ("PCA 1", "PCA 2")
 """Axes that are made of the latents: their two directions of largest variance."""
 
 
+Filter = Range | list[str]
+"""A range of a column of numbers, both ends included, or some words of a column of words."""
+
+
 @dataclass(frozen=True)
 class View:
-    """What is chosen. x, y, color: names of columns. filters: ranges of columns, both ends included."""
+    """What is chosen. x, y, color: names of columns. filters: by column. zoom: what of the map is seen, None: all."""
 
     x: str = PCA[0]
     y: str = PCA[1]
     color: str = COUNT
-    filters: dict[str, Range] = field(default_factory=dict)
+    filters: dict[str, Filter] = field(default_factory=dict)
+    zoom: tuple[Range, Range] | None = None
 
-    def filtered(self, name: str, span: Range | None) -> View:
-        """Return the view with another range of a column, None for none."""
+    def filtered(self, name: str, chosen: Filter | None) -> View:
+        """Return the view with another filter of a column, None for none."""
         others = {key: each for key, each in self.filters.items() if key != name}
-        return replace(self, filters=others if span is None else {**others, name: span})
+        return replace(self, filters={**others, name: chosen} if chosen else others)
 
     def condition(self) -> str:
         """Return the filters as `--where` and `run.table(where=...)` take them; "" for none."""
         return " and ".join(
-            f"{name} >= {low:.7g} and {name} <= {high:.7g}" for name, (low, high) in self.filters.items()
+            f"{name} in {each!r}" if isinstance(each, list) else f"{name} >= {each[0]:.7g} and {name} <= {each[1]:.7g}"
+            for name, each in self.filters.items()
         )
 
 
@@ -97,10 +103,18 @@ class Map:
     def shown(self, view: View) -> NDArray[np.bool_]:
         """Return which spectra pass the filters, shape (n_spectra,); those that are not done do not."""
         shown = self.columns.done
-        for name, (low, high) in view.filters.items():
-            values = self.axis(name)
-            shown &= (values >= np.float32(low)) & (values <= np.float32(high))
+        for name, chosen in view.filters.items():
+            if isinstance(chosen, list):
+                groups = self.columns.groups(name)
+                shown &= np.isin(groups.number, [groups.names.index(each) for each in chosen if each in groups.names])
+            else:
+                values = self.axis(name)
+                shown &= (values >= np.float32(chosen[0])) & (values <= np.float32(chosen[1]))
         return shown
+
+    def words(self, name: str) -> list[str]:
+        """Return the words of a column that a filter may choose, the most frequent ones first."""
+        return [each for each in self.columns.groups(name).names if each not in (OTHERS, NONE)]
 
     def histogram(self, name: str, bins: int = 60) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return how many spectra lie in each bin of a column, and the edges; without the farthest thousandths."""

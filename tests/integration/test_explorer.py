@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import s3fs
 
 import pipeline
+from tests import s3
 
 CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the test extra is not installed")
@@ -37,18 +40,32 @@ def root(tmp_path_factory: pytest.TempPathFactory, mirror: Path, catalog: Path) 
     return folder
 
 
-@pytest.fixture(scope="module")
-def served(root: Path) -> Iterator[str]:
-    """Give the address that `explore` prints; it ends in order by SIGINT."""
-    command = [sys.executable, "-m", "pipeline", "explore", str(root), "--no-browser"]
+@contextmanager
+def explored(root: Path | str, *options: str) -> Iterator[str]:
+    """Give the address that `explore` prints; it ends in order by SIGINT, and has shown no fault till then."""
+    command = [sys.executable, "-m", "pipeline", "explore", str(root), "--no-browser", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        try:
+            yield next(line.strip() for line in process.stdout if line.startswith("http"))
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in said
     assert "ERROR" not in said
+
+
+@pytest.fixture(scope="module")
+def served(root: Path) -> Iterator[str]:
+    before = files(root)
+    with explored(root) as url:
+        yield url
+    assert files(root) == before
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +79,8 @@ def browser() -> Iterator[sync_api.Browser]:
 class Window:
     """A page of the explorer, what its console said, and what it asked of other servers."""
 
-    def __init__(self, browser: sync_api.Browser, url: str, **options: object) -> None:
-        self.page = browser.new_context(viewport={"width": 1400, "height": 1200}, **options).new_page()
+    def __init__(self, browser: sync_api.Browser, url: str, size: tuple[int, int] = (1400, 1200), **options: object):
+        self.page = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options).new_page()
         self.page.set_default_timeout(PATIENCE)
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
@@ -72,7 +89,7 @@ class Window:
         self.page.on("request", lambda asked: self._note(asked.url))
         self.page.goto(url)
         self.page.locator("canvas").first.wait_for()
-        self.page.get_by_text("spectra shown").wait_for()
+        self.page.get_by_text("spectra shown").wait_for(state="attached")
 
     def _note(self, url: str) -> None:
         if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
@@ -83,6 +100,11 @@ class Window:
         box = self.page.locator(".bk-Figure").first.bounding_box()
         assert box is not None
         return box["x"], box["y"], box["width"], box["height"]
+
+    def on_map(self, x: float, y: float) -> tuple[float, float]:
+        """Return where in the window a place of the map is; of its width and height."""
+        left, top, width, height = self.map
+        return left + x * width, top + y * height
 
     def find(self, text: str) -> None:
         self.page.get_by_placeholder("id, or ra dec").fill(text)
@@ -148,13 +170,13 @@ def test_a_spectrum_is_found_by_id_and_by_position_and_the_url_restores_it(windo
 
 def test_box_and_lasso_select_and_the_selection_is_a_file(window: Window, root: Path, tmp_path: Path) -> None:
     window.page.get_by_title("Box Select").first.click()
-    window.drag((0.08, 0.02), (0.9, 0.9))
+    window.drag((0.16, 0.02), (0.85, 0.85))
     window.page.get_by_text("Selection", exact=True).click()
     window.page.get_by_text(re.compile(r"\d spectra selected")).wait_for()
     boxed = window.selected()
     assert boxed > 50
     window.page.get_by_title("Lasso Select").first.click()
-    window.drag((0.08, 0.02), (0.5, 0.02), (0.5, 0.9), (0.08, 0.9), (0.08, 0.03))
+    window.drag((0.16, 0.02), (0.4, 0.02), (0.4, 0.85), (0.16, 0.85), (0.16, 0.03))
     window.page.wait_for_function(f"!document.body.innerText.includes('{boxed} spectra selected')")
     window.page.wait_for_timeout(1000)
     lassoed = window.selected()
@@ -183,10 +205,112 @@ def test_color_and_filter_change_the_map_and_the_url(window: Window) -> None:
     assert window.page.locator(".bk-Figure").count() >= 2
 
 
-def test_outliers_are_listed_and_opened(window: Window) -> None:
-    window.page.get_by_text("Outliers", exact=True).click()
+def test_the_address_keeps_filters(browser: sync_api.Browser, served: str, root: Path) -> None:
+    opened = Window(browser, f'{served}&filters={{"z":[0.1,0.2]}}')
+    opened.page.get_by_text("z >= 0.1 and z <= 0.2").wait_for()
+    kept = len(pipeline.open_run(root).table(where="z >= 0.1 and z <= 0.2"))
+    opened.page.get_by_text(f"{kept} of").wait_for()
+    opened.done()
+
+
+def test_words_filter_and_the_address_has_them(window: Window, root: Path) -> None:
+    window.page.locator("select").nth(3).select_option("class")
+    window.page.get_by_role("checkbox", name="QSO").check()
+    kept = len(pipeline.open_run(root).table(where="class == 'QSO'"))
+    window.page.get_by_text(f"{kept} of").wait_for()
+    window.page.wait_for_url(re.compile("filters=%7B%22class%22%3A%5B%22QSO"))
+    window.page.get_by_text("clear filters").click()
+    window.page.wait_for_url(lambda url: "filters" not in url)
+
+
+def test_the_address_keeps_the_zoom_and_the_browser_goes_back(window: Window, served: str) -> None:
+    window.page.mouse.move(*window.on_map(0.5, 0.5))
+    window.page.mouse.wheel(0, -200)
+    window.page.wait_for_url(re.compile("zoom="))
+    zoomed = window.page.url
+    window.page.locator("select").nth(0).select_option("z")
+    window.page.wait_for_url(lambda url: "x=z" in url and "zoom" not in url)
+    window.page.go_back()
+    window.page.wait_for_url(lambda url: "zoom=" in url)
+    assert window.page.locator("select").nth(0).input_value() == "PCA 1"
+    again = Window(window.page.context.browser, f"{served}&{zoomed.split('&', 1)[1]}")
+    again.page.wait_for_timeout(1500)
+    assert again.page.url == zoomed
+    again.done()
+
+
+def test_nonsense_in_the_address_is_told(browser: sync_api.Browser, served: str) -> None:
+    opened = Window(browser, served + "&x=nothing&row=1e9&zoom=3")
+    opened.page.get_by_text("x=nothing: this run has no such column").wait_for()
+    opened.page.get_by_text("row=1e9: expected a whole number").wait_for()
+    opened.done()
+
+
+def test_outliers_are_walked_through_by_keys_and_exported(window: Window, root: Path) -> None:
+    expected = pipeline.open_run(root).outliers(50)["target"].tolist()
+    window.page.keyboard.press("3")
     window.page.get_by_text("list the 50 rarest").click()
     window.page.get_by_text(re.compile("sigma from the mean")).first.wait_for()
+    window.page.get_by_text("spectra shown").click()  # out of the button
+    for target in expected[:2]:
+        window.page.keyboard.press("n")
+        window.spectrum(target).wait_for()
+    for number in range(3):
+        window.page.locator(".tabulator-row input[type=checkbox]").nth(number).check()
+    window.page.get_by_text("select those that are checked").click()
+    window.page.get_by_text("3 spectra selected").wait_for()
+    with window.page.expect_download() as started:
+        window.page.get_by_text("Ids", exact=True).click()
+    assert Path(started.value.path()).read_text().split() == expected[:3]
+    window.page.get_by_text("spectra shown").click()
+    window.page.keyboard.press("Escape")
+    window.page.get_by_text("0 spectra selected").wait_for()
+
+
+def test_a_dark_system_and_a_narrow_screen(browser: sync_api.Browser, served: str) -> None:
+    opened = Window(browser, served, (420, 900), color_scheme="dark")
+    opened.page.wait_for_url(re.compile("theme=dark"))
+    opened.page.get_by_text("spectra shown").wait_for(state="hidden")  # its sidebar is closed
+    opened.page.keyboard.press("d")
+    opened.page.wait_for_url(re.compile("theme=default"))
+    wide = opened.page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 420
+    x, _, width, _ = opened.map
+    assert x + width <= 420
+    opened.done()
+
+
+def test_a_map_by_umap_is_made_once_and_is_what_is_shown_first(
+    browser: sync_api.Browser, root: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(root, own)
+    with explored(own, "--make-map"):
+        assert (own / "maps" / "sdss-galaxies.umap.npz").is_file()
+    before = files(own)
+    with explored(own) as url:
+        opened = Window(browser, url)
+        assert opened.page.locator("select").nth(0).input_value() == "UMAP 1"
+        opened.page.get_by_text("0 places are approximate").wait_for()
+        opened.done()
+    assert files(own) == before
+
+
+def test_a_run_in_a_bucket_is_shown_as_one_on_a_disk(
+    browser: sync_api.Browser, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with s3.serve(tmp_path / "s3") as server, s3.as_default(server):
+        s3.client(server)
+        s3fs.S3FileSystem().mkdir("explored")
+        s3fs.S3FileSystem().put(str(root), "s3://explored/run", recursive=True)
+        with explored("s3://explored/run") as url:
+            opened = Window(browser, url)
+            opened.page.get_by_text(f"{pipeline.open_run(root).plan.n_spectra} of").wait_for()
+            opened.find("266-51602-1")
+            opened.spectrum("26/266-51602-1").wait_for()
+            opened.page.locator(".tabulator-row").first.wait_for()
+            opened.done()
 
 
 def test_two_windows_do_not_disturb_each_other(browser: sync_api.Browser, window: Window, served: str) -> None:
@@ -206,13 +330,8 @@ def test_a_damaged_run_says_so_on_the_page(browser: sync_api.Browser, root: Path
     for part in (damaged / "spectra.zarr" / "flux" / "c").rglob("*"):
         if part.is_file():
             part.write_bytes(b"nothing")
-    command = [sys.executable, "-m", "pipeline", "explore", str(damaged), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            opened = Window(browser, process.stdout.readline().strip())
-            opened.find("266-51602-1")
-            opened.page.get_by_text("are damaged").first.wait_for()
-            opened.done()
-        finally:
-            process.send_signal(signal.SIGINT)
+    with explored(damaged) as url:
+        opened = Window(browser, url)
+        opened.find("266-51602-1")
+        opened.page.get_by_text("are damaged").first.wait_for()
+        opened.done()

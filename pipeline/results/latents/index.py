@@ -82,15 +82,11 @@ def open_index(table: ResultsTable, *, remake: bool = False) -> LatentIndex:
     It lies in ROOT, or, where that is on a server or cannot be written, in the cache folder of the user. Raises
     ConfigError for one that was made of other latents than the run has now, and for a model whose latents are not kept.
     """
-    if "latents" not in table.model.variables:
-        problem = f"the run keeps no latents of {table.model.name}"
-        raise RefusedError("model", problem, "plan the model with the output latents")
     of = _facts(table)
     places = _places(table.root, table.model.name)
     found = {path: _read(path) for path in places if path.exists()}
-    for opened in found.values() if not remake else ():
-        if opened is not None and opened[1] == of:
-            return opened[0]
+    if not remake and (current := _current(found, of)) is not None:
+        return current
     if found and not remake:
         path, opened = next(iter(found.items()))
         reason = "is damaged" if opened is None else f"was made {_difference(opened[1], of)}"
@@ -104,6 +100,20 @@ def open_index(table: ResultsTable, *, remake: bool = False) -> LatentIndex:
             if path == places[-1]:
                 raise
     raise AssertionError  # there is a place at least
+
+
+def index_beside(table: ResultsTable) -> LatentIndex:
+    """Open the index of a table's latents without writing into ROOT: where there is no current one, it is made anew.
+
+    It is made in the cache folder of the user, of whatever of the run is done. Raises ConfigError for a model whose
+    latents are not kept, and OSError where the folder cannot be written.
+    """
+    of, places = _facts(table), _places(table.root, table.model.name)
+    found = {path: _read(path) for path in places if path.exists()}
+    if (current := _current(found, of)) is not None:
+        return current
+    make_index(table, places[-1], of)
+    return LatentIndex.read(places[-1])[0]
 
 
 def make_index(table: ResultsTable, path: Path, of: dict[str, Any]) -> None:
@@ -166,7 +176,13 @@ def _whitening(
 
 
 def _facts(table: ResultsTable) -> dict[str, Any]:
-    """Return what an index is of: the checkpoint, the settings, the targets, and the latents by their checksums."""
+    """Return what an index is of: the checkpoint, the settings, the targets, and the latents by their checksums.
+
+    Raises RefusedError for a model whose latents are not kept.
+    """
+    if "latents" not in table.model.variables:
+        problem = f"the run keeps no latents of {table.model.name}"
+        raise RefusedError("model", problem, "plan the model with the output latents")
     plan, model = table.plan, table.model
     records = encode_ledger(table.root, plan, model.name).records(table.done)
     latents = {str(index): record["checksums"].get("latents") for index, record in records.items()}
@@ -177,6 +193,10 @@ def _facts(table: ResultsTable) -> dict[str, Any]:
         "targets": plan.targets_sha256,
         "latents": hashlib.sha256(storage.canonical_json(latents)).hexdigest(),
     }
+
+
+def _current(found: dict[Path, tuple[LatentIndex, dict[str, Any]] | None], of: dict[str, Any]) -> LatentIndex | None:
+    return next((opened[0] for opened in found.values() if opened is not None and opened[1] == of), None)
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

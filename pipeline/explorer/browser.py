@@ -1,0 +1,68 @@
+"""What happens in the browser alone: keys, the colors that a system asks for, the narrow screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import panel as pn
+
+KEYS = ("+", "-", "0", "n", "p", "1", "2", "3", "Escape", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
+"""Keys that the page is told. `/` and `d` are done in the browser."""
+
+HELP = (
+    "**Keys**: `/` find, `+` `-` `0` zoom, Shift with arrows moves the map, `n` `p` next and previous spectrum of the "
+    "list, `1` `2` `3` lists, `Esc` nothing selected, `d` dark or light"
+)
+
+
+class Browser(pn.custom.JSComponent):  # type: ignore[misc]
+    """Tells keys that are pressed outside of fields.
+
+    The page follows the system from light to dark, until `d` is pressed; on a narrow screen its sidebar begins closed.
+    """
+
+    _esm: ClassVar[str] = """
+    const told = new Set(%s)
+
+    function inside(root, selector) {
+      for (const each of root.querySelectorAll("*")) {
+        if (each.matches(selector)) return each
+        const found = each.shadowRoot && inside(each.shadowRoot, selector)
+        if (found) return found
+      }
+      return null
+    }
+
+    function paint(theme) {
+      const url = new URL(window.location)
+      url.searchParams.set("theme", theme)
+      window.location.replace(url)
+    }
+
+    export function render({model}) {
+      const theme = new URL(window.location).searchParams.get("theme")
+      if (!theme && window.matchMedia("(prefers-color-scheme: dark)").matches) paint("dark")
+      if (window.innerWidth < 800) document.getElementById("sidebar").classList.remove("show")
+      window.addEventListener("popstate", () => window.location.reload())  // the address says what there was
+      document.addEventListener("keydown", (event) => {
+        const at = event.composedPath()[0]
+        if (event.ctrlKey || event.metaKey || event.altKey) return
+        if (at.matches && at.matches("input, select, textarea")) {
+          if (event.key === "Escape") at.blur()
+          return
+        }
+        const arrow = event.key.startsWith("Arrow")
+        if (event.key === "/") inside(document, "input[placeholder^='id, or']").focus()
+        else if (event.key === "d") paint(theme === "dark" ? "default" : "dark")
+        else if (told.has(event.key) && arrow === (arrow && event.shiftKey)) model.send_msg(event.key)
+        else return
+        event.preventDefault()
+      })
+      return document.createElement("span")
+    }
+    """ % list(KEYS)  # noqa: UP031 - braces are the script's
+
+    def __init__(self, pressed: Callable[[str], None]) -> None:
+        super().__init__(width=1, height=1, margin=0)
+        self.on_msg(lambda event: pressed(str(event.data)))
