@@ -79,7 +79,7 @@ class Chart:
         self.pane.object = self._drawn()
 
     def mark(self) -> None:
-        """Draw the points and the marks again."""
+        """Draw the marks again; of millions of points a picture is not made for it."""
         self._changes.event(counter=self._changes.counter + 1)
 
     def move(self, right: float = 0.0, up: float = 0.0, scale: float = 1.0) -> None:
@@ -97,14 +97,12 @@ class Chart:
         x, y = seen or self.whole
         self._figure.x_range.update(start=x[0], end=x[1])
         self._figure.y_range.update(start=y[0], end=y[1])
-        self._ranges.update(x_range=x, y_range=y)
+        self._ranges.event(x_range=x, y_range=y)
         self.mark()
-        self._zoomed(self.seen)
 
     def _drawn(self) -> hv.core.spaces.DynamicMap:
         self._ranges, self._changes = hv.streams.RangeXY(), hv.streams.Counter()
-        streams = [self._ranges, hv.streams.PlotSize(), self._changes]
-        picture = hv.DynamicMap(self._picture, streams=streams)
+        picture = hv.DynamicMap(self._picture, streams=[self._ranges, hv.streams.PlotSize()])
         self._ranges.add_subscriber(lambda x_range, y_range: self._zoomed(self.seen))
         for stream, told in (
             (hv.streams.Tap, self._tapped),
@@ -123,7 +121,7 @@ class Chart:
     def _keep(self, plot: Any, element: Any) -> None:  # noqa: ANN401, ARG002 - as HoloViews calls it
         self._figure = plot.state
 
-    def _picture(self, x_range: Any, y_range: Any, width: Any, height: Any, scale: float, counter: int) -> hv.RGB:  # noqa: ANN401, ARG002
+    def _picture(self, x_range: Any, y_range: Any, width: Any, height: Any, scale: float) -> hv.RGB:  # noqa: ANN401, ARG002
         assert self.raster is not None
         (x0, x1), (y0, y1) = self.seen
         self._size = (int(width or SIZE[0]), int(height or SIZE[1]))

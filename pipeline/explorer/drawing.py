@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, HoverTool, LayoutDOM, Span
 from bokeh.plotting import figure
+from numpy.typing import NDArray
 
 from pipeline.results.coverage import runs_of
 from pipeline.results.data import RunData
@@ -17,6 +19,9 @@ from pipeline.results.spectrum import FLUX_UNITS, Spectrum, read_spectra, read_s
 
 FLUX = f"flux [{FLUX_UNITS}]"
 _TOOLS = "xpan,xwheel_zoom,box_zoom,reset,save"
+Known = Mapping[str, NDArray[Any]]
+"""Coordinates of the rows that are drawn, see `read_spectra`."""
+
 _SMALL = 8  # pixels that are one in a small figure
 
 
@@ -36,9 +41,9 @@ class Ink:
         return cls("#d3dbe3", "#56b4e9", "#6f7a86") if dark else cls("#34495e", "#0072b2", "#b0b7bf")
 
 
-def spectrum_figures(run: RunData, row: int, model: str, ink: Ink) -> LayoutDOM:
+def spectrum_figures(run: RunData, row: int, model: str, known: Known, ink: Ink) -> LayoutDOM:
     """Return the figures of one row of a run, below each other."""
-    spectrum = read_spectrum(run, row, model)
+    spectrum = read_spectrum(run, row, model, known)
     observed = _observed(spectrum, ink)
     parts = [observed, _residual(spectrum, observed, ink)]
     if len(spectrum.restframe) and np.isfinite(spectrum.restframe).any():
@@ -47,9 +52,9 @@ def spectrum_figures(run: RunData, row: int, model: str, ink: Ink) -> LayoutDOM:
     return column(*parts, *([scan] if scan is not None else []), sizing_mode="stretch_width")
 
 
-def small_figures(run: RunData, rows: list[int], model: str, ink: Ink) -> list[figure]:
+def small_figures(run: RunData, rows: list[int], model: str, known: Known, ink: Ink) -> list[figure]:
     """Return a small figure of each of some rows: observed, means of some pixels, and reconstruction."""
-    return [_small(spectrum, ink) for spectrum in read_spectra(run, rows, model)]
+    return [_small(spectrum, ink) for spectrum in read_spectra(run, rows, model, known)]
 
 
 def _small(spectrum: Spectrum, ink: Ink) -> figure:

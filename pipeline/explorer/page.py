@@ -19,17 +19,19 @@ from pipeline.explorer import legend
 from pipeline.explorer.address import from_address, to_address
 from pipeline.explorer.browser import HELP, Browser
 from pipeline.explorer.chart import Chart, histogram
-from pipeline.explorer.drawing import Ink, small_figures, spectrum_figures
+from pipeline.explorer.drawing import Ink, Known, small_figures, spectrum_figures
 from pipeline.explorer.raster import COUNT, Range, Raster
 from pipeline.explorer.view import Filter, Map, View, reproduce
 from pipeline.results.latents.index import LatentIndex, index_beside
 from pipeline.results.latents.outliers import find_outliers
 from pipeline.results.latents.similar import find_similar
 from pipeline.results.run import Run
+from pipeline.results.spectrum import COORDINATES
 
 NEIGHBORS = 6
 OUTLIERS = 50
 _NOTHING = "none"
+_SOON = 100  # milliseconds
 _ZOOM_KEPT = 400  # milliseconds without a move, until the address has the zoom
 _BESIDE = {"flex": "1 1 480px"}  # on a narrow screen below each other
 _SMALL = ":host .tabulator { font-size: 12px }"
@@ -68,6 +70,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     def __init__(self, run: Run, model: str, chart: Map) -> None:
         self.run, self.model, self.map = run, model, chart
         self._dark = pn.config.theme == "dark"
+        self._ink = Ink.of(dark=self._dark)
         self._first = chart.first_view()
         self._zoom: tuple[Range, Range] | None = None
         self._zoom_kept: Any = None
@@ -167,12 +170,19 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         row = self.map.table(np.array([self.row]))
         self._spectrum.objects = [pn.pane.Markdown(legend.in_words(row.iloc[0].to_dict()))]
         try:
-            figures = spectrum_figures(self.run, self.row, self.model, Ink.of(dark=self._dark))
+            figures = spectrum_figures(self.run, self.row, self.model, self._known([self.row]), self._ink)
             self._spectrum.append(pn.pane.Bokeh(figures, sizing_mode="stretch_width"))
         finally:  # neighbors are of latents, and there where the spectrum is not; for the first ones an index is made
             self._chart.mark()
             if "latents" in self.map.columns.table.model.variables:
-                pn.state.execute(partial(self._find_neighbors, self.row), schedule=True)
+                self._later(partial(self._find_neighbors, self.row))
+
+    def _later(self, what: Callable[[], None]) -> None:
+        """Do something when the browser has got what has changed so far."""
+        if (document := pn.state.curdoc) is None:
+            what()
+        else:
+            document.add_timeout_callback(what, _SOON)
 
     @told
     def _find_neighbors(self, row: int) -> None:
@@ -190,7 +200,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         """Draw neighbors as small figures, where somebody looks at them."""
         if self._tabs.active == 0 and len(self._neighbors.value):
             rows = self._neighbors.value.index.tolist()
-            figures = small_figures(self.run, rows, self.model, Ink.of(dark=self._dark))
+            figures = small_figures(self.run, rows, self.model, self._known(rows), self._ink)
             self._small.objects = [pn.pane.Bokeh(each) for each in figures]
 
     @told
@@ -253,6 +263,11 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self._code.object = f"```python\n{code}\n```" if code else ""
         self._tabs.active = 1
         self._chart.mark()
+
+    def _known(self, rows: list[int]) -> Known:
+        table = self.map.columns.table
+        names = [each.name for each in table.available if each.name in COORDINATES]
+        return table.at(np.array(rows), names)
 
     def _targets(self, rows: Rows) -> list[str]:
         if not len(rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ FLUX_UNITS = "1e-17 erg s-1 cm-2 Angstrom-1"
 
 KINDS = ("observed", "reconstruction", "restframe")
 """What of a spectrum is asked for."""
+
+COORDINATES = ("target", "class", "z", "sn_median")
+"""What is told of a target."""
 
 META = ("target", "object_class", "z", "z_is_fitted", "sn_median", "quality", "model")
 """What goes with a spectrum as specutils has it."""
@@ -74,24 +77,36 @@ class Spectrum:
         return np.asarray(~(self.ivar > 0))
 
 
-def read_spectrum(run: RunData, row: int, model: str | None = None) -> Spectrum:
+def read_spectrum(
+    run: RunData, row: int, model: str | None = None, known: Mapping[str, NDArray[Any]] | None = None
+) -> Spectrum:
     """Read one row of a run and its encoding; see `read_spectra`."""
-    return read_spectra(run, [row], model)[0]
+    return read_spectra(run, [row], model, known)[0]
 
 
-def read_spectra(run: RunData, rows: Sequence[int], model: str | None = None) -> list[Spectrum]:
+def read_spectra(
+    run: RunData, rows: Sequence[int], model: str | None = None, known: Mapping[str, NDArray[Any]] | None = None
+) -> list[Spectrum]:
     """Read rows of a run and their encodings by one model.
 
     rows: indices along `spectrum`. model: name, default the plan's only one; a run without models, or whose model has
     not begun, has spectra alone. The reconstruction is the stored one, else the stored restframe, redshifted and
-    interpolated linearly (without the instrument's line spread function).
+    interpolated linearly (without the instrument's line spread function). known: coordinates of the rows that are at
+    hand, by name, of `COORDINATES`: words of millions of spectra take a moment to read.
     """
     whole = opened(run, model)
     wanted = {"flux", "ivar", "norm", "quality", "restframe", "reconstruction", "z_fit", *COVERAGE}
     kept = whole[[name for name in whole.data_vars if name in wanted]]
-    with damage_named(run.root):
-        loaded = kept.isel(spectrum=np.asarray(rows, np.intp)).load()
-    return [_of_row(loaded.isel(spectrum=i), int(run.plan.unusable)) for i in range(len(rows))]
+    dropped = set(known or ()) & set(kept.coords)
+    needed = {*COORDINATES, "model", "wavelength", "wavelength_rest"} - dropped
+    kept = kept.drop_vars([name for name in kept.coords if name not in needed])
+    found = []
+    for place, row in enumerate(rows):
+        with damage_named(run.root):
+            loaded = kept.isel(spectrum=row).load()  # a single one: for a list of them dask reads whole chunks
+        own = {name: values[place] for name, values in (known or {}).items() if name in dropped}
+        found.append(_of_row(loaded.assign_coords(own), int(run.plan.unusable)))
+    return found
 
 
 def opened(run: RunData, model: str | None) -> xr.Dataset:
