@@ -172,10 +172,9 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         try:
             figures = spectrum_figures(self.run, self.row, self.model, self._known([self.row]), self._ink)
             self._spectrum.append(pn.pane.Bokeh(figures, sizing_mode="stretch_width"))
-        finally:  # neighbors are of latents, and there where the spectrum is not; for the first ones an index is made
+        finally:  # its row and its neighbors are there where its spectrum is not
             self._chart.mark()
-            if "latents" in self.map.columns.table.model.variables:
-                self._later(partial(self._find_neighbors, self.row))
+            self._later(partial(self._find_more, self.row))
 
     def _later(self, what: Callable[[], None]) -> None:
         """Do something when the browser has got what has changed so far."""
@@ -185,8 +184,11 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
             document.add_timeout_callback(what, _SOON)
 
     @told
-    def _find_neighbors(self, row: int) -> None:
+    def _find_more(self, row: int) -> None:
         if row != self.row:  # another one has been opened meanwhile
+            return
+        self._row.object = self.map.row(row)
+        if "latents" not in self.map.columns.table.model.variables:
             return
         found = find_similar(self.map.columns.table, NEIGHBORS, self.index, row, None)
         self._chart.marks.neighbors = found.rows
@@ -337,6 +339,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self._search.param.watch(lambda event: self._searched(event.new), "value")
         self._filter = pn.Column(**wide)
         self._spectrum = pn.Column(pn.pane.Markdown("Click on the map, or find a spectrum."), **wide)
+        self._row = pn.pane.DataFrame(None, **wide)
         self._neighbors, self._table, self._outliers = (self._list(boxes=number == 2) for number in range(3))
         self._walked, self._small = self._outliers, pn.FlexBox()
         self._selection_said = pn.pane.Markdown("Select with the box or the lasso of the map's tools.")
@@ -382,9 +385,10 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
             self._search, pn.Param(self, parameters=parameters, show_name=False, sizing_mode="stretch_width"),
             self._filter, clear, self._count, pn.pane.Markdown(HELP), Browser(self._pressed),
         )  # fmt: skip
+        whole = pn.Card(self._row, title="all columns", collapsed=True, sizing_mode="stretch_width")
         template = pn.template.BootstrapTemplate(title=f"{self.run.root}: {self.model}", sidebar=[controls])
         template.main.append(pn.FlexBox(
             pn.Column(self._message, self._legend, self._chart.pane, self._tabs, styles=_BESIDE, min_width=320),
-            pn.Column(self._spectrum, styles=_BESIDE, min_width=320),
+            pn.Column(self._spectrum, whole, styles=_BESIDE, min_width=320),
         ))  # fmt: skip
         return template

@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.explorer.columns import NONE, OTHERS, Columns, Groups
 from pipeline.explorer.embedding import UMAP, Embedding
 from pipeline.explorer.raster import COUNT, Points, Range, ends
+from pipeline.results.tables.columns import SAMPLE, flat
 
 SHOWN = ("target", "class", "z", "z_fit", "sn_median", "chi2_n", "log_prob_percentile", "quality_words")
 """Columns of the tables of a page, where a run has them."""
@@ -124,6 +125,13 @@ class Map:
             return np.zeros(bins, np.int64), np.linspace(0, 1, bins + 1)
         low, high = ends(values)
         return np.histogram(values, bins, (low, high if high > low else low + 1))
+
+    def row(self, row: int) -> pd.DataFrame:
+        """Return all columns of one spectrum, a line each, but the covariance of latents."""
+        table = self.columns.table
+        names = [each.name for each in flat(table.available) if each.of != "latents_cov" and each.name != SAMPLE]
+        values = table.at(np.array([row]), names)
+        return pd.DataFrame({"value": [str(values[name][0]) for name in names]}, index=pd.Index(names, name="column"))
 
     def table(self, rows: NDArray[np.intp], most: int = 200) -> pd.DataFrame:
         """Return what a table of a selection shows: at most `most` of the rows, indexed by the row in the run."""
