@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import holoviews as hv
 import numpy as np
@@ -21,6 +22,12 @@ _NONE = np.empty(0, np.intp)
 
 Rows = NDArray[np.intp]
 Seen = tuple[Range, Range]
+T = TypeVar("T")
+
+
+def locked(told: Callable[[T], None]) -> Callable[[T], None]:
+    """Make a function run while it alone changes the page: HoloViews calls back while others may be at it."""
+    return lambda value: pn.state.execute(partial(told, value), schedule=True)
 
 
 @dataclass
@@ -47,7 +54,7 @@ class Chart:
         zoomed: Callable[[Seen], None],
         dark: bool,
     ) -> None:
-        self._clicked, self._selected, self._zoomed = clicked, selected, zoomed
+        self._clicked, self._selected, self._zoomed = locked(clicked), locked(selected), zoomed
         self._ink = "white" if dark else "black"
         self.marks = Marks()
         self.raster: Raster | None = None
@@ -171,7 +178,8 @@ def histogram(
 
     def bounded(boundsx: tuple[float, float] | None) -> None:
         if boundsx is not None:
-            chosen((float(boundsx[0]), float(boundsx[1])))
+            told((float(boundsx[0]), float(boundsx[1])))
 
+    told = locked(chosen)
     hv.streams.BoundsX(source=bars).add_subscriber(bounded)
     return pn.pane.HoloViews(bars, sizing_mode="stretch_width", linked_axes=False)
