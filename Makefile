@@ -55,7 +55,7 @@ test: lint types .venv.checkov/.installed ## what guards a change: ruff, mypy an
 test-long: long docs coverage ## what takes long beside it: rows of faults, notebooks, pages, benchmarks, coverage
 
 long: install ## the long tests alone; the pages take the notebooks' outputs from docs/executed
-	EXECUTED_NOTEBOOKS=$(CURDIR)/docs/executed $(BIN)/python -m pytest -m long --numprocesses 4 --dist load
+	EXECUTED_NOTEBOOKS=$(CURDIR)/docs/executed $(BIN)/python -m pytest -m long --numprocesses 3 --dist load
 
 gpu: install ## on a machine with a CUDA device: its tests, and the table of what it makes of a model
 	$(BIN)/python -m pytest -m gpu

@@ -177,8 +177,7 @@ def test_box_and_lasso_select_and_the_selection_is_a_file(window: Window, root: 
     assert boxed > 50
     window.page.get_by_title("Lasso Select").first.click()
     window.drag((0.16, 0.02), (0.4, 0.02), (0.4, 0.85), (0.16, 0.85), (0.16, 0.03))
-    window.page.wait_for_function(f"!document.body.innerText.includes('{boxed} spectra selected')")
-    window.page.wait_for_timeout(1000)
+    window.page.get_by_text(f"{boxed} spectra selected").wait_for(state="detached")
     lassoed = window.selected()
     assert 0 < lassoed < boxed
     with window.page.expect_download() as started:
