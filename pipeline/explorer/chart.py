@@ -62,7 +62,7 @@ class Chart:
         self._size = SIZE
         self._figure: Any = None
         self._first: Seen = ((0.0, 1.0), (0.0, 1.0))
-        self._ranges, self._changes = hv.streams.RangeXY(), hv.streams.Counter()
+        self._ranges, self._draws, self._changes = hv.streams.RangeXY(), hv.streams.Counter(), hv.streams.Counter()
         self.pane = pn.pane.HoloViews(None, sizing_mode="stretch_width", height=SIZE[1], linked_axes=False)
 
     @property
@@ -104,12 +104,14 @@ class Chart:
         x, y = seen or self.whole
         self._figure.x_range.update(start=x[0], end=x[1])
         self._figure.y_range.update(start=y[0], end=y[1])
-        self._ranges.event(x_range=x, y_range=y)
+        self._ranges.update(x_range=x, y_range=y)
+        self._draws.event(counter=self._draws.counter + 1)  # HoloViews keeps the pictures of ranges that it has seen
         self.mark()
+        self._zoomed(self.seen)
 
     def _drawn(self) -> hv.core.spaces.DynamicMap:
-        self._ranges, self._changes = hv.streams.RangeXY(), hv.streams.Counter()
-        picture = hv.DynamicMap(self._picture, streams=[self._ranges, hv.streams.PlotSize()])
+        self._ranges, self._draws, self._changes = hv.streams.RangeXY(), hv.streams.Counter(), hv.streams.Counter()
+        picture = hv.DynamicMap(self._picture, streams=[self._ranges, hv.streams.PlotSize(), self._draws])
         self._ranges.add_subscriber(lambda x_range, y_range: self._zoomed(self.seen))
         for stream, told in (
             (hv.streams.Tap, self._tapped),
@@ -128,7 +130,7 @@ class Chart:
     def _keep(self, plot: Any, element: Any) -> None:  # noqa: ANN401, ARG002 - as HoloViews calls it
         self._figure = plot.state
 
-    def _picture(self, x_range: Any, y_range: Any, width: Any, height: Any, scale: float) -> hv.RGB:  # noqa: ANN401, ARG002
+    def _picture(self, x_range: Any, y_range: Any, width: Any, height: Any, scale: float, counter: int) -> hv.RGB:  # noqa: ANN401, ARG002
         assert self.raster is not None
         (x0, x1), (y0, y1) = self.seen
         self._size = (int(width or SIZE[0]), int(height or SIZE[1]))

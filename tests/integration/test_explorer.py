@@ -197,8 +197,9 @@ def test_color_and_filter_change_the_map_and_the_url(window: Window) -> None:
     choices = window.page.locator("select")
     choices.nth(2).select_option("z")
     window.page.wait_for_url(re.compile("color=z"))
-    window.page.wait_for_timeout(1000)
-    assert window.page.locator("canvas").first.screenshot() != before
+    colored = changed(window, before)
+    choices.nth(2).select_option("sn_median")  # at the same ranges
+    changed(window, colored)
     choices.nth(3).select_option("sn_median")
     window.page.wait_for_timeout(2000)
     box = window.page.locator(".bk-Figure").first.bounding_box()  # of the histogram, in the sidebar
@@ -209,6 +210,16 @@ def test_color_and_filter_change_the_map_and_the_url(window: Window) -> None:
         (window.page.mouse.up if clicks else window.page.mouse.down)()
     window.page.get_by_text("filter: sn_median >=").wait_for()
     window.page.wait_for_url(re.compile("filters=%7B%22sn_median"))
+
+
+def changed(window: Window, before: bytes) -> bytes:
+    """Return the picture of the map, once it is another one."""
+    for _ in range(40):
+        window.page.wait_for_timeout(250)
+        picture = bytes(window.page.locator("canvas").first.screenshot())
+        if picture != before:
+            return picture
+    raise AssertionError("the map has not changed")
 
 
 def test_the_address_keeps_filters(browser: sync_api.Browser, served: str, root: Path) -> None:
@@ -277,7 +288,9 @@ def test_outliers_are_walked_through_by_keys_and_exported(window: Window, root: 
 def test_a_dark_system_and_a_narrow_screen(browser: sync_api.Browser, served: str) -> None:
     opened = Window(browser, served, (420, 900), color_scheme="dark")
     opened.page.wait_for_url(re.compile("theme=dark"))
-    opened.page.get_by_text("spectra shown").wait_for(state="hidden")  # its sidebar is closed
+    opened.page.locator("canvas").first.wait_for()
+    opened.page.wait_for_function("() => !document.getElementById('sidebar').classList.contains('show')")
+    assert not opened.page.get_by_text("spectra shown").is_visible()
     opened.page.keyboard.press("d")
     opened.page.wait_for_url(re.compile("theme=default"))
     wide = opened.page.evaluate("document.documentElement.scrollWidth")
