@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
 from playwright import sync_api
 from science_training import write_section
 
@@ -39,7 +38,6 @@ NAMES = {
     "zoom": "the wheel is turned",
     "click": "a click to the spectrum",
 }
-COLORS = 256  # of the pictures, which would be large otherwise
 MODELS = "Bokeh.documents.flatMap(each => [...each._all_models.values()])"
 SETTLED = f"""() => {{
     for (const figure of {MODELS}.filter(each => each.type === "Figure"))
@@ -176,7 +174,6 @@ def pictures(demo: Path, folder: Path) -> None:
             page.wait_for_timeout(3000)
             file = folder / f"{name}.png"
             page.screenshot(path=file)
-            Image.open(file).convert("RGB").quantize(COLORS).save(file, optimize=True)
             print(f"{file}: {file.stat().st_size / 1e3:.0f} kB")
         browser.close()
 

@@ -21,7 +21,7 @@ from tests import environments
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"torch": "pytorch"}
 Ranges = dict[str, str]
-IMPORT_NAMES = {"pillow": "PIL", "umap-learn": "umap", "pyyaml": "yaml"}
+IMPORT_NAMES = {"umap-learn": "umap", "pyyaml": "yaml"}
 REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)\s*(?P<range>[<>=!~].*)?$")
 
 

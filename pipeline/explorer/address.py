@@ -1,4 +1,4 @@
-"""What the address of a page says: the view, the spectrum that is open. Nonsense in it is told, not obeyed."""
+"""The query of a page's address: the view and the open spectrum. What is invalid in it is reported and ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.explorer.raster import Range
 from pipeline.explorer.view import Filter, Map, View
 
 KEPT = ("token", "theme")
-"""What is not of the view, and stays in the address."""
+"""Parameters that are not part of the view and stay in the address."""
 
 
 def to_address(view: View, row: int | None, before: str = "") -> str:

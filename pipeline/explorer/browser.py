@@ -8,7 +8,7 @@ from typing import ClassVar
 import panel as pn
 
 KEYS = ("+", "-", "0", "n", "p", "1", "2", "3", "Escape", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
-"""Keys that the page is told. `/` and `d` are done in the browser."""
+"""Keys that are sent to the server. `/` and `d` are handled in the browser."""
 
 HELP = (
     "**Keys**: `/` find, `+` `-` `0` zoom, Shift with arrows moves the map, `n` `p` next and previous spectrum of the "
@@ -17,13 +17,13 @@ HELP = (
 
 
 class Browser(pn.custom.JSComponent):  # type: ignore[misc]
-    """Tells keys that are pressed outside of fields.
+    """Sends keys that are pressed outside of fields.
 
     The page follows the system from light to dark, until `d` is pressed; on a narrow screen its sidebar begins closed.
     """
 
     _esm: ClassVar[str] = """
-    const told = new Set(%s)
+    const keys = new Set(%s)
 
     function inside(root, selector) {
       for (const each of root.querySelectorAll("*")) {
@@ -55,7 +55,7 @@ class Browser(pn.custom.JSComponent):  # type: ignore[misc]
         const arrow = event.key.startsWith("Arrow")
         if (event.key === "/") inside(document, "input[placeholder^='id, or']").focus()
         else if (event.key === "d") paint(theme === "dark" ? "default" : "dark")
-        else if (told.has(event.key) && arrow === (arrow && event.shiftKey)) model.send_msg(event.key)
+        else if (keys.has(event.key) && arrow === (arrow && event.shiftKey)) model.send_msg(event.key)
         else return
         event.preventDefault()
       })

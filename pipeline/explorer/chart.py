@@ -1,4 +1,4 @@
-"""The map on the page: a picture that is drawn anew at every zoom, with marks; it tells clicks, boxes and lassos."""
+"""The map on the page: a picture that is redrawn at every zoom, marks on it, callbacks for clicks, boxes and lassos."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Seen = tuple[Range, Range]
 T = TypeVar("T")
 
 
-def locked(told: Callable[[T], None]) -> Callable[[T], None]:
-    """Make a function run while it alone changes the page: HoloViews calls back while others may be at it."""
-    return lambda value: pn.state.execute(partial(told, value), schedule=True)
+def locked(callback: Callable[[T], None]) -> Callable[[T], None]:
+    """Make a callback run with the lock of the page, without which HoloViews calls it."""
+    return lambda value: pn.state.execute(partial(callback, value), schedule=True)
 
 
 @dataclass
@@ -42,8 +42,8 @@ class Marks:
 class Chart:
     """A map in a pane.
 
-    clicked: told the row of the point that is clicked on. selected: told the rows in a box or lasso. zoomed: told what
-    is seen, whenever that changes.
+    clicked: called with the row of the point that is clicked on. selected: with the rows in a box or lasso. zoomed:
+    with the ranges that are seen, whenever they change.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Chart:
         self._size = SIZE
         self._figure: Any = None
         self._first: Seen = ((0.0, 1.0), (0.0, 1.0))
-        self._ranges, self._draws, self._changes = hv.streams.RangeXY(), hv.streams.Counter(), hv.streams.Counter()
+        self._new_streams()
         self.pane = pn.pane.HoloViews(None, sizing_mode="stretch_width", height=SIZE[1], linked_axes=False)
 
     @property
@@ -109,16 +109,19 @@ class Chart:
         self.mark()
         self._zoomed(self.seen)
 
-    def _drawn(self) -> hv.core.spaces.DynamicMap:
+    def _new_streams(self) -> None:
         self._ranges, self._draws, self._changes = hv.streams.RangeXY(), hv.streams.Counter(), hv.streams.Counter()
+
+    def _drawn(self) -> hv.core.spaces.DynamicMap:
+        self._new_streams()
         picture = hv.DynamicMap(self._picture, streams=[self._ranges, hv.streams.PlotSize(), self._draws])
         self._ranges.add_subscriber(lambda x_range, y_range: self._zoomed(self.seen))
-        for stream, told in (
+        for stream, callback in (
             (hv.streams.Tap, self._tapped),
             (hv.streams.BoundsXY, self._boxed),
             (hv.streams.Lasso, self._lassoed),
         ):
-            stream(source=picture).add_subscriber(told)
+            stream(source=picture).add_subscriber(callback)
         marks = hv.DynamicMap(self._marked, streams=[self._changes])
         x, y = self.axes
         return (picture * marks).opts(
@@ -172,7 +175,7 @@ class Chart:
 def histogram(
     counts: NDArray[np.int64], edges: NDArray[np.float64], name: str, chosen: Callable[[Range], None]
 ) -> pn.pane.HoloViews:
-    """Return a histogram in a pane. chosen: told the range that is drawn over it."""
+    """Return a histogram in a pane. chosen: called with the range that is drawn over it."""
     bars = hv.Histogram((edges, counts), kdims=[name]).opts(
         height=150, responsive=True, color="#707e91", line_color=None, tools=["xbox_select"],
         active_tools=["xbox_select"], default_tools=[], toolbar=None, yaxis=None, shared_axes=False,
@@ -180,8 +183,8 @@ def histogram(
 
     def bounded(boundsx: tuple[float, float] | None) -> None:
         if boundsx is not None:
-            told((float(boundsx[0]), float(boundsx[1])))
+            callback((float(boundsx[0]), float(boundsx[1])))
 
-    told = locked(chosen)
+    callback = locked(chosen)
     hv.streams.BoundsX(source=bars).add_subscriber(bounded)
     return pn.pane.HoloViews(bars, sizing_mode="stretch_width", linked_axes=False)

@@ -41,11 +41,11 @@ Rows = NDArray[np.intp]
 P = ParamSpec("P")
 
 
-def told(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """Make what goes wrong in a method words on the page."""
+def reporting(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Make a method show its errors as a message on the page."""
 
     @wraps(method)
-    def told_method(page: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:  # noqa: ANN401 - mypy wants it so
+    def reporting_method(page: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:  # noqa: ANN401 - mypy wants it so
         try:
             method(page, *args, **kwargs)
         except (ConfigError, OSError) as error:
@@ -54,7 +54,7 @@ def told(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[An
             logging.getLogger(__name__).exception("the explorer failed")
             page.say(f"this failed by a fault of the explorer, which the terminal shows: {error!r}")
 
-    return told_method
+    return reporting_method
 
 
 class Explorer(param.Parameterized):  # type: ignore[misc]
@@ -76,7 +76,6 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self._zoom_kept: Any = None
         self._restoring = False
         self._index: LatentIndex | None = None
-        self.selected = _NO_ROWS
         self.param.x.objects = self.param.y.objects = self.map.axes
         self.param.color.objects = self.map.colors
         self.param.filtered.objects = [_NOTHING, *self.map.columns.words, *self.map.columns.numbers]
@@ -96,6 +95,11 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
             self._index = index_beside(self.map.columns.table)
         return self._index
 
+    @property
+    def selected(self) -> Rows:
+        """Rows of the selection, in the order of the list that they were selected from."""
+        return self._chart.marks.selected
+
     def say(self, text: str) -> None:
         """Show a message, "" for none."""
         self._message.object = escape(text)
@@ -104,7 +108,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     # --- the map
 
     @param.depends("x", "y", "color", "filters", watch=True)  # type: ignore[untyped-decorator]
-    @told
+    @reporting
     def _changed(self) -> None:
         if self._restoring:
             return
@@ -142,7 +146,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         if location is not None:
             location.search = to_address(self.view, self.row, location.search)
 
-    @told
+    @reporting
     def _restore(self, query: str) -> None:
         """Show what an address says."""
         view, row, problems = from_address(query, self.map, self._first)
@@ -160,7 +164,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     # --- one spectrum
 
     @param.depends("row", watch=True)  # type: ignore[untyped-decorator]
-    @told
+    @reporting
     def _opened(self) -> None:
         if self.row is None:
             return
@@ -183,7 +187,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         else:
             document.add_timeout_callback(what, _SOON)
 
-    @told
+    @reporting
     def _find_more(self, row: int) -> None:
         if row != self.row:  # another one has been opened meanwhile
             return
@@ -197,7 +201,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self._draw_neighbors()
         self._chart.mark()
 
-    @told
+    @reporting
     def _draw_neighbors(self, _: object = None) -> None:
         """Draw neighbors as small figures, where somebody looks at them."""
         if self._tabs.active == 0 and len(self._neighbors.value):
@@ -205,7 +209,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
             figures = small_figures(self.run, rows, self.model, self._known(rows), self._ink)
             self._small.objects = [pn.pane.Bokeh(each) for each in figures]
 
-    @told
+    @reporting
     def _searched(self, text: str) -> None:
         text = text.strip()
         self.say("")
@@ -226,7 +230,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     # --- filters
 
     @param.depends("filtered", watch=True)  # type: ignore[untyped-decorator]
-    @told
+    @reporting
     def _chosen_filter(self) -> None:
         name = self.filtered
         if name == _NOTHING:
@@ -239,7 +243,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         else:
             self._filter.objects = [histogram(*self.map.histogram(name), name, partial(self._filter_by, name))]
 
-    @told
+    @reporting
     def _filter_by(self, name: str, chosen: Filter) -> None:
         self.filters = self.view.filtered(name, chosen).filters
 
@@ -253,9 +257,9 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         listed.value, listed.selection = frame, []
         self._walked = listed
 
-    @told
+    @reporting
     def _select(self, rows: Rows) -> None:
-        self.selected = self._chart.marks.selected = rows
+        self._chart.marks.selected = rows
         table = self.map.table(rows)
         self._show(self._table, table)
         more = f", the first {len(table)} of them below" if len(rows) > len(table) else ""
@@ -291,7 +295,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         stream.seek(0)
         return stream
 
-    @told
+    @reporting
     def _list_outliers(self, _: object) -> None:
         assert self._chart.raster is not None
         table = self.run.results(self.model, where=self._chart.raster.points.drawn)
@@ -314,7 +318,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     # --- parts of the page
 
-    @told
+    @reporting
     def _pressed(self, key: str) -> None:
         """Do what a key stands for, see `browser.HELP`."""
         moves = {"ArrowLeft": (-0.2, 0.0), "ArrowRight": (0.2, 0.0), "ArrowUp": (0.0, 0.2), "ArrowDown": (0.0, -0.2)}
@@ -323,7 +327,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         elif key in "+-":
             self._chart.move(scale=0.7 if key == "+" else 1 / 0.7)
         elif key == "0":
-            self._chart.look(self._chart.whole)
+            self._chart.look(None)
         elif key in "np":
             self._step(1 if key == "n" else -1)
         elif key in "123":

@@ -82,10 +82,8 @@ def open_index(table: ResultsTable, *, remake: bool = False) -> LatentIndex:
     It lies in ROOT, or, where that is on a server or cannot be written, in the cache folder of the user. Raises
     ConfigError for one that was made of other latents than the run has now, and for a model whose latents are not kept.
     """
-    of = _facts(table)
-    places = _places(table.root, table.model.name)
-    found = {path: _read(path) for path in places if path.exists()}
-    if not remake and (current := _current(found, of)) is not None:
+    of, places, found, current = _looked_up(table)
+    if current is not None and not remake:
         return current
     if found and not remake:
         path, opened = next(iter(found.items()))
@@ -108,9 +106,8 @@ def index_beside(table: ResultsTable) -> LatentIndex:
     It is made in the cache folder of the user, of whatever of the run is done. Raises ConfigError for a model whose
     latents are not kept, and OSError where the folder cannot be written.
     """
-    of, places = _facts(table), _places(table.root, table.model.name)
-    found = {path: _read(path) for path in places if path.exists()}
-    if (current := _current(found, of)) is not None:
+    of, places, _, current = _looked_up(table)
+    if current is not None:
         return current
     make_index(table, places[-1], of)
     return LatentIndex.read(places[-1])[0]
@@ -195,8 +192,13 @@ def _facts(table: ResultsTable) -> dict[str, Any]:
     }
 
 
-def _current(found: dict[Path, tuple[LatentIndex, dict[str, Any]] | None], of: dict[str, Any]) -> LatentIndex | None:
-    return next((opened[0] for opened in found.values() if opened is not None and opened[1] == of), None)
+def _looked_up(
+    table: ResultsTable,
+) -> tuple[dict[str, Any], list[Path], dict[Path, tuple[LatentIndex, dict[str, Any]] | None], LatentIndex | None]:
+    """Return what an index is of, where it may lie, what lies there, and of that the one that is current."""
+    of, places = _facts(table), _places(table.root, table.model.name)
+    found = {path: _read(path) for path in places if path.exists()}
+    return of, places, found, next((each[0] for each in found.values() if each is not None and each[1] == of), None)
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
