@@ -23,10 +23,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from playwright import sync_api
 from science_training import write_section
+from survey_store import FIRST_PLATE
 
 import pipeline
+from pipeline.explorer.columns import Columns
+from pipeline.explorer.embedding import read_map
+from pipeline.explorer.view import Map
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 LIMITS = {"map": 300.0, "open": 15.0, "pan": 1.0, "zoom": 1.0, "click": 1.0}  # seconds
@@ -50,6 +56,14 @@ SETTLED = f"""() => {{
     return false
 }}"""
 """Whether the map's picture is the one of the ranges that are seen."""
+PLACE = f"""([x, y]) => {{
+    for (const figure of {MODELS}.filter(each => each.type === "Figure"))
+        if (figure.renderers.some(drawn => drawn.glyph && drawn.glyph.type === "ImageRGBA")) {{
+            const view = Bokeh.index.find_one(figure), canvas = view.canvas_view.el.getBoundingClientRect()
+            return [canvas.x + view.frame.x_scale.compute(x), canvas.y + view.frame.y_scale.compute(y)]
+        }}
+}}"""
+"""Where in the window a place of the map is."""
 SPECTRUM = f"""() => {MODELS}.filter(each => (each.axis_label || "").startsWith("restframe wavelength"))
     .map(each => each.id).join()"""
 """Which figure of a restframe spectrum there is."""
@@ -87,13 +101,6 @@ def opened(browser: sync_api.Browser, url: str, *, dark: bool = False) -> sync_a
     return page
 
 
-def on_the_map(page: sync_api.Page, x: float, y: float) -> tuple[float, float]:
-    """Return where in the window a place of the map is, in shares of its width and height."""
-    box = page.locator(".bk-Figure").first.bounding_box()
-    assert box is not None
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
 def seconds(page: sync_api.Page, what: str, **options: str) -> float:
     """Return how long it takes from now until something is so in a page."""
     start = time.perf_counter()
@@ -104,7 +111,9 @@ def seconds(page: sync_api.Page, what: str, **options: str) -> float:
 def move(page: sync_api.Page, times: int) -> dict[str, float]:
     """Drag the map and turn the wheel some times; return the most seconds of each."""
     found = {"pan": 0.0, "zoom": 0.0}
-    x, y = on_the_map(page, 0.5, 0.5)
+    box = page.locator(".bk-Figure").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     for number in range(times):
         page.mouse.move(x, y)
         page.mouse.down()
@@ -119,22 +128,30 @@ def move(page: sync_api.Page, times: int) -> dict[str, float]:
     return found
 
 
-def click(page: sync_api.Page, times: int) -> float:
-    """Click on points here and there, and return the most seconds until a spectrum is drawn."""
-    most, shown, tried = 0.0, 0, 0
-    while shown < times:
-        tried += 1
-        assert tried < 20 * times, "no points"
+def click(page: sync_api.Page, places: NDArray[np.float32]) -> float:
+    """Click on points of the map, shape (n, 2), and return the most seconds until a spectrum is drawn."""
+    most = 0.0
+    for place in places.tolist():
         before = page.evaluate(SPECTRUM)
+        x, y = page.evaluate(PLACE, place)
         start = time.perf_counter()
-        page.mouse.click(*on_the_map(page, 0.2 + 0.6 * (tried * 0.618 % 1), 0.1 + 0.8 * (tried * 0.414 % 1)))
-        try:
-            page.wait_for_function(f"before => ({SPECTRUM})() !== before", arg=before, timeout=5000)
-        except sync_api.TimeoutError:  # there is no point near
-            continue
-        most, shown = max(most, time.perf_counter() - start), shown + 1
+        page.mouse.click(x, y)
+        page.wait_for_function(f"before => ({SPECTRUM})() !== before", arg=before)
+        most = max(most, time.perf_counter() - start)
         page.wait_for_timeout(1500)  # for its neighbors
     return most
+
+
+def places_of(root: Path, times: int) -> NDArray[np.float32]:
+    """Return places of spectra of the first plate on the map that the page opens with, none of them at its edge."""
+    table = pipeline.open_run(root).results()
+    chart = Map(Columns(table), read_map(table))
+    view = chart.first_view()
+    plate = chart.columns.number("plate") == FIRST_PLATE
+    points = np.column_stack([chart.axis(view.x), chart.axis(view.y)])[plate]
+    points = points[np.isfinite(points).all(axis=1)]
+    inner = points[np.abs(points - np.median(points, axis=0)).sum(axis=1).argsort()][: len(points) // 2]
+    return inner[:: len(inner) // times][:times]
 
 
 def measure(root: Path, times: int) -> dict[str, float]:
@@ -150,10 +167,10 @@ def measure(root: Path, times: int) -> dict[str, float]:
             found["open"] = time.perf_counter() - start
             page.wait_for_timeout(2000)
             found |= move(page, times)
-            page.goto(url + '&filters={"plate":[266,266]}')  # of a chunk that has spectra
+            page.goto(url + f'&filters={{"plate":[{FIRST_PLATE},{FIRST_PLATE}]}}')  # of a chunk that has spectra
             page.get_by_text("filter:").wait_for()
             page.wait_for_function(SETTLED)
-            found |= {"click": click(page, times), "memory": peak(pid)}
+            found |= {"click": click(page, places_of(root, times)), "memory": peak(pid)}
         browser.close()
     return found | {"points": pipeline.open_run(root).plan.n_spectra}
 

@@ -49,7 +49,7 @@ class Browser(pn.custom.JSComponent):  # type: ignore[misc]
         const at = event.composedPath()[0]
         if (event.ctrlKey || event.metaKey || event.altKey) return
         if (at.matches && at.matches("input, select, textarea")) {
-          if (event.key === "Escape") at.blur()
+          if (event.key === "Escape" || event.key === "Enter") at.blur()  // keys are the page's again
           return
         }
         const arrow = event.key.startsWith("Arrow")

@@ -50,6 +50,8 @@ def count(chart: Map, points: Points, view: View) -> str:
             f"; {int(np.count_nonzero(drawn[: len(exact)] & ~exact[: len(drawn)])):,} places are approximate: the mean "
             "of the five nearest spectra of the map"
         )
+    if not drawn.any():
+        said += "; none has a place on the map and passes all filters"
     if view.filters:
         said += f"  \nfilter: `{view.condition()}`"
     return said

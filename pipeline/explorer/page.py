@@ -19,14 +19,13 @@ from pipeline.explorer import legend
 from pipeline.explorer.address import from_address, to_address
 from pipeline.explorer.browser import HELP, Browser
 from pipeline.explorer.chart import Chart, histogram
-from pipeline.explorer.drawing import Ink, Known, small_figures, spectrum_figures
+from pipeline.explorer.drawing import Ink, small_figures, spectrum_figures
 from pipeline.explorer.raster import COUNT, Range, Raster
 from pipeline.explorer.view import Filter, Map, View, reproduce
 from pipeline.results.latents.index import LatentIndex, index_beside
 from pipeline.results.latents.outliers import find_outliers
 from pipeline.results.latents.similar import find_similar
 from pipeline.results.run import Run
-from pipeline.results.spectrum import COORDINATES
 
 NEIGHBORS = 6
 OUTLIERS = 50
@@ -112,6 +111,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     def _changed(self) -> None:
         if self._restoring:
             return
+        self.say("")
         if (self.x, self.y) != self._chart.axes:
             self._zoom = None
         self._draw()
@@ -156,6 +156,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         finally:
             self._restoring = False
         self._draw()
+        self.filtered = next(iter(view.filters), _NOTHING)
         if row is not None:
             self.row = row
         if problems:
@@ -174,7 +175,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         row = self.map.table(np.array([self.row]))
         self._spectrum.objects = [pn.pane.Markdown(legend.in_words(row.iloc[0].to_dict()))]
         try:
-            figures = spectrum_figures(self.run, self.row, self.model, self._known([self.row]), self._ink)
+            figures = spectrum_figures(self.run, self.row, self.model, self.map.coordinates([self.row]), self._ink)
             self._spectrum.append(pn.pane.Bokeh(figures, sizing_mode="stretch_width"))
         finally:  # its row and its neighbors are there where its spectrum is not
             self._chart.mark()
@@ -206,7 +207,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         """Draw neighbors as small figures, where somebody looks at them."""
         if self._tabs.active == 0 and len(self._neighbors.value):
             rows = self._neighbors.value.index.tolist()
-            figures = small_figures(self.run, rows, self.model, self._known(rows), self._ink)
+            figures = small_figures(self.run, rows, self.model, self.map.coordinates(rows), self._ink)
             self._small.objects = [pn.pane.Bokeh(each) for each in figures]
 
     @reporting
@@ -259,36 +260,28 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     @reporting
     def _select(self, rows: Rows) -> None:
+        self.say("")
         self._chart.marks.selected = rows
         table = self.map.table(rows)
         self._show(self._table, table)
         more = f", the first {len(table)} of them below" if len(rows) > len(table) else ""
         self._selection_said.object = f"**{len(rows):,} spectra selected**{more}"
         self._ids.disabled = self._parquet.disabled = not len(rows)
-        code = reproduce(self.run.root, self.model, self.view, self._targets(rows[:21])) if len(rows) else ""
+        code = reproduce(self.run.root, self.model, self.view, self.map.targets(rows[:21])) if len(rows) else ""
         self._code.object = f"```python\n{code}\n```" if code else ""
-        self._tabs.active = 1
+        if len(rows):
+            self._tabs.active = 1
         self._chart.mark()
 
-    def _known(self, rows: list[int]) -> Known:
-        table = self.map.columns.table
-        names = [each.name for each in table.available if each.name in COORDINATES]
-        return table.at(np.array(rows), names)
-
-    def _targets(self, rows: Rows) -> list[str]:
-        if not len(rows):
-            return []
-        return [str(each) for each in self.map.columns.table.at(rows, ["target"])["target"]]
-
     def _ids_of(self) -> io.BytesIO:
-        return io.BytesIO("\n".join(self._targets(self.selected)).encode())
+        return io.BytesIO("".join(f"{target}\n" for target in self.map.targets(self.selected)).encode())
 
     def _parquet_of(self) -> io.BytesIO:
         mask = np.zeros(self.map.columns.n, np.bool_)
         mask[self.selected] = True
         stream = io.BytesIO()
         try:
-            self.run.table(self.model, where=mask).to_parquet(stream)
+            self.run.table(self.model, where=mask).loc[self.selected].to_parquet(stream)
         except (ConfigError, OSError) as error:
             self.say(str(error))
             raise  # no file then: see server.quiet
@@ -297,6 +290,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     @reporting
     def _list_outliers(self, _: object) -> None:
+        self.say("")
         assert self._chart.raster is not None
         table = self.run.results(self.model, where=self._chart.raster.points.drawn)
         frame = find_outliers(table, OUTLIERS, lambda: self.index).frame()
@@ -321,6 +315,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     @reporting
     def _pressed(self, key: str) -> None:
         """Do what a key stands for, see `browser.HELP`."""
+        self.say("")
         moves = {"ArrowLeft": (-0.2, 0.0), "ArrowRight": (0.2, 0.0), "ArrowUp": (0.0, 0.2), "ArrowDown": (0.0, -0.2)}
         if key in moves:
             self._chart.move(*moves[key])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.explorer.columns import NONE, OTHERS, Columns, Groups
 from pipeline.explorer.embedding import UMAP, Embedding
 from pipeline.explorer.raster import COUNT, Points, Range, ends
+from pipeline.results.spectrum import COORDINATES
 from pipeline.results.tables.columns import SAMPLE, flat
 
 SHOWN = ("target", "class", "z", "z_fit", "sn_median", "chi2_n", "log_prob_percentile", "quality_words")
@@ -125,6 +127,15 @@ class Map:
             return np.zeros(bins, np.int64), np.linspace(0, 1, bins + 1)
         low, high = ends(values)
         return np.histogram(values, bins, (low, high if high > low else low + 1))
+
+    def targets(self, rows: NDArray[np.intp]) -> list[str]:
+        """Return the keys of spectra."""
+        return [str(each) for each in self.columns.table.at(rows, ["target"])["target"]] if len(rows) else []
+
+    def coordinates(self, rows: list[int]) -> dict[str, NDArray[Any]]:
+        """Return of spectra what `read_spectra` takes as known."""
+        table = self.columns.table
+        return table.at(np.array(rows), [each.name for each in table.available if each.name in COORDINATES])
 
     def row(self, row: int) -> pd.DataFrame:
         """Return all columns of one spectrum, a line each, but the covariance of latents."""

@@ -40,6 +40,8 @@ def test_it_counts_what_is_shown_and_what_is_not_done(page: Explorer) -> None:
     assert page._count.object.startswith("**12** of 18 spectra shown; 4 are not done yet")
     page.filters = {"z": (0.1, 0.2)}
     assert "filter: `z >= 0.1 and z <= 0.2`" in page._count.object
+    page.filters = {"z": (7.0, 8.0)}
+    assert "none has a place on the map and passes all filters" in page._count.object
 
 
 def test_a_spectrum_and_its_neighbors_are_found_and_nothing_is_written(run: pipeline.Run, page: Explorer) -> None:
@@ -71,12 +73,15 @@ def test_a_spectrum_without_latents_is_shown_and_the_neighbors_are_refused(page:
 
 def test_a_selection_is_listed_and_can_be_had_as_files(run: pipeline.Run, page: Explorer) -> None:
     assert page._ids.disabled
-    page._select(np.array([2, 5, 17]))
-    targets = run.table("toy").loc[[2, 5, 17], "target"].tolist()
-    assert page._ids_of().read().decode().split() == targets
+    rows = [5, 17, 2]  # in an order that is not that of the run
+    page._select(np.array(rows))
+    targets = run.table("toy").loc[rows, "target"].tolist()
+    assert page._ids_of().read().decode() == "".join(f"{target}\n" for target in targets)
     assert pd.read_parquet(io.BytesIO(page._parquet_of().read()))["target"].tolist() == targets
     assert targets[0] in page._code.object
+    page._tabs.active = 0
     page._pressed("Escape")
+    assert page._tabs.active == 0
     assert page._ids.disabled
     assert page._selection_said.object == "**0 spectra selected**"
 
@@ -85,6 +90,7 @@ def test_outliers_are_walked_through_by_keys_and_selected(page: Explorer) -> Non
     page._pressed("n")
     assert "No list yet" in message(page)
     page._list_outliers(None)
+    assert message(page) == ""
     order = page._outliers.value.index.tolist()
     assert len(order) == 12
     for key, row in (("n", order[0]), ("n", order[1]), ("p", order[0]), ("p", order[-1])):
@@ -115,6 +121,7 @@ def test_a_restored_view_is_the_one_of_the_address(page: Explorer) -> None:
     page._restore('?x=l0&y=z&color=z&filters={"z":[0,0.3]}&zoom=0,1,0,0.2&row=5')
     assert (page.x, page.y, page.color, page.row) == ("l0", "z", "z", 5)
     assert page._chart.seen == ((0.0, 1.0), (0.0, 0.2))
+    assert page.filtered == "z"
     page._restore("?x=l9&row=5")
     assert message(page) == "The address: x=l9: this run has no such column"
     assert page.x == "PCA 1"
