@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -35,12 +36,13 @@ def write_notebook(file: Path, *sources: str, output: str = "") -> Path:
     [
         ("[catalogs](docs/catalogs.md)", "[catalogs](../catalogs.md)"),
         ("[how to](../docs/howto/index.md#a)", "[how to](../../howto/index.md#a)"),
+        ("![a picture](docs/images/a.png)", "![a picture](../images/a.png)"),
         ("[deploy](deploy/README.md)", "[deploy](deploy/README.md)"),
         ("[elsewhere](https://a.org/docs/b.md)", "[elsewhere](https://a.org/docs/b.md)"),
         ("see docs/catalogs.md", "see docs/catalogs.md"),
     ],
 )
-def test_links_to_pages_of_the_site_lead_there(pages: ModuleType, tmp_path: Path, link: str, on_the_site: str) -> None:
+def test_links_into_the_site_lead_there(pages: ModuleType, tmp_path: Path, link: str, on_the_site: str) -> None:
     (tmp_path / "README.md").write_text(link)
     assert pages.content_of(tmp_path / "README.md", tmp_path / "executed").decode() == on_the_site
 
@@ -62,3 +64,16 @@ def test_pages_of_the_site_are_not_copied_again(pages: ModuleType, tmp_path: Pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("[a](docs/catalogs.md) [b](LICENSE)" if name == "README.md" else "")
     assert pages.find_files(tmp_path, ["README.md"]) == {tmp_path / "README.md", tmp_path / "LICENSE"}
+
+
+def test_what_the_repository_s_pages_link_to_is_part_of_the_site(pages: ModuleType, tmp_path: Path) -> None:
+    """Found without building it, as it takes too long for every change."""
+    repository = EXTENSION.parents[2]
+    patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", "deploy/*.md"]
+    docs = tmp_path / "docs"
+    shutil.copytree(repository / "docs", docs, ignore=shutil.ignore_patterns("_build", "repository", "executed"))
+    copies = docs / pages.FOLDER
+    pages.copy_files(pages.find_files(repository, patterns), repository, copies, tmp_path / "executed")
+    for page in copies.rglob("*.md"):
+        for target in pages._LINK.findall(page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.relative_to(copies)}: {target}"

@@ -1,9 +1,9 @@
 """Pages that live elsewhere in the repository: copied into the site's sources before each build.
 
 `docs/repository` mirrors the repository's folders, so that links between pages, to pictures and to other files (which
-become downloads) stay as they are; those to pages of `docs` lead to these. A link to a file that does not exist is a
-warning of MyST. Notebooks, which have no outputs in the repository, are taken with those of an execution, where the
-folder of executed ones has any.
+become downloads) stay as they are; those to pages and pictures of `docs` lead to these. A link to a file that does not
+exist is a warning of MyST. Notebooks, which have no outputs in the repository, are taken with those of an execution,
+where the folder of executed ones has any.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sphinx.config import Config
 
 FOLDER = "repository"
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-_TO_PAGES = re.compile(r"(\]\((?:\.\./)*)docs/(?=[^)\s]+\.md)")
+_INTO_DOCS = re.compile(r"(\]\((?:\.\./)*)docs/")
 
 
 def linked_files(page: Path) -> set[Path]:
@@ -49,7 +49,7 @@ def content_of(file: Path, executed: Path) -> bytes:
         ran = executed / file.name
         return (ran if ran.is_file() and code_of(ran) == code_of(file) else file).read_bytes()
     if file.suffix == ".md":
-        return _TO_PAGES.sub(r"\1../", file.read_text(encoding="utf-8")).encode()
+        return _INTO_DOCS.sub(r"\1../", file.read_text(encoding="utf-8")).encode()
     return file.read_bytes()
 
 
