@@ -30,7 +30,7 @@ ORDER = (
 )
 # Where a package may be imported, by room or module; everywhere else it may not.
 ONLY_IN = {
-    "astropy": {"surveys", "catalog.formats", "mock", "results.spectrum", "results.tables"},
+    "astropy": {"surveys", "catalog.formats", "mock", "explorer.search", "results.spectrum", "results.tables"},
     "distributed": {"results.tables.hats", "compute", "archive.quota", "kubernetes.notebook", "api"},
     "jinja2": {"monitor.report"},
     "bokeh": {"explorer"},

@@ -1,19 +1,31 @@
-"""What happens in the browser alone: keys, the colors that a system asks for, the narrow screen."""
+"""What happens in the browser alone: keys, the colors of the system, the narrow screen, messages above the page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from typing import ClassVar
 
 import panel as pn
+from bokeh.document import Document
+from bokeh.events import ConnectionLost
+from bokeh.models import CustomJS
 
 KEYS = ("+", "-", "0", "n", "p", "1", "2", "3", "Escape", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
 """Keys that are sent to the server. `/` and `d` are handled in the browser."""
 
 HELP = (
     "**Keys**: `/` find, `+` `-` `0` zoom, Shift with arrows moves the map, `n` `p` next and previous spectrum of the "
-    "list, `1` `2` `3` lists, `Esc` nothing selected, `d` dark or light"
+    "list, `1` `2` `3` lists, `Esc` nothing selected, `d` dark or light, which loads the page again, without its lists"
 )
+
+ENDED = (
+    "The explorer has ended, or cannot be reached any more. Reload this page, or run "
+    "<code>spender-pipeline explore</code> again."
+)
+"""What a page says whose server does not answer, as HTML."""
+
+_ABOVE = {"position": "fixed", "right": "16px", "bottom": "16px", "z-index": "2000", "max-width": "min(560px, 92vw)"}
 
 
 class Browser(pn.custom.JSComponent):  # type: ignore[misc]
@@ -66,3 +78,33 @@ class Browser(pn.custom.JSComponent):  # type: ignore[misc]
     def __init__(self, pressed: Callable[[str], None]) -> None:
         super().__init__(width=1, height=1, margin=0)
         self.on_msg(lambda event: pressed(str(event.data)))
+
+
+class Message(pn.Row):  # type: ignore[misc]
+    """A message above the page, wherever it is scrolled to; it moves nothing, and can be closed."""
+
+    def __init__(self) -> None:
+        self._text = pn.pane.Alert("", alert_type="warning", margin=0)
+        close = pn.widgets.Button(label="\u00d7", align="center", on_click=lambda _: self.say(""))
+        super().__init__(self._text, close, visible=False, styles=_ABOVE)
+
+    @property
+    def text(self) -> str:
+        """What is said now, as HTML; "" for nothing."""
+        return str(self._text.object) if self.visible else ""
+
+    def say(self, text: str) -> None:
+        """Show a message, "" for none."""
+        self._text.object, self.visible = escape(text), bool(text)
+
+
+def say_when_lost(document: Document) -> None:
+    """Make a page say when its server has gone: nothing on it does anything then."""
+    code = """
+    const message = document.createElement("div")
+    message.innerHTML = said
+    message.style = "position:fixed;inset:0 0 auto 0;z-index:3000;padding:12px;text-align:center;" +
+      "background:#ffe0a3;color:#222"
+    document.body.append(message)
+    """
+    document.js_on_event(ConnectionLost, CustomJS(args={"said": ENDED}, code=code))

@@ -150,7 +150,7 @@ class Chart:
             return hv.Points((points.x[rows], points.y[rows]), ["x", "y"])
 
         return (
-            dots(marks.selected[:_MOST_MARKS]).opts(color=self._ink, size=2, alpha=0.5)
+            dots(marks.selected[:_MOST_MARKS]).opts(color=self._ink, size=3, alpha=0.8)
             * dots(marks.neighbors).opts(fill_color=None, line_color=MARK, size=11, line_width=2)
             * dots(own).opts(marker="x", color=self._ink, size=16, line_width=3)
         )
@@ -176,7 +176,7 @@ def histogram(
     counts: NDArray[np.int64], edges: NDArray[np.float64], name: str, chosen: Callable[[Range], None]
 ) -> pn.pane.HoloViews:
     """Return a histogram in a pane. chosen: called with the range that is drawn over it."""
-    bars = hv.Histogram((edges, counts), kdims=[name]).opts(
+    bars = hv.Histogram((edges, counts), kdims=[hv.Dimension(name, label=f"{name}: drag over a range to filter")]).opts(
         height=150, responsive=True, color="#707e91", line_color=None, tools=["xbox_select"],
         active_tools=["xbox_select"], default_tools=[], toolbar=None, yaxis=None, shared_axes=False,
     )  # fmt: skip

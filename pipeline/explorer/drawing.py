@@ -23,6 +23,7 @@ Known = Mapping[str, NDArray[Any]]
 """Coordinates of the rows that are drawn, see `read_spectra`."""
 
 _SMALL = 8  # pixels that are one in a small figure
+_STEP = 0.25  # of the height of a figure, between names of lines
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def _residual(spectrum: Spectrum, above: figure, ink: Ink) -> figure:
     made.x_range = above.x_range
     made.line(spectrum.wavelength, spectrum.residual, color=ink.observed, line_width=0.8)
     made.add_layout(Span(location=0, dimension="width", line_color=ink.model))
-    made.y_range.start, made.y_range.end = -6, 6
+    finite = spectrum.residual[np.isfinite(spectrum.residual)]
+    most = max(6.0, 1.2 * float(np.percentile(np.abs(finite), 99.8))) if finite.size else 6.0
+    made.y_range.start, made.y_range.end = -most, most
     return made
 
 
@@ -125,9 +128,11 @@ def _restframe(spectrum: Spectrum, ink: Ink) -> figure:
     made.y_range.start, made.y_range.end = min(0.0, float(np.nanmin(spectrum.restframe))), top
     places = {plain(label): float(np.mean(each)) for label, each in (*EMISSION_LINES, *ABSORPTION_LINES)}
     inside = {label: x for label, x in places.items() if spectrum.wave_rest[0] < x < spectrum.wave_rest[-1]}
+    inside = dict(sorted(inside.items(), key=lambda each: each[1]))
     made.vspan(list(inside.values()), color=ink.line, alpha=0.35)
+    heights = top * (1 - _STEP * (np.arange(len(inside)) % 3))  # names of lines that are close lie below each other
     made.text(
-        list(inside.values()), top, list(inside), text_font_size="9px", angle=np.pi / 2, text_align="right",
+        list(inside.values()), heights, list(inside), text_font_size="9px", angle=np.pi / 2, text_align="right",
         text_baseline="bottom", text_color=ink.line,
     )  # fmt: skip
     made.legend.location, made.legend.background_fill_alpha = "bottom_right", 0.5

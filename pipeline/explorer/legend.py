@@ -57,7 +57,11 @@ def count(chart: Map, points: Points, view: View) -> str:
     return said
 
 
-def in_words(row: dict[str, Any]) -> str:
-    """Return a spectrum's row as a line of Markdown, its key first."""
+def in_words(row: dict[str, Any], walked: list[int], number: int) -> str:
+    """Return a spectrum's row as a line of Markdown, its key first, and its place in the list that is walked through.
+
+    walked: numbers of the rows of this list. number: of this row.
+    """
     shown = [f"{name} {value:.5g}" if isinstance(value, float) else f"{value}" for name, value in row.items()]
-    return f"**{escape(shown[0])}** {escape(', '.join(shown[1:]))}"
+    place = f" (in the list: {walked.index(number) + 1} of {len(walked)})" if number in walked else ""
+    return f"**{escape(shown[0])}** {escape(', '.join(shown[1:]))}{place}"

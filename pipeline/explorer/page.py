@@ -6,7 +6,6 @@ import io
 import logging
 from collections.abc import Callable
 from functools import partial, wraps
-from html import escape
 from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.explorer import legend
 from pipeline.explorer.address import from_address, to_address
-from pipeline.explorer.browser import HELP, Browser
+from pipeline.explorer.browser import HELP, Browser, Message, say_when_lost
 from pipeline.explorer.chart import Chart, histogram
 from pipeline.explorer.drawing import Ink, small_figures, spectrum_figures
 from pipeline.explorer.raster import COUNT, Range, Raster
+from pipeline.explorer.search import find_spectrum
 from pipeline.explorer.view import Filter, Map, View, reproduce
 from pipeline.results.latents.index import LatentIndex, index_beside
 from pipeline.results.latents.outliers import find_outliers
@@ -32,8 +32,12 @@ OUTLIERS = 50
 _NOTHING = "none"
 _SOON = 100  # milliseconds
 _ZOOM_KEPT = 400  # milliseconds without a move, until the address has the zoom
-_BESIDE = {"flex": "1 1 480px"}  # on a narrow screen below each other
-_SMALL = ":host .tabulator { font-size: 12px }"
+_BESIDE = {"flex": "1 1 420px"}  # on a narrow screen below each other
+_SMALL = ":host .tabulator { font-size: 12px } .tabulator-row:hover { background: rgba(128, 128, 128, 0.3) !important }"
+_ARROW = (  # seen on dark pages, too
+    ':host select.bk-input { background: no-repeat right 6px center / 18px url("data:image/svg+xml,%3Csvg '
+    "xmlns='http://www.w3.org/2000/svg' viewBox='0 0 20 20'%3E%3Cpath d='M5 7h10l-5 6z' fill='gray'/%3E%3C/svg%3E\") }"
+)
 _NO_ROWS: NDArray[np.intp] = np.empty(0, np.intp)
 
 Rows = NDArray[np.intp]
@@ -101,8 +105,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     def say(self, text: str) -> None:
         """Show a message, "" for none."""
-        self._message.object = escape(text)
-        self._message.visible = bool(text)
+        self._message.say(text)
 
     # --- the map
 
@@ -172,12 +175,13 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         self.say("")
         self._keep_address()
         self._chart.marks.row, self._chart.marks.neighbors = self.row, _NO_ROWS
-        row = self.map.table(np.array([self.row]))
-        self._spectrum.objects = [pn.pane.Markdown(legend.in_words(row.iloc[0].to_dict()))]
+        row = self.map.table(np.array([self.row])).iloc[0].to_dict()
+        parts: list[Any] = [pn.pane.Markdown(legend.in_words(row, self._walked.value.index.tolist(), self.row))]
         try:
             figures = spectrum_figures(self.run, self.row, self.model, self.map.coordinates([self.row]), self._ink)
-            self._spectrum.append(pn.pane.Bokeh(figures, sizing_mode="stretch_width"))
+            parts.append(pn.pane.Bokeh(figures, sizing_mode="stretch_width"))
         finally:  # its row and its neighbors are there where its spectrum is not
+            self._spectrum.objects = parts
             self._chart.mark()
             self._later(partial(self._find_more, self.row))
 
@@ -212,21 +216,9 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     @reporting
     def _searched(self, text: str) -> None:
-        text = text.strip()
         self.say("")
-        if not text:
-            return
-        try:
-            numbers = [float(each) for each in text.replace(",", " ").split()]
-        except ValueError:
-            numbers = []
-        if len(numbers) == 2:
-            rows = self.run.find(position=(numbers[0], numbers[1]), radius=5.0)
-            if not len(rows):
-                raise ConfigError("position", text, "a place with a spectrum within 5 arcsec")
-            self.row = int(rows[0])
-        else:
-            self.row = int(self.run.find(text))
+        if text.strip():
+            self.row = find_spectrum(self.run, text.strip())
 
     # --- filters
 
@@ -305,7 +297,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         """Open the next spectrum of the list that was used last."""
         rows = self._walked.value.index.tolist()
         if not rows:
-            self.say("No list yet: list the outliers, or select some spectra.")
+            self.say("n and p walk through the outliers or the selection: list or select some spectra first.")
             return
         place = rows.index(self.row) + by if self.row in rows else 0
         self.row = int(rows[place % len(rows)])
@@ -333,8 +325,8 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
     def _parts(self) -> None:
         wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
         self._legend, self._count = pn.pane.HTML("", **wide), pn.pane.Markdown("")
-        self._message = pn.pane.Alert("", alert_type="warning", visible=False, **wide)
-        self._search = pn.widgets.TextInput(label="find", placeholder="id, or ra dec in degrees", **wide)
+        self._message = Message()
+        self._search = pn.widgets.TextInput(label="find", placeholder="id, or ra dec", **wide)
         self._search.param.watch(lambda event: self._searched(event.new), "value")
         self._filter = pn.Column(**wide)
         self._spectrum = pn.Column(pn.pane.Markdown("Click on the map, or find a spectrum."), **wide)
@@ -376,18 +368,22 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     def page(self) -> pn.viewable.Viewable:
         """Return the page, and tie it to the address."""
-        location = pn.state.location
+        location, document = pn.state.location, pn.state.curdoc
+        if document is not None:
+            say_when_lost(document)
         self._restore("" if location is None else location.search)
-        parameters = ["x", "y", "color", "filtered"]
+        widgets = {name: {"stylesheets": [_ARROW]} for name in ("x", "y", "color", "filtered")}
         clear = pn.widgets.Button(label="clear filters", on_click=self._cleared)
         controls = pn.Column(
-            self._search, pn.Param(self, parameters=parameters, show_name=False, sizing_mode="stretch_width"),
+            self._search,
+            pn.Param(self, parameters=list(widgets), widgets=widgets, show_name=False, sizing_mode="stretch_width"),
             self._filter, clear, self._count, pn.pane.Markdown(HELP), Browser(self._pressed),
         )  # fmt: skip
         whole = pn.Card(self._row, title="all columns", collapsed=True, sizing_mode="stretch_width")
         template = pn.template.BootstrapTemplate(title=f"{self.run.root}: {self.model}", sidebar=[controls])
         template.main.append(pn.FlexBox(
-            pn.Column(self._message, self._legend, self._chart.pane, self._tabs, styles=_BESIDE, min_width=320),
+            self._message,
+            pn.Column(self._legend, self._chart.pane, self._tabs, styles=_BESIDE, min_width=320),
             pn.Column(self._spectrum, whole, styles=_BESIDE, min_width=320),
         ))  # fmt: skip
         return template

@@ -113,7 +113,7 @@ class Raster:
             return np.zeros((height, width, 4), np.uint8)
         if isinstance(self.points.color, Groups):
             found = canvas.points(self._frame, "x", "y", datashader.by("color", datashader.count()))
-            shaded = transfer_functions.shade(found, color_key=self._colors, how="eq_hist", min_alpha=140)
+            shaded = transfer_functions.shade(found, color_key=self._colors, how="eq_hist", min_alpha=200)
         elif self.points.color is not None:
             found = canvas.points(self._frame, "x", "y", datashader.mean("color"))
             shaded = transfer_functions.shade(found, cmap=self._shades, how="linear", span=self._span)

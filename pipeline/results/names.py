@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RefusedError
 from pipeline.surveys.survey import Entry, Lookup
 
 Rows = NDArray[np.intp]
@@ -106,10 +106,10 @@ def _only_one(entry: Entry, rows: Sequence[int] | Rows, keys: Sequence[str], fir
     if len(rows) == 1:
         return int(rows[0])
     if len(rows) == 0:
-        remedy = f"the first target is {first}"
-        raise ConfigError("id", _plain(entry), f"a target of this run, written as {lookup.names}", remedy)
-    remedy = f"{len(rows)} match it, name one of them: {', '.join(keys)}"
-    raise ConfigError("id", _plain(entry), "one target of this run", remedy)
+        remedy = f"ids are written as {lookup.names}; the first target is {first}"
+        raise RefusedError("id", f"no target of this run has the id {_plain(entry)!r}", remedy)
+    remedy = f"name one of them: {', '.join(keys)}"
+    raise RefusedError("id", f"the id {_plain(entry)!r} means {len(rows)} targets of this run", remedy)
 
 
 def is_one(ids: object) -> bool:
@@ -187,8 +187,8 @@ def places_of(position: object) -> NDArray[np.float64]:
         places = np.stack(np.broadcast_arrays(ra, dec), axis=-1)
     except (TypeError, ValueError) as error:
         raise ConfigError("position", position, "(ra, dec) in degrees, or a SkyCoord") from error
-    if places.ndim > 2 or not np.isfinite(places).all() or (np.abs(places[..., 1]) > 90).any():
-        raise ConfigError("position", position, "(ra, dec) in degrees, dec from -90 to 90")
+    if places.ndim > 2 or not (np.abs(places) <= (360, 90)).all():  # NaN is refused, too
+        raise ConfigError("position", position, "(ra, dec) in degrees, ra from 0 to 360, dec from -90 to 90")
     return places
 
 

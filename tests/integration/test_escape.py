@@ -145,5 +145,5 @@ def test_an_id_is_looked_up_and_nothing_else(
     root = str(tmp_path / "run")
     pipeline.plan(root, targets=table(mirror), source=mirror)
     assert cli.main(["plot", root, f"--id={target}", "--output", str(tmp_path / "p.png")]) == 1
-    assert "expected a target of this run" in one_line(capsys)
+    assert "no target of this run has the id" in one_line(capsys)
     assert not (tmp_path / "p.png").exists()

@@ -165,7 +165,9 @@ def test_a_spectrum_is_found_by_id_and_by_position_and_the_url_restores_it(windo
     window.find("146.71 , -1.04")
     window.page.get_by_text("within 5 arcsec").wait_for()
     window.find("1-1-1")
-    window.page.get_by_text("expected a target of this run").wait_for()
+    window.page.get_by_text("no target of this run has the id").wait_for()
+    window.page.get_by_text("\u00d7", exact=True).click()
+    window.page.get_by_text("no target of this run has the id").wait_for(state="hidden")
 
 
 def test_box_and_lasso_select_and_the_selection_is_a_file(window: Window, root: Path, tmp_path: Path) -> None:
@@ -271,9 +273,10 @@ def test_outliers_are_walked_through_by_keys_and_exported(window: Window, root: 
     window.page.get_by_text(re.compile("sigma from the mean")).first.wait_for()
     window.find("266-51602-1")
     window.spectrum("26/266-51602-1").wait_for()  # from now on keys are not typed into the field
-    for target in expected[:2]:
+    for number, target in enumerate(expected[:2], 1):
         window.page.keyboard.press("n")
         window.spectrum(target).wait_for()
+        window.page.get_by_text(f"(in the list: {number} of 50)").wait_for()
     for number in range(3):
         window.page.locator(".tabulator-row input[type=checkbox]").nth(number).check()
     window.page.get_by_text("select those that are checked").click()
@@ -356,3 +359,10 @@ def test_a_damaged_run_says_so_on_the_page(browser: sync_api.Browser, root: Path
         opened.find("266-51602-1")
         opened.page.get_by_text("are damaged").first.wait_for()
         opened.done()
+
+
+def test_a_page_says_when_its_server_has_ended(browser: sync_api.Browser, root: Path) -> None:
+    with explored(root) as url:
+        opened = Window(browser, url)
+    opened.page.get_by_text("The explorer has ended, or cannot be reached any more").wait_for()
+    opened.done()

@@ -60,7 +60,10 @@ def test_what_is_not_done_is_said_and_counted(
 def test_mistakes_are_one_line(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (["outliers", root, "-n", "0"], "error: n is 0, expected 1 to 10000 spectra"),
-        (["similar", root, "--id", "1-2-3"], "error: id is '1-2-3', expected a target of this run"),
+        (
+            ["similar", root, "--id", "1-2-3"],
+            "error: no target of this run has the id '1-2-3'; ids are written as PLATE-MJD-FIBER",
+        ),
         (["outliers", root, "--output", "o.txt"], "error: --output is "),
         (["outliers", root, "--where", "mass > 1"], "error: where is 'mass', expected a column of the table"),
     ):

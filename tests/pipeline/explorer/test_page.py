@@ -29,7 +29,7 @@ def page(run: pipeline.Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
 
 
 def message(page: Explorer) -> str:
-    return str(page._message.object) if page._message.visible else ""
+    return page._message.text
 
 
 def files(run: pipeline.Run) -> set[str]:
@@ -58,9 +58,11 @@ def test_a_spectrum_and_its_neighbors_are_found_and_nothing_is_written(run: pipe
 
 def test_what_is_not_found_is_said(page: Explorer) -> None:
     page._searched("1-1-1")
-    assert "expected a target of this run" in message(page)
+    assert "no target of this run has the id" in message(page)
     page._searched("0 90")
     assert "within 5 arcsec" in message(page)
+    page._searched("400 0")
+    assert message(page) == "there is no position 400 0; ra is from 0 to 360, dec from -90 to 90"
     page._searched("  ")
     assert message(page) == ""
 
@@ -88,7 +90,7 @@ def test_a_selection_is_listed_and_can_be_had_as_files(run: pipeline.Run, page: 
 
 def test_outliers_are_walked_through_by_keys_and_selected(page: Explorer) -> None:
     page._pressed("n")
-    assert "No list yet" in message(page)
+    assert "list or select some spectra first" in message(page)
     page._list_outliers(None)
     assert message(page) == ""
     order = page._outliers.value.index.tolist()
@@ -96,6 +98,7 @@ def test_outliers_are_walked_through_by_keys_and_selected(page: Explorer) -> Non
     for key, row in (("n", order[0]), ("n", order[1]), ("p", order[0]), ("p", order[-1])):
         page._pressed(key)
         assert page.row == row
+        assert f"(in the list: {order.index(row) + 1} of 12)" in page._spectrum.objects[0].object
     page._outliers.selection = [2, 0]
     page._select_listed(None)
     assert page.selected.tolist() == [order[0], order[2]]

@@ -89,7 +89,7 @@ def test_no_names_give_no_rows(run: pipeline.Run) -> None:
 
 
 def test_a_name_among_others_that_is_not_there_is_refused(run: pipeline.Run) -> None:
-    with pytest.raises(pipeline.ConfigError, match="id is '300-51600-99', expected a target of this run"):
+    with pytest.raises(pipeline.ConfigError, match="no target of this run has the id '300-51600-99'"):
         run.find(["300-51600-1", "300-51600-99"])
     for wrong in (None, {"target": "x"}, pd.DataFrame({"plate": [266]}), 1j):
         with pytest.raises(pipeline.ConfigError, match=r"^ids is .* expected names of spectra"):
@@ -117,7 +117,7 @@ def test_a_position_gives_the_rows_within_a_radius_the_nearest_first(run: pipeli
     assert run.find(position=SkyCoord([10, 10] * units.deg, [20, 21] * units.deg)).tolist() == [2, -1]
 
 
-@pytest.mark.parametrize("position", [(1,), "here", (1, 95), (float("nan"), 0), 3])
+@pytest.mark.parametrize("position", [(1,), "here", (1, 95), (400, 0), (float("nan"), 0), 3])
 def test_what_is_no_position_is_refused(run: pipeline.Run, position: object) -> None:
     with pytest.raises(pipeline.ConfigError, match="position is"):
         run.find(position=position)

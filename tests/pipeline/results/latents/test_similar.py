@@ -64,7 +64,7 @@ def packed_to(packed: np.ndarray) -> np.ndarray:
         ({"latents": "many"}, "latents is 'many', expected 3 finite numbers"),
         ({"spectrum": "300-51600-5", "n": 0}, "n is 0, expected 1 to 10000 spectra"),
         ({"spectrum": "300-51600-3"}, "26/300-51600-3 has no finite latents of toy; see its quality"),
-        ({"spectrum": "1-2-3"}, "id is '1-2-3', expected a target of this run"),
+        ({"spectrum": "1-2-3"}, "no target of this run has the id '1-2-3'"),
     ],
 )
 def test_what_has_no_neighbors_is_refused(earlier: pipeline.Run, asked: dict[str, object], message: str) -> None:
