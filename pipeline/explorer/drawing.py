@@ -23,7 +23,7 @@ Known = Mapping[str, NDArray[Any]]
 """Coordinates of the rows that are drawn, see `read_spectra`."""
 
 _SMALL = 8  # pixels that are one in a small figure
-_STEP = 0.25  # of the height of a figure, between names of lines
+_STEP = 0.2  # of the height of a figure, between names of lines
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,17 @@ def _residual(spectrum: Spectrum, above: figure, ink: Ink) -> figure:
 
 
 def _restframe(spectrum: Spectrum, ink: Ink) -> figure:
-    made = _figure("restframe", 230, "restframe wavelength [Å], vacuum", "flux / norm")
+    made = _figure("restframe", 270, "restframe wavelength [Å], vacuum", "flux / norm")
     covered = np.where(spectrum.covered, spectrum.restframe, np.nan)
     made.line(spectrum.wave_rest, spectrum.restframe, color=ink.hidden, legend_label="not observed: a guess")
     made.line(spectrum.wave_rest, covered, color=ink.model, line_width=1.2, legend_label="covered")
-    top = float(np.nanpercentile(spectrum.restframe, 99.9)) * 1.25
+    top = float(np.nanpercentile(spectrum.restframe, 99.9)) * 1.6
     made.y_range.start, made.y_range.end = min(0.0, float(np.nanmin(spectrum.restframe))), top
     places = {plain(label): float(np.mean(each)) for label, each in (*EMISSION_LINES, *ABSORPTION_LINES)}
     inside = {label: x for label, x in places.items() if spectrum.wave_rest[0] < x < spectrum.wave_rest[-1]}
     inside = dict(sorted(inside.items(), key=lambda each: each[1]))
     made.vspan(list(inside.values()), color=ink.line, alpha=0.35)
-    heights = top * (1 - _STEP * (np.arange(len(inside)) % 3))  # names of lines that are close lie below each other
+    heights = top * (1 - _STEP * (np.arange(len(inside)) % 2))  # names of lines that are close lie below each other
     made.text(
         list(inside.values()), heights, list(inside), text_font_size="9px", angle=np.pi / 2, text_align="right",
         text_baseline="bottom", text_color=ink.line,
