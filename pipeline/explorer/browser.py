@@ -25,6 +25,7 @@ ENDED = (
 )
 """What a page says whose server does not answer, as HTML."""
 
+_NOTICE = {"background": "#ffe0a3", "color": "#222", "padding": "10px 14px", "border-radius": "4px"}
 _ABOVE = {"position": "fixed", "right": "16px", "bottom": "16px", "z-index": "2000", "max-width": "min(560px, 92vw)"}
 
 
@@ -84,7 +85,7 @@ class Message(pn.Row):  # type: ignore[misc]
     """A message above the page, wherever it is scrolled to; it moves nothing, and can be closed."""
 
     def __init__(self) -> None:
-        self._text = pn.pane.Alert("", alert_type="warning", margin=0)
+        self._text = pn.pane.HTML("", margin=0, styles=_NOTICE)
         close = pn.widgets.Button(label="\u00d7", align="center", on_click=lambda _: self.say(""))
         super().__init__(self._text, close, visible=False, styles=_ABOVE)
 

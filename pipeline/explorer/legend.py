@@ -63,5 +63,5 @@ def in_words(row: dict[str, Any], walked: list[int], number: int) -> str:
     walked: numbers of the rows of this list. number: of this row.
     """
     shown = [f"{name} {value:.5g}" if isinstance(value, float) else f"{value}" for name, value in row.items()]
-    place = f" (in the list: {walked.index(number) + 1} of {len(walked)})" if number in walked else ""
+    place = f" ({walked.index(number) + 1} of the {len(walked)} listed)" if number in walked else ""
     return f"**{escape(shown[0])}** {escape(', '.join(shown[1:]))}{place}"

@@ -248,7 +248,7 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
 
     def _show(self, listed: pn.widgets.Tabulator, frame: Any) -> None:  # noqa: ANN401 - of pandas
         listed.value, listed.selection = frame, []
-        self._walked = listed
+        self._walked = listed if len(frame) else self._outliers
 
     @reporting
     def _select(self, rows: Rows) -> None:
@@ -363,7 +363,8 @@ class Explorer(param.Parameterized):  # type: ignore[misc]
         return made
 
     def _listed(self, listed: pn.widgets.Tabulator, row: int) -> None:
-        self._walked = listed
+        if listed is not self._neighbors:  # which are others for each spectrum
+            self._walked = listed
         self.row = row
 
     def page(self) -> pn.viewable.Viewable:

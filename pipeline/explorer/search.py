@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import Angle
+from astropy.utils.exceptions import AstropyWarning
 
 from pipeline.errors import RefusedError
 from pipeline.results.run import Run
@@ -12,15 +14,16 @@ from pipeline.results.run import Run
 RADIUS = 5.0
 """Arcsec from a typed position, within which the nearest spectrum is taken."""
 
-_DEGREES = re.compile(r"([+-]?\d+\.?\d*)(?:\s*,\s*|\s+)([+-]?\d+\.?\d*)")
-_HOURS = re.compile(r"\d+\s*h.*|[^/]*\d:\d.*|[+-]?\d\S*(?:\s+[+-]?\d\S*){3,5}")  # 9h46m ..., 9:46 ..., 9 46 51 -1 2 28
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_WITH_UNITS = re.compile(r"[+-]?\d+(?:\.\d*)?\s*[hd]\b.*|[+-]?\d+\s*[hd]\s*\d.*|[^/]*\d:\s*\d.*")  # 9h46m, 9:46
+_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "(": " ", ")": " ", ",": " ", "\u00b0": "d"})
 _FORMS = "positions are written as 146.714 -1.041 (degrees), 9:46:51.4 -1:02:28 or 9h46m51.4s -1d02m28s"
 
 
 def find_spectrum(run: Run, text: str) -> int:
     """Return the row of the spectrum that a text names. Raises ConfigError, in words for who has typed it.
 
-    text: an id, as `Run.find` takes it, or right ascension and declination, of which the nearest spectrum is taken.
+    text: an id, as `Run.find` takes it, or right ascension and declination, to which the nearest spectrum is taken.
     """
     place = position_of(text)
     if place is None:
@@ -33,16 +36,40 @@ def find_spectrum(run: Run, text: str) -> int:
 
 
 def position_of(text: str) -> tuple[float, float] | None:
-    """Return (ra, dec) in degrees, None for a text that is no position. Raises ConfigError for an impossible one."""
-    if found := _DEGREES.fullmatch(text):
-        ra, dec = float(found[1]), float(found[2])
-        if not (0 <= ra <= 360 and abs(dec) <= 90):
-            raise RefusedError("position", f"there is no position {text}", "ra is from 0 to 360, dec from -90 to 90")
-        return ra, dec
-    if not _HOURS.fullmatch(text):
+    """Return (ra, dec) in degrees, None for a text that is no position. Raises ConfigError for an impossible one.
+
+    Two numbers are degrees; four, six, and what is written with colons are hours of right ascension and degrees of
+    declination; units are as they are written.
+    """
+    plain = text.translate(_MINUS).lower().replace("deg", "d").strip()
+    parts = plain.split()
+    is_numbers = all(_NUMBER.fullmatch(part) for part in parts)
+    if is_numbers and len(parts) == 2:
+        return _possible(text, float(parts[0]), float(parts[1]), 360.0)
+    if not (_WITH_UNITS.fullmatch(plain) or (is_numbers and len(parts) in (4, 6))):
         return None
+    ra, dec = _halves(plain)
     try:
-        sky = SkyCoord(text.replace(",", " "), unit=("hourangle", "deg"))
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", AstropyWarning)  # for 60 minutes
+            hours, degrees = Angle(ra, "hourangle"), Angle(dec, "deg")
+    except (ValueError, AstropyWarning) as error:
         raise RefusedError("position", f"{text} cannot be read as a position", _FORMS) from error
-    return float(sky.ra.deg), float(sky.dec.deg)
+    return _possible(text, float(hours.deg), float(degrees.deg), 0.0)
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """Return what stands for right ascension and for declination: the sign of this begins it, or there are as many."""
+    if signed := re.fullmatch(r"(.[^+-]*)([+-].*)", text):
+        return signed[1], signed[2]
+    parts = text.split()
+    middle = (len(parts) + 1) // 2
+    return " ".join(parts[:middle]), " ".join(parts[middle:])
+
+
+def _possible(text: str, ra: float, dec: float, below: float) -> tuple[float, float]:
+    """Return a position. Raises ConfigError where it is none. below: degrees of ra below 0 that are taken."""
+    if not (-below <= ra <= 360 and abs(dec) <= 90):
+        remedy = "ra is from 0 to 360 degrees, or from 0h to 24h; dec is from -90 to 90"
+        raise RefusedError("position", f"there is no position {text}", remedy)
+    return ra, dec

@@ -109,7 +109,7 @@ def _only_one(entry: Entry, rows: Sequence[int] | Rows, keys: Sequence[str], fir
         remedy = f"ids are written as {lookup.names}; the first target is {first}"
         raise RefusedError("id", f"no target of this run has the id {_plain(entry)!r}", remedy)
     remedy = f"name one of them: {', '.join(keys)}"
-    raise RefusedError("id", f"the id {_plain(entry)!r} means {len(rows)} targets of this run", remedy)
+    raise RefusedError("id", f"the id {_plain(entry)!r} fits {len(rows)} targets of this run", remedy)
 
 
 def is_one(ids: object) -> bool:
@@ -179,13 +179,12 @@ def places_of(position: object) -> NDArray[np.float64]:
 
     position: (ra, dec), two arrays of them, or a SkyCoord of astropy. Raises ConfigError for others.
     """
-    if hasattr(position, "icrs"):
-        sky = position.icrs
-        return np.stack([np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)], axis=-1).astype(np.float64)
     try:
-        ra, dec = (np.asarray(each, np.float64) for each in position)  # type: ignore[attr-defined]
+        sky = position.icrs if hasattr(position, "icrs") else None
+        pair = position if sky is None else (sky.ra.deg, sky.dec.deg)
+        ra, dec = (np.asarray(each, np.float64) for each in pair)  # type: ignore[attr-defined]
         places = np.stack(np.broadcast_arrays(ra, dec), axis=-1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError("position", position, "(ra, dec) in degrees, or a SkyCoord") from error
     if places.ndim > 2 or not (np.abs(places) <= (360, 90)).all():  # NaN is refused, too
         raise ConfigError("position", position, "(ra, dec) in degrees, ra from 0 to 360, dec from -90 to 90")

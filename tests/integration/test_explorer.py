@@ -276,7 +276,7 @@ def test_outliers_are_walked_through_by_keys_and_exported(window: Window, root: 
     for number, target in enumerate(expected[:2], 1):
         window.page.keyboard.press("n")
         window.spectrum(target).wait_for()
-        window.page.get_by_text(f"(in the list: {number} of 50)").wait_for()
+        window.page.get_by_text(f"({number} of the 50 listed)").wait_for()
     for number in range(3):
         window.page.locator(".tabulator-row input[type=checkbox]").nth(number).check()
     window.page.get_by_text("select those that are checked").click()

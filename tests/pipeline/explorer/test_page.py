@@ -62,7 +62,10 @@ def test_what_is_not_found_is_said(page: Explorer) -> None:
     page._searched("0 90")
     assert "within 5 arcsec" in message(page)
     page._searched("400 0")
-    assert message(page) == "there is no position 400 0; ra is from 0 to 360, dec from -90 to 90"
+    assert (
+        message(page)
+        == "there is no position 400 0; ra is from 0 to 360 degrees, or from 0h to 24h; dec is from -90 to 90"
+    )
     page._searched("  ")
     assert message(page) == ""
 
@@ -98,7 +101,11 @@ def test_outliers_are_walked_through_by_keys_and_selected(page: Explorer) -> Non
     for key, row in (("n", order[0]), ("n", order[1]), ("p", order[0]), ("p", order[-1])):
         page._pressed(key)
         assert page.row == row
-        assert f"(in the list: {order.index(row) + 1} of 12)" in page._spectrum.objects[0].object
+        assert f"({order.index(row) + 1} of the 12 listed)" in page._spectrum.objects[0].object
+    page._listed(page._neighbors, 5)  # neighbors are others for each spectrum
+    page._pressed("Escape")
+    page._pressed("n")
+    assert page.row == order[(order.index(5) + 1) % 12]
     page._outliers.selection = [2, 0]
     page._select_listed(None)
     assert page.selected.tolist() == [order[0], order[2]]

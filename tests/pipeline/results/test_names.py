@@ -117,7 +117,19 @@ def test_a_position_gives_the_rows_within_a_radius_the_nearest_first(run: pipeli
     assert run.find(position=SkyCoord([10, 10] * units.deg, [20, 21] * units.deg)).tolist() == [2, -1]
 
 
-@pytest.mark.parametrize("position", [(1,), "here", (1, 95), (400, 0), (float("nan"), 0), 3])
+@pytest.mark.parametrize(
+    "position",
+    [
+        (1,),
+        "here",
+        (1, 95),
+        (400, 0),
+        (10**400, 0),
+        SkyCoord(float("nan") * units.deg, 0 * units.deg),
+        (float("nan"), 0),
+        3,
+    ],
+)
 def test_what_is_no_position_is_refused(run: pipeline.Run, position: object) -> None:
     with pytest.raises(pipeline.ConfigError, match="position is"):
         run.find(position=position)

@@ -129,7 +129,7 @@ def test_a_name_that_several_targets_share_is_refused_naming_them(tmp_path: Path
     frame = shared.targets()
     frame.loc[1, ["fiberid", "run2d", "target"]] = [1, "103", "103/300-51600-1"]
     shared.__dict__["_targets"] = frame
-    with pytest.raises(ConfigError, match="means 2 targets of this run; name one of them: 26/300-51600-1, 103/3"):
+    with pytest.raises(ConfigError, match="fits 2 targets of this run; name one of them: 26/300-51600-1, 103/3"):
         shared.find("300-51600-1")
     assert shared.find("103/300-51600-1") == 1
 
