@@ -158,10 +158,10 @@ def count(url: str) -> int:
 def read_table(url: str, survey: Survey) -> tuple[pd.DataFrame, dict[str, Coordinate]]:
     """Read a targets table that others may have written, and its further columns. Raises as `checked_frame`."""
     with _open_table(url, schema_of(survey).names) as table:
-        own = _checked(table.read(list(survey.coordinates)), url, survey, 0, None)
+        own = _checked(table.read(list(survey.coordinates), use_threads=False), url, survey, 0, None)
         frame = own.to_pandas(split_blocks=True, self_destruct=True)
         further = [name for name in table.schema_arrow.names if name not in survey.coordinates and not _is_index(name)]
-        frame = frame.assign(**table.read(further).to_pandas()) if further else frame
+        frame = frame.assign(**table.read(further, use_threads=False).to_pandas()) if further else frame
         frame, kept = kept_columns(frame, further, survey, attributes_in(table.schema_arrow))
     _require_unique(frame)
     return frame, kept
@@ -189,7 +189,8 @@ def read_rows(
         groups = [i for i in range(len(sizes)) if ends[i] < stop and ends[i + 1] > start]
         if not groups:
             return schema.empty_table().to_pandas()
-        rows = table.read_row_groups(groups, columns=schema.names).slice(start - int(ends[groups[0]]), stop - start)
+        rows = table.read_row_groups(groups, columns=schema.names, use_threads=False)
+        rows = rows.slice(start - int(ends[groups[0]]), stop - start)
         checked = _checked(rows.select(schema.names), url, survey, start, kept)
         return checked.to_pandas(split_blocks=True, self_destruct=True)
 
@@ -201,7 +202,7 @@ def read_columns(
     schema = schema_of(survey, kept)
     own = pa.schema([schema.field(name) for name in names])
     with _open_table(url, schema.names) as table:
-        for batch in table.iter_batches(batch_size=BLOCK, columns=list(names)):
+        for batch in table.iter_batches(batch_size=BLOCK, columns=list(names), use_threads=False):
             yield _of_our_types(pa.Table.from_batches([batch]).select(names), url, own).to_pandas()
 
 
@@ -217,7 +218,7 @@ def read_chosen(
         if len(rows) == 0 or needed[0] < 0 or needed[-1] >= len(ends) - 1:
             raise ValueError(f"rows {rows.tolist()} are not in the table of {ends[-1]} rows")
         starts = np.cumsum([0, *np.diff(ends)[needed]])[:-1]
-        found = table.read_row_groups(needed.tolist(), columns=schema.names)
+        found = table.read_row_groups(needed.tolist(), columns=schema.names, use_threads=False)
         places = starts[np.searchsorted(needed, group)] + rows - ends[group]
         checked = _checked(found.take(places).select(schema.names), url, survey, int(rows.min()), kept)
         return checked.to_pandas(split_blocks=True, self_destruct=True)
@@ -300,6 +301,8 @@ def _open_file(url: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _open_table(url: str, needed: Sequence[str]) -> Iterator[pq.ParquetFile]:
+    # What is read of it is read without threads: Arrow's keep files of Python a moment longer than the reading, and a
+    # process that ends in this moment is aborted, or never ends (apache/arrow issues 34314 and 50482).
     try:
         with storage.translated_errors(url), _open_file(url) as file, pq.ParquetFile(file) as table:
             missing = [name for name in needed if name not in table.schema_arrow.names]

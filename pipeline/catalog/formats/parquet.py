@@ -28,7 +28,8 @@ def open_parquet(file: IO[bytes]) -> Table:
     def blocks(names: Sequence[str], rows: int) -> Iterator[Columns]:
         if not table.metadata.num_rows:
             yield {name: np.empty(0) for name in names}
-        for batch in table.iter_batches(rows, columns=list(names) if are_unique else None):
+        chosen = list(names) if are_unique else None
+        for batch in table.iter_batches(rows, columns=chosen, use_threads=False):  # see targets._open_table
             yield {name: _values(batch.column(name if are_unique else labels.index(name))) for name in names}
 
     units = {label: unit for label, each in zip(labels, table.schema_arrow, strict=True) if (unit := _unit(each))}
