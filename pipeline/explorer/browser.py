@@ -89,11 +89,6 @@ class Message(pn.Row):  # type: ignore[misc]
         close = pn.widgets.Button(label="\u00d7", align="center", on_click=lambda _: self.say(""))
         super().__init__(self._text, close, visible=False, styles=_ABOVE)
 
-    @property
-    def text(self) -> str:
-        """What is said now, as HTML; "" for nothing."""
-        return str(self._text.object) if self.visible else ""
-
     def say(self, text: str) -> None:
         """Show a message, "" for none."""
         self._text.object, self.visible = escape(text), bool(text)

@@ -15,15 +15,15 @@ RADIUS = 5.0
 """Arcsec from a typed position, within which the nearest spectrum is taken."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
-_WITH_UNITS = re.compile(r"[+-]?\d+(?:\.\d*)?\s*[hd]\b.*|[+-]?\d+\s*[hd]\s*\d.*|[^/]*\d:\s*\d.*")  # 9h46m, 9:46
-_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "(": " ", ")": " ", ",": " ", "\u00b0": "d"})
+_WITH_UNITS = re.compile(r"[+-]?\d+(?:\.\d*)?\s*[hd](?![a-z]).*|[^/]*\d:\s*\d.*")  # 9h46m, 9:46
+_PLAIN = str.maketrans({"\u2212": "-", "\u2013": "-", "(": " ", ")": " ", ",": " ", "\u00b0": "d"})
 _FORMS = "positions are written as 146.714 -1.041 (degrees), 9:46:51.4 -1:02:28 or 9h46m51.4s -1d02m28s"
 
 
 def find_spectrum(run: Run, text: str) -> int:
     """Return the row of the spectrum that a text names. Raises ConfigError, in words for who has typed it.
 
-    text: an id, as `Run.find` takes it, or right ascension and declination, to which the nearest spectrum is taken.
+    text: an id, as `Run.find` takes it, or right ascension and declination: then it is the spectrum nearest to them.
     """
     place = position_of(text)
     if place is None:
@@ -41,7 +41,7 @@ def position_of(text: str) -> tuple[float, float] | None:
     Two numbers are degrees; four, six, and what is written with colons are hours of right ascension and degrees of
     declination; units are as they are written.
     """
-    plain = text.translate(_MINUS).lower().replace("deg", "d").strip()
+    plain = text.translate(_PLAIN).lower().replace("deg", "d").strip()
     parts = plain.split()
     is_numbers = all(_NUMBER.fullmatch(part) for part in parts)
     if is_numbers and len(parts) == 2:
@@ -51,7 +51,7 @@ def position_of(text: str) -> tuple[float, float] | None:
     ra, dec = _halves(plain)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", AstropyWarning)  # for 60 minutes
+            warnings.simplefilter("error", AstropyWarning)  # which is all that it says of 9:60:00
             hours, degrees = Angle(ra, "hourangle"), Angle(dec, "deg")
     except (ValueError, AstropyWarning) as error:
         raise RefusedError("position", f"{text} cannot be read as a position", _FORMS) from error
@@ -59,7 +59,7 @@ def position_of(text: str) -> tuple[float, float] | None:
 
 
 def _halves(text: str) -> tuple[str, str]:
-    """Return what stands for right ascension and for declination: the sign of this begins it, or there are as many."""
+    """Return what stands for right ascension and for declination, which begins with a sign, or is half of the parts."""
     if signed := re.fullmatch(r"(.[^+-]*)([+-].*)", text):
         return signed[1], signed[2]
     parts = text.split()

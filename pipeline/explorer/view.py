@@ -14,7 +14,7 @@ from pipeline.explorer.columns import NONE, OTHERS, Columns, Groups
 from pipeline.explorer.embedding import UMAP, Embedding
 from pipeline.explorer.raster import COUNT, Points, Range, ends
 from pipeline.results.spectrum import COORDINATES
-from pipeline.results.tables.columns import SAMPLE, Column, flat
+from pipeline.results.tables.columns import SAMPLE, flat
 
 SHOWN = ("target", "class", "z", "z_fit", "sn_median", "chi2_n", "log_prob_percentile", "quality_words")
 """Columns of the tables of a page, where a run has them."""
@@ -143,10 +143,8 @@ class Map:
         shown = [each for each in flat(table.available) if each.of != "latents_cov" and each.name != SAMPLE]
         names = [each.name for each in shown]
         values = table.at(np.array([row]), names)
-        return pd.DataFrame(
-            {"value": [str(values[name][0]) for name in names], "meaning": [_meaning(each) for each in shown]},
-            index=pd.Index(names, name="column"),
-        )
+        words = [(str(values[each.name][0]), each.units, each.description) for each in shown]
+        return pd.DataFrame(words, pd.Index(names, name="column"), ["value", "unit", "meaning"])
 
     def table(self, rows: NDArray[np.intp], most: int = 200) -> pd.DataFrame:
         """Return what a table of a selection shows: at most `most` of the rows, indexed by the row in the run."""
@@ -156,11 +154,6 @@ class Map:
         values = self.columns.table.at(kept, names) if len(kept) else {name: np.empty(0) for name in names}
         texts = {name: np.asarray(values[name], object) for name in names if known[name] == "str"}
         return pd.DataFrame({**values, **texts}, index=pd.Index(kept, name="row"))
-
-
-def _meaning(column: Column) -> str:
-    said, unit = str(column.attributes.get("long_name", "")), str(column.attributes.get("units", "1"))
-    return said if unit == "1" else f"{said} [{unit}]"
 
 
 def principal(latents: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

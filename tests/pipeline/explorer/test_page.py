@@ -29,7 +29,7 @@ def page(run: pipeline.Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
 
 
 def message(page: Explorer) -> str:
-    return page._message.text
+    return str(page._message[0].object) if page._message.visible else ""
 
 
 def files(run: pipeline.Run) -> set[str]:

@@ -88,6 +88,6 @@ def test_a_map_that_was_not_made_is_named(chart: Map) -> None:
 def test_all_columns_of_a_spectrum_have_a_meaning(run: pipeline.Run, chart: Map) -> None:
     row = chart.row(5)
     assert row.loc["target", "value"] == run.table("toy").loc[5, "target"]
-    assert row.loc["ra"].tolist() == [str(run.targets()["ra"][5]), "right ascension (J2000) [degree]"]
+    assert row.loc["ra"].tolist() == [str(run.targets()["ra"][5]), "degree", "right ascension (J2000)"]
     assert {"l0", "l1", "l2", "chi2_n", "quality_words"} <= set(row.index)
     assert (row["meaning"] != "").all()
